@@ -1,0 +1,67 @@
+# make demo                    transcribe the example, score it, leave a report
+# make transcribe AUDIO=a.mp3  the same for your own file (without the score)
+# make test                    the whole test suite
+# make lint                    style and likely defects
+# make clean                   remove what make made
+#
+# Everything happens in a virtual environment of its own, .venv, made on first use by
+# $(PYTHON) (3.11 or later). Nothing is installed elsewhere.
+
+PYTHON ?= python3
+VENV   ?= .venv
+OUT    ?= out
+AUDIO  ?=
+
+# Windows puts programs in Scripts.
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+MT3 := $(BIN)/mt3
+
+.DELETE_ON_ERROR:
+.PHONY: help demo transcribe test lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name one with: make PYTHON=...  This is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# What transcribing needs, and no more.
+$(VENV)/installed: $(VENV)/made setup.py pyproject.toml
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+# tinysoundfont renders notes for the tests. It declares pyaudio, which needs PortAudio
+# to build and is not used, hence --no-deps.
+$(VENV)/installed-test: $(VENV)/installed
+	$(PIP) install --quiet --editable '.[test]'
+	$(PIP) install --quiet --no-deps 'tinysoundfont>=0.3.7'
+	@touch $@
+
+demo: $(VENV)/installed
+	$(MT3) transcribe examples/example.flac -o $(OUT)/demo --format mid,png,html --overwrite
+	$(MT3) score examples/example.mid $(OUT)/demo/example.mid
+	@echo "The MIDI file, a picture and a report are in $(OUT)/demo."
+
+transcribe: $(VENV)/installed
+	@test -n "$(AUDIO)" || { echo 'Name a file: make transcribe AUDIO=song.mp3' >&2; exit 2; }
+	$(MT3) transcribe "$(AUDIO)" -o $(OUT)/transcribed --format mid,png,html --overwrite
+	@echo "The MIDI file, a picture and a report are in $(OUT)/transcribed."
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+format: $(VENV)/installed-test
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,229 @@
+"""Loading of any kind of checkpoint, and conversion between kinds.
+
+`load` takes
+
+* a single file as `save_safetensors` writes it;
+* a T5X checkpoint folder as Magenta released them (msgpack and zarr), or as T5X
+  writes them today (Orbax), local or behind a URL such as `gs://bucket/folder`;
+* a checkpoint folder of the embedded engine (Orbax, with `model.json`);
+* a folder that holds `checkpoint_N` folders: the newest is taken.
+
+Nothing is written to what is read, and nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mt3.checkpoints import layout, orbax_folder, sizes, storage, t5x
+from mt3.checkpoints.safetensors_file import load_safetensors, save_safetensors
+from mt3.checkpoints.storage import Folder
+from mt3.configs import ModelConfig
+from mt3.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+_UNFINISHED = re.compile(r"checkpoint_\d+\..*tmp.*|\.checkpoint_\d+\.tmp-.*")
+
+
+class LoadedModel(NamedTuple):
+    """A model, ready to use.
+
+    Attributes:
+      params: nested dict of float32 NumPy arrays, checked against the configuration.
+      config: sizes, tokens, spectrogram.
+      info: `source` (the file or folder read), `format` ('safetensors', 't5x' or
+        'orbax'), `step` (int or None), `num_parameters`, `config_origin`
+        ('recorded', 'given' or 'inferred'), and what a file's provenance says.
+    """
+
+    params: dict[str, Any]
+    config: ModelConfig
+    info: dict[str, Any]
+
+
+def load(
+    path: str | Path,
+    *,
+    config: ModelConfig | None = None,
+    num_heads: int | None = None,
+) -> LoadedModel:
+    """Reads a checkpoint of any kind and checks it.
+
+    Args:
+      path: file, folder or URL; see the module.
+      config: the model, for checkpoints that do not record it. Left out, it is worked
+        out from the parameters' shapes as `sizes.infer_config` says.
+      num_heads: attention heads, for checkpoints that record neither them nor the
+        model.
+
+    Returns:
+      The model.
+
+    Raises:
+      CheckpointError: there is nothing at the path or nothing of these kinds, it is
+        damaged, or its parameters are not exactly those of the model; the message
+        lists what is wrong.
+    """
+    if not storage.is_url(path):
+        path = Path(path).expanduser()
+        if not path.exists():
+            raise CheckpointError(f"{path}: no such file or folder")
+        if path.is_file():
+            return _load_file(path, config, num_heads)
+    folder = find_checkpoint(path)
+    is_t5x = t5x.is_t5x_folder(folder)
+    read = t5x.load_t5x(folder) if is_t5x else orbax_folder.load_orbax(folder)
+    origin = "given"
+    if config is None:
+        config = sizes.recorded_config(folder)
+        origin = "recorded"
+    if config is None:
+        origin = "inferred"
+        config = sizes.infer_config(
+            read.params, folder=folder, num_heads=num_heads, source=folder
+        )
+    else:
+        _check_heads(config, num_heads, folder)
+    layout.check_parameters(read.params, config, source=folder)
+    info = {
+        "source": str(folder),
+        "format": "t5x" if is_t5x else "orbax",
+        "step": read.step,
+        "num_parameters": layout.num_parameters(read.params),
+        "config_origin": origin,
+    }
+    return LoadedModel(read.params, config, info)
+
+
+def _load_file(
+    path: Path, config: ModelConfig | None, num_heads: int | None
+) -> LoadedModel:
+    if path.name in ("checkpoint", "_METADATA", "_CHECKPOINT_METADATA"):
+        raise CheckpointError(
+            f"{path}: a part of a checkpoint folder; expected the folder: {path.parent}"
+        )
+    params, recorded, header = load_safetensors(path)
+    if config is not None and config != recorded:
+        # The same parameters can be read in more than one way (heads, ties), and the
+        # file's own word for it is the better one unless the caller insists.
+        layout.check_parameters(params, config, source=path)
+    chosen = config or recorded
+    _check_heads(chosen, num_heads, path)
+    info = header.info | {
+        "source": str(path),
+        "format": "safetensors",
+        "step": header.info.get("step"),
+        "num_parameters": header.num_parameters,
+        "config_origin": "recorded" if config is None else "given",
+        "parameters_sha256": header.parameters_sha256,
+    }
+    return LoadedModel(params, chosen, info)
+
+
+def _check_heads(config: ModelConfig, num_heads: int | None, source: Any) -> None:
+    """Refuses a number of heads that contradicts the model's configuration."""
+    recorded = layout.network_config(config, source=source).num_heads
+    if num_heads is not None and num_heads != recorded:
+        raise CheckpointError(
+            f"{source}: num_heads={num_heads} was asked for, but the model's "
+            f"configuration says {recorded}"
+        )
+
+
+def find_checkpoint(path: str | Path | Folder) -> Folder:
+    """Returns the checkpoint folder that a path means.
+
+    Args:
+      path: a checkpoint folder, or a folder of `checkpoint_N` folders.
+
+    Returns:
+      The folder itself or its newest checkpoint; the log says which.
+
+    Raises:
+      CheckpointError: there is no checkpoint.
+    """
+    folder = Folder.of(path)
+    if t5x.is_t5x_folder(folder):
+        return folder
+    item = orbax_folder.find_item(folder)
+    if item is not None:
+        # A path to the item inside a checkpoint means the checkpoint, whose
+        # configuration lies beside the item.
+        inside = item == folder and folder.name == orbax_folder.STATE_ITEM
+        return folder.parent if inside else folder
+    names = folder.children()
+    steps = {
+        int(match.group(1)): name
+        for name in sorted(names)
+        if (match := sizes.STEP_FOLDER.fullmatch(name))
+    }
+    for step in sorted(steps, reverse=True):
+        candidate = folder / steps[step]
+        if t5x.is_t5x_folder(candidate) or orbax_folder.find_item(candidate):
+            logger.info("%s: taking the newest checkpoint, %s", folder, candidate.name)
+            return candidate
+        logger.warning("%s: is no complete checkpoint; passed over", candidate)
+    if any(_UNFINISHED.fullmatch(name) for name in names):
+        found = "only checkpoints whose writing was not finished"
+    elif names:
+        found = ", ".join(sorted(names)[:8]) + (" ..." if len(names) > 8 else "")
+    else:
+        found = "nothing"
+    raise CheckpointError(
+        f"{folder}: no checkpoint here. Expected a T5X folder (with a file "
+        "`checkpoint`), an Orbax folder (with `state/_METADATA`), a folder of "
+        f"checkpoint_N folders, or a .safetensors file; found: {found}"
+    )
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    config: ModelConfig | None = None,
+    num_heads: int | None = None,
+    info: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    overwrite: bool = False,
+) -> Path:
+    """Rewrites a checkpoint of any kind as a single file, or as a T5X folder.
+
+    Args:
+      source: what `load` takes.
+      target: a path that ends in `.safetensors`; any other is a T5X checkpoint folder
+        to make (parameters and step, no optimiser state).
+      config: see `load`.
+      num_heads: see `load`.
+      info: provenance to add to what the source records.
+      dtype: storage type of the file: 'float32', 'bfloat16' or 'float16'.
+      overwrite: replace a file that is there; folders are never replaced.
+
+    Returns:
+      The path written.
+
+    Raises:
+      CheckpointError: as `load`.
+      OutputError: the target is there already or cannot be written.
+      ConfigError: unknown storage type.
+    """
+    model = load(source, config=config, num_heads=num_heads)
+    if Path(target).suffix != ".safetensors":
+        return t5x.save_t5x(target, model.params, step=model.info["step"] or 0)
+    volatile = ("format", "num_parameters", "config_origin", "parameters_sha256")
+    provenance = {k: v for k, v in model.info.items() if k not in volatile}
+    # A local path says nothing to the next reader, and may say too much.
+    if not storage.is_url(provenance["source"]):
+        provenance["source"] = Folder.of(provenance["source"]).name
+    return save_safetensors(
+        target,
+        model.params,
+        model.config,
+        info=provenance | dict(info or {}),
+        dtype=dtype,
+        overwrite=overwrite,
+    )

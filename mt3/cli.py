@@ -1,0 +1,333 @@
+"""The command line. Only the standard library is imported before it is needed.
+
+Results go where they are asked for; progress and messages go to standard error. The
+exit code is 0 if everything was done, 1 if something failed (and the rest was
+done), 2 for a wrong call, 130 after an interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+DESCRIPTION = "MT3: music transcription, recorded audio in, multi-instrument MIDI out."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    if arguments and arguments[0] in ("train", "eval", "infer"):
+        # These take gin's own flags, which argparse does not know.
+        return _guarded(lambda: _train(arguments[0], arguments[1:]))
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return 2
+    return _guarded(lambda: options.run(options))
+
+
+def _guarded(run) -> int:
+    """Turns expected failures into messages and exit codes."""
+    from mt3.errors import MT3Error
+
+    # A pipe that is closed (`mt3 ... | head`) ends the program quietly.
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        return run()
+    except MT3Error as error:
+        print(f"mt3: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mt3: interrupted; what was finished stays", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mt3",
+        description=DESCRIPTION,
+        epilog="mt3 COMMAND --help tells more about a command.",
+    )
+    parser.add_argument("--version", action=_Version, help="print the version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_transcribe(commands)
+    _add_score(commands)
+    _add_models(commands)
+    _add_synthesize(commands)
+    for name, what in (("train", "train a model"),):
+        commands.add_parser(
+            name,
+            add_help=False,
+            help=f"{what} as gin files say (--gin_file=... --gin.NAME=value)",
+        )
+    return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version of this software and of what it computes with."""
+
+    def __init__(self, option_strings, dest, **kwargs):
+        super().__init__(option_strings, dest, nargs=0, **kwargs)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from importlib import metadata
+
+        from mt3 import __version__
+
+        versions = [f"mt3 {__version__}", f"python {sys.version.split()[0]}"]
+        for package in ("jax", "flax", "numpy"):
+            try:
+                versions.append(f"{package} {metadata.version(package)}")
+            except metadata.PackageNotFoundError:
+                versions.append(f"{package} missing")
+        print(", ".join(versions))
+        parser.exit()
+
+
+def _add_transcribe(commands) -> None:
+    parser = commands.add_parser(
+        "transcribe",
+        help="turn recordings into MIDI and other formats",
+        description="Transcribes recordings. Existing results are kept, so a run "
+        "that was interrupted goes on where it stopped.",
+    )
+    parser.set_defaults(run=_transcribe)
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="FILE|FOLDER",
+        help="recordings (WAV, FLAC, MP3, OGG; others with ffmpeg), or folders of them",
+    )
+    add = parser.add_argument
+    add(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="folder for the results (default: beside each recording); - writes "
+        "one format to standard output",
+    )
+    add(
+        "--format",
+        default="mid",
+        metavar="LIST",
+        help="comma-separated: mid, json, jsonl, csv, png, html, wav (default: mid)",
+    )
+    add("--model", default="default", help="name (see mt3 models) or checkpoint path")
+    add(
+        "--instruments",
+        metavar="LIST",
+        help="only these: General MIDI families or instruments, program numbers "
+        "0-127, drums; e.g. piano,bass,drums",
+    )
+    add(
+        "--decode",
+        default="beam1",
+        metavar="HOW",
+        help="beam1 (as published; default), greedy, beam4, temperature0.8",
+    )
+    add(
+        "--grammar",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="allow only tokens that mean something where they stand "
+        "(default: as the model was measured to be better)",
+    )
+    add(
+        "--unclosed-ties",
+        choices=("keep", "end"),
+        default="keep",
+        help="notes that a segment forgot to close: keep (as published) or end",
+    )
+    add("--tempo", type=float, default=120.0, help="beats per minute of MIDI files")
+    add("--slots", type=int, metavar="N", help="segments decoded at once")
+    add("--dtype", choices=("float32", "bfloat16"), help="computation type")
+    add("--num-heads", type=int, help="for checkpoints that do not record it")
+    add(
+        "--allow-truncated",
+        action="store_true",
+        help="transcribe what is there of a file that was cut",
+    )
+    add("--overwrite", action="store_true", help="make existing results again")
+    add("-q", "--quiet", action="store_true", help="no progress, only errors")
+
+
+def _transcribe(options: argparse.Namespace) -> int:
+    from mt3 import transcription_jobs
+
+    return transcription_jobs.run(options)
+
+
+def _add_score(commands) -> None:
+    parser = commands.add_parser(
+        "score",
+        help="compare transcriptions with references",
+        description="Scores a pair of MIDI files, or two folders matched by name.",
+    )
+    parser.set_defaults(run=_score)
+    parser.add_argument("reference", help="MIDI file or folder")
+    parser.add_argument("estimate", help="MIDI file or folder")
+    parser.add_argument("--json", action="store_true", help="print JSON, not a table")
+    parser.add_argument("--main", action="store_true", help="only the main metrics")
+    parser.add_argument(
+        "--metrics",
+        default="",
+        metavar="LIST",
+        help="comma-separated names or patterns, e.g. 'Onset F1,Drum*'",
+    )
+    parser.add_argument(
+        "--no-sustain",
+        dest="apply_sustain",
+        action="store_false",
+        help="do not lengthen the notes of MIDI files by their sustain pedal",
+    )
+
+
+def _score(options: argparse.Namespace) -> int:
+    from mt3 import scoring
+
+    patterns = [name.strip() for name in options.metrics.split(",") if name.strip()]
+    report = scoring.score_files(
+        options.reference,
+        options.estimate,
+        apply_sustain=options.apply_sustain,
+        metrics=patterns,
+    )
+    if options.json:
+        import json
+
+        print(json.dumps(report.to_dict(), indent=2))
+    elif options.main:
+        print(scoring.format_short_table(report.mean), end="")
+    else:
+        print(scoring.format_table(report), end="")
+    for name, problem in report.failures.items():
+        print(f"mt3: error: {name}: {problem}", file=sys.stderr)
+    return 1 if report.failures else 0
+
+
+def _add_models(commands) -> None:
+    parser = commands.add_parser(
+        "models",
+        help="list the models in the package, or convert a checkpoint",
+        description="Lists models with size, licence and hash.",
+    )
+    parser.set_defaults(run=_models)
+    parser.add_argument("--json", action="store_true", help="print JSON, not a table")
+    parser.add_argument(
+        "--convert",
+        nargs=2,
+        metavar=("CHECKPOINT", "FILE"),
+        help="write a checkpoint as one .safetensors file",
+    )
+    parser.add_argument(
+        "--num-heads", type=int, help="for checkpoints that do not record it"
+    )
+
+
+def _models(options: argparse.Namespace) -> int:
+    from mt3.checkpoints import registry
+
+    if options.convert:
+        from mt3 import checkpoints
+
+        source, target = options.convert
+        checkpoints.convert(source, target, num_heads=options.num_heads)
+        print(target)
+        return 0
+    entries = registry.available()
+    if options.json:
+        import dataclasses
+        import json
+
+        rows = [
+            {**dataclasses.asdict(entry), "path": os.fspath(entry.path)}
+            for entry in entries
+        ]
+        print(json.dumps(rows, indent=2))
+        return 0
+    for entry in entries:
+        mark = " (default)" if entry.is_default else ""
+        print(f"{entry.name}{mark}: {entry.description}")
+        print(
+            f"  {entry.num_parameters / 1e6:.1f} million parameters, "
+            f"{entry.size / 1e6:.1f} MB, licence {entry.licence}"
+        )
+        print(f"  sha256 {entry.sha256}\n  {entry.path}")
+    if not entries:
+        print("no models in the package; use --model with a checkpoint's path")
+    return 0
+
+
+def _add_synthesize(commands) -> None:
+    parser = commands.add_parser(
+        "synthesize",
+        help="render MIDI files or random notes to audio",
+        description="Makes pairs of audio and notes with a soundfont.",
+    )
+    parser.set_defaults(run=_synthesize)
+    add = parser.add_argument
+    add("inputs", nargs="*", metavar="MIDI|FOLDER", help="MIDI files or folders")
+    add("-o", "--output", required=True, metavar="DIR", help="folder to write to")
+    add(
+        "--random", type=int, default=0, metavar="N", help="add N pieces of random notes"
+    )
+    add("--seconds", type=float, default=30.0, help="length of each random piece")
+    add(
+        "--hours",
+        type=float,
+        help="write a training corpus of this length instead of WAV and MIDI pairs",
+    )
+    add(
+        "--soundfont",
+        action="append",
+        default=[],
+        metavar="SF2",
+        help="soundfont; repeat for several (default: the one of pretty_midi)",
+    )
+    add("--seed", type=int, default=0, help="of everything that is drawn")
+    add(
+        "--reorchestrate",
+        action="store_true",
+        help="redraw instruments, key, tempo and velocities",
+    )
+    add("--sample-rate", type=int, default=16000, help="Hz (default: 16000)")
+    add("--workers", type=int, default=1, help="processes that render a corpus")
+    add("--overwrite", action="store_true", help="make existing results again")
+
+
+def _synthesize(options: argparse.Namespace) -> int:
+    from mt3.synthesis import command
+
+    result = command.synthesize(
+        options.inputs,
+        output=options.output,
+        random=options.random,
+        seconds=options.seconds,
+        hours=options.hours,
+        soundfonts=options.soundfont,
+        seed=options.seed,
+        reorchestrate=options.reorchestrate,
+        sample_rate=options.sample_rate,
+        overwrite=options.overwrite,
+        workers=options.workers,
+        log=lambda line: print(line, file=sys.stderr),
+    )
+    for failure in result.failures:
+        print(f"mt3: error: {failure}", file=sys.stderr)
+    print(f"{len(result.written)} written, {len(result.skipped)} there already")
+    return 1 if result.failures else 0
+
+
+def _train(mode: str, arguments: Sequence[str]) -> int:
+    from mt3.engine import launch
+
+    return launch.main(arguments, mode=mode) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

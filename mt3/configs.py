@@ -1,0 +1,146 @@
+"""What a set of weights needs to be known for: sizes, tokens, spectrogram.
+
+A `ModelConfig` travels with the weights (in the metadata of the single-file
+form, as `model.json` beside a training run), so that a file alone rebuilds the
+model. Standard library and NumPy only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mt3.errors import ConfigError, near_misses
+from mt3.spectrograms import SpectrogramConfig
+from mt3.vocabularies import PROGRAM_GRANULARITIES, VocabularyConfig
+
+
+PADDINGS = ("zero_frames", "silence")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Everything but the parameters.
+
+    Attributes:
+      network: fields of `network.T5Config` that are off their default.
+      vocabulary: resolution of time and velocity.
+      spectrogram: how samples become input frames.
+      include_ties: each segment begins with the notes that go on sounding.
+      onsets_only: only pitches of onsets are transcribed.
+      program_granularity: 'flat', 'midi_class' or 'full'.
+      inputs_length: frames of one segment.
+      targets_length: most tokens of one segment, EOS included.
+      padding: what a short last segment is filled up with: "zero_frames" after the
+        logarithm (the released models know these), or "silence" before it.
+    """
+
+    network: Mapping[str, Any]
+    vocabulary: VocabularyConfig = VocabularyConfig(num_velocity_bins=1)
+    spectrogram: SpectrogramConfig = SpectrogramConfig()
+    include_ties: bool = True
+    onsets_only: bool = False
+    program_granularity: str = "full"
+    inputs_length: int = 256
+    targets_length: int = 1024
+    padding: str = "zero_frames"
+
+    def __post_init__(self):
+        if self.program_granularity not in PROGRAM_GRANULARITIES:
+            raise ConfigError(
+                "model configuration: unknown program_granularity "
+                f"{self.program_granularity!r}."
+                f"{near_misses(self.program_granularity, PROGRAM_GRANULARITIES)}"
+            )
+        if self.onsets_only and self.include_ties:
+            raise ConfigError(
+                "model configuration: onsets_only and include_ties are both set; "
+                "ties need note offsets"
+            )
+        if self.padding not in PADDINGS:
+            raise ConfigError(
+                f"model configuration: unknown padding {self.padding!r}."
+                f"{near_misses(self.padding, PADDINGS)}"
+            )
+        for name in ("inputs_length", "targets_length"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"model configuration: {name} is {getattr(self, name)}; "
+                    "expected at least 1"
+                )
+
+    @property
+    def segment_samples(self) -> int:
+        """Samples of one segment."""
+        return self.inputs_length * self.spectrogram.hop_width
+
+    @property
+    def segment_seconds(self) -> float:
+        """Seconds of one segment."""
+        return self.segment_samples / self.spectrogram.sample_rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a dict that JSON can hold."""
+        result = dataclasses.asdict(self)
+        result["network"] = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in self.network.items()
+        }
+        return result
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Rebuilds a configuration from `to_dict`'s result.
+
+        Raises:
+          ConfigError: a field is missing, unknown or of another type.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise ConfigError(
+                    f"model configuration: unknown field {name!r}."
+                    f"{near_misses(name, known)}"
+                )
+        if not isinstance(values.get("network"), Mapping):
+            raise ConfigError(
+                "model configuration: field 'network' is missing; expected the "
+                "network's sizes"
+            )
+        values = dict(values)
+        try:
+            if "vocabulary" in values:
+                values["vocabulary"] = VocabularyConfig(**values["vocabulary"])
+            if "spectrogram" in values:
+                values["spectrogram"] = SpectrogramConfig(**values["spectrogram"])
+        except TypeError as error:
+            raise ConfigError(f"model configuration: {error}") from error
+        values["network"] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in values["network"].items()
+        }
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelConfig:
+        """Rebuilds a configuration from JSON text; errors as `from_dict`."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"model configuration: not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError("model configuration: expected a JSON object")
+        return cls.from_dict(values)
+
+
+_MT3_SIZES = {"vocab_size": 1536}
+MT3 = ModelConfig(network=_MT3_SIZES)
+ISMIR2021 = ModelConfig(
+    network={"vocab_size": 1664},
+    vocabulary=VocabularyConfig(num_velocity_bins=127),
+    include_ties=False,
+    program_granularity="flat",
+    inputs_length=512,
+)

@@ -1,0 +1,142 @@
+"""Gin configuration at the edge: search paths, parsing, saving.
+
+`parse_gin_flags` turns gin's errors into `ConfigError`s that name the file or the
+setting. Nothing in the library carries a gin decorator: the files register what
+they bind (`from __gin__ import dynamic_registration`).
+"""
+
+from __future__ import annotations
+
+import logging
+import tokenize
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+from mt3.errors import ConfigError
+from mt3.gin_files import find, search_paths
+
+_LOG = logging.getLogger("mt3")
+
+
+def parse_gin_flags(
+    gin_search_paths: Sequence[str],
+    gin_files: Sequence[str],
+    gin_bindings: Sequence[str],
+    skip_unknown: bool | Sequence[str] = False,
+    finalize_config: bool = True,
+) -> None:
+    """Parses gin files and then bindings, which override them.
+
+    Args:
+      gin_search_paths: folders in which relative paths are looked up, first.
+      gin_files: files, looked up in the current folder, in `gin_search_paths`
+        and among the files of `mt3`; later ones override earlier ones.
+      gin_bindings: 'name.parameter = value' lines.
+      skip_unknown: names that need not exist.
+      finalize_config: forbid changes from then on.
+
+    Raises:
+      ConfigError: a file is missing, a name unknown, a value not Python.
+    """
+    folders = [*gin_search_paths, *search_paths()]
+    for folder in folders:
+        gin.add_config_file_search_path(str(folder))
+    paths = [find(name, gin_search_paths) for name in gin_files]
+    try:
+        gin.parse_config_files_and_bindings(
+            [str(path) for path in paths],
+            list(gin_bindings),
+            skip_unknown=skip_unknown,
+            finalize_config=finalize_config,
+        )
+    except tokenize.TokenError as error:
+        raise ConfigError(
+            f"gin: {error.args[0]} in one of {[*map(str, paths), *gin_bindings]}"
+        ) from error
+    except ConfigError:
+        raise
+    except _GIN_ERRORS as error:
+        raise ConfigError(f"gin: {_first_lines(error)}") from error
+
+
+# What gin raises for a mistake in a file or binding.
+_GIN_ERRORS = (
+    AttributeError,
+    ImportError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines) or type(error).__name__
+
+
+def rewrite_gin_args(args: Sequence[str]) -> list[str]:
+    """Rewrites `--gin.NAME=VALUE` to `--gin_bindings=NAME = VALUE`.
+
+    Raises:
+      ConfigError: such an argument has no '='.
+    """
+    rewritten = []
+    for arg in args:
+        if arg.startswith("--gin."):
+            name, equals, value = arg.removeprefix("--gin.").partition("=")
+            if not equals:
+                raise ConfigError(f"{arg}: expected --gin.NAME=VALUE")
+            arg = f"--gin_bindings={name} = {value}"
+        rewritten.append(arg)
+    return rewritten
+
+
+def get_gin_config_str(show_provenance: bool = False) -> str:
+    """Returns the whole configuration as gin text.
+
+    Args:
+      show_provenance: accepted for T5X's files; this version of gin has no such
+        comments.
+    """
+    del show_provenance
+    return gin.config_str()
+
+
+def summarize_gin_config(model_dir: str, summary_writer: Any, step: int) -> None:
+    """Saves the configuration as `config.gin` and as a TensorBoard text.
+
+    Args:
+      model_dir: the run's folder.
+      summary_writer: a `MetricsWriter`, or None.
+      step: steps taken so far.
+    """
+    text = get_gin_config_str()
+    path = Path(model_dir) / "config.gin"
+    path.write_text(text, encoding="utf-8")
+    if summary_writer is not None:
+        # An indented block is code in Markdown.
+        block = "\n".join(f"    {line}" for line in text.splitlines())
+        summary_writer.write_text("config", block, step)
+
+
+def sum_fn(var1: Any, var2: Any) -> Any:
+    """Adds two values inside a gin file."""
+    return var1 + var2
+
+
+def bool_fn(var1: Any) -> bool:
+    """Turns a value into a truth value inside a gin file."""
+    return bool(var1)
+
+
+def string_split_fn(
+    text: str, separator: str, maxsplit: int = -1, index: int | None = None
+) -> Any:
+    """Splits a text inside a gin file; the part `index`, or all parts."""
+    parts = text.split(separator, maxsplit)
+    return parts if index is None else parts[index]

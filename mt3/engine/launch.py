@@ -1,0 +1,157 @@
+"""Runs T5X gin files on the embedded engine: `mt3 train --gin_file=...`.
+
+T5X's files import modules of `t5x` and bind functions of `__main__`. For its
+process this launcher maps the module name `t5x` to `mt3.engine`, and puts a
+module with the engine's functions in the place of `__main__`, before it parses
+any gin file. Nothing else asks which engine runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import logging
+import sys
+import types
+from collections.abc import Iterator, Sequence
+
+from mt3.errors import ConfigError, MT3Error
+
+_LOG = logging.getLogger("mt3")
+
+# What the engine offers under T5X's names.
+T5X_MODULES = (
+    "adafactor",
+    "checkpoints",
+    "gin_utils",
+    "optimizers",
+    "partitioning",
+    "train",
+    "trainer",
+    "utils",
+)
+_MODES = {"train": ("train", "train")}
+
+
+def main(argv: Sequence[str] | None = None, mode: str = "train") -> int:
+    """Parses arguments and gin files, and runs.
+
+    Args:
+      argv: arguments after the command's name; None for the process's.
+      mode: `train`.
+
+    Returns:
+      Exit code: 0; 1 after an error, which is printed on standard error.
+    """
+    if mode not in _MODES:
+        raise ConfigError(f"mode {mode!r}: expected one of {sorted(_MODES)}")
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
+    _LOG.setLevel(logging.INFO)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        run(argv, mode)
+    except MT3Error as error:
+        print(f"mt3 {mode}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(argv: Sequence[str], mode: str = "train"):
+    """As `main`, but returns the function's result and raises its errors.
+
+    Raises:
+      ConfigError: wrong arguments or configuration.
+    """
+    from mt3.engine import gin_utils
+
+    options = _parser(mode).parse_args(gin_utils.rewrite_gin_args(argv))
+    import gin
+
+    module_name, function_name = _MODES[mode]
+    with _module_names(module_name, function_name):
+        _LOG.info("engine: mt3.engine stands for the module t5x in this process")
+        gin.clear_config()
+        gin_utils.parse_gin_flags(
+            options.gin_search_paths, options.gin_file, options.gin_bindings
+        )
+        try:
+            return gin.get_configurable(function_name)()
+        except ValueError as error:
+            if isinstance(error, MT3Error) or "No configurable" not in str(error):
+                raise
+            raise _not_bound(function_name, "nothing of it") from error
+        except TypeError as error:
+            if "required" not in str(error):
+                raise
+            raise _not_bound(function_name, " ".join(str(error).split())) from error
+        finally:
+            gin.clear_config()
+
+
+def _not_bound(function_name: str, found: str) -> ConfigError:
+    return ConfigError(
+        f"gin: the files do not bind what {function_name!r} needs: {found}; expected "
+        f"`import __main__` and bindings of `__main__.{function_name}`, as "
+        "gin/synthetic_run.gin has them"
+    )
+
+
+def _parser(mode: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"mt3 {mode}",
+        description="Runs T5X gin files on all devices of this machine.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--gin_file",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="gin file; may be repeated, later files override earlier ones",
+    )
+    parser.add_argument(
+        "--gin_bindings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a binding; may be repeated. Also written --gin.NAME=VALUE",
+    )
+    parser.add_argument(
+        "--gin_search_paths",
+        type=lambda text: [path for path in text.split(",") if path],
+        default=[],
+        metavar="DIR,DIR",
+        help="folders in which gin files are looked up first",
+    )
+    return parser
+
+
+@contextlib.contextmanager
+def _module_names(module_name: str, function_name: str) -> Iterator[None]:
+    """Maps `t5x` and `__main__`, and puts both back at the end."""
+    engine = importlib.import_module("mt3.engine")
+    mapped = {"t5x": engine}
+    for name in T5X_MODULES:
+        mapped[f"t5x.{name}"] = importlib.import_module(f"mt3.engine.{name}")
+    # A module of its own, without a file: worker processes started by `spawn`
+    # would otherwise import the whole engine again as their `__main__`.
+    script = types.ModuleType("__main__")
+    source = importlib.import_module(f"mt3.engine.{module_name}")
+    setattr(script, function_name, getattr(source, function_name))
+    mapped["__main__"] = script
+    previous = {name: sys.modules.get(name) for name in mapped}
+    sys.modules.update(mapped)
+    try:
+        yield
+    finally:
+        for name, module in previous.items():
+            if module is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = module

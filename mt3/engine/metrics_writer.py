@@ -1,0 +1,201 @@
+"""Training metrics: sums over steps, a line of JSON, TensorBoard, a log line.
+
+Metrics arrive as float32 scalars per step (sums over the batch, or values such as
+the learning rate) and leave as means:
+
+    loss_per_token   loss / non-padding target tokens
+    accuracy         correct / non-padding target tokens
+    NAME             mean over the steps of every other metric
+
+`metrics.jsonl` holds one object a line with `step`, `split` and the values. A
+resumed run appends: where a step occurs twice, the last line counts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mt3.errors import TrainingError
+
+_LOG = logging.getLogger("mt3")
+
+
+def summarize(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Reduces per-step metrics to one value each (see the module docstring).
+
+    Args:
+      steps: one dict of scalars per step, all with the same names.
+    """
+    if not steps:
+        return {}
+    sums = {name: sum(step[name] for step in steps) for name in steps[0]}
+    result = {
+        name: value / len(steps)
+        for name, value in sums.items()
+        if name not in ("num_tokens", "num_correct")
+    }
+    tokens = max(sums.get("num_tokens", 0.0), 1.0)
+    if "loss" in sums:
+        result["loss_per_token"] = sums["loss"] / tokens
+    if "num_correct" in sums:
+        result["accuracy"] = sums["num_correct"] / tokens
+    return result
+
+
+def check_finite(steps: Sequence[Mapping[str, float]], first_step: int) -> None:
+    """Stops a run whose metrics are no longer numbers.
+
+    Args:
+      steps: one dict of scalars per step.
+      first_step: number of the first of them, counted from 1.
+
+    Raises:
+      TrainingError: naming the metric and the step.
+    """
+    for offset, step in enumerate(steps):
+        for name, value in step.items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"training: {name} is {value} at step {first_step + offset}; "
+                    "stopped without saving that state. A lower learning rate, or "
+                    "going on from the last checkpoint with another seed, may help"
+                )
+
+
+class MetricsWriter:
+    """Writes to `metrics.jsonl` and to TensorBoard."""
+
+    def __init__(self, summary_dir: str | Path):
+        """Opens the files.
+
+        Args:
+          summary_dir: the run's folder; TensorBoard files go to `<split>/` in it.
+        """
+        # Slow to import, and not needed where nothing is trained.
+        import tensorboardX
+
+        self._make_writer = tensorboardX.SummaryWriter
+        self._folder = Path(summary_dir)
+        self._writers = {}
+        self._lines = open(  # noqa: SIM115 - closed by close()
+            self._folder / "metrics.jsonl", "a", encoding="utf-8"
+        )
+
+    def write(self, split: str, step: int, values: Mapping[str, float]) -> None:
+        """Writes the values of one moment.
+
+        Args:
+          split: `train`, or the evaluation stream's name.
+          step: steps taken.
+          values: finite or not; JSON has null for those that are not.
+        """
+        line = {"step": step, "split": split, "time": round(time.time(), 3)}
+        for name, value in values.items():
+            value = float(value)
+            line[name] = value if math.isfinite(value) else None
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        writer = self._writer(split)
+        for name, value in values.items():
+            writer.add_scalar(name, float(value), step)
+        writer.flush()
+
+    def write_text(self, name: str, text: str, step: int) -> None:
+        """Writes a text (the configuration) to TensorBoard."""
+        self._writer("train").add_text(name, text, step)
+
+    def close(self) -> None:
+        """Closes all files."""
+        self._lines.close()
+        for writer in self._writers.values():
+            writer.close()
+
+    def _writer(self, split: str):
+        if split not in self._writers:
+            self._writers[split] = self._make_writer(
+                logdir=str(self._folder / split), flush_secs=30
+            )
+        return self._writers[split]
+
+
+def to_host(steps: Sequence[Mapping[str, object]]) -> list[dict[str, float]]:
+    """Copies per-step metrics from the devices."""
+    return [
+        {name: float(np.asarray(value)) for name, value in step.items()}
+        for step in steps
+    ]
+
+
+class ProgressClock:
+    """Speed and time left, without the time to compile and to evaluate."""
+
+    def __init__(self, total_steps: int):
+        """Starts idle; `total_steps` is the step to stop after."""
+        self._total_steps = total_steps
+        self._started: float | None = None
+        self._steps = 0
+        self._examples = 0
+        self._window_started = 0.0
+        self._paused_at: float | None = None
+
+    def start(self) -> None:
+        """Begins timing: call when the first step (compilation) is through."""
+        if self._started is None:
+            self._started = self._window_started = time.monotonic()
+
+    def pause(self) -> None:
+        """Stops the clock for an evaluation or a wait for the disk."""
+        self._paused_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Goes on after `pause`."""
+        if self._started is not None and self._paused_at is not None:
+            away = time.monotonic() - self._paused_at
+            self._started += away
+            self._window_started += away
+        self._paused_at = None
+
+    def read(self, step: int, new_steps: int, new_examples: int) -> dict[str, float]:
+        """Returns the speed since the last reading, and the seconds left.
+
+        Args:
+          step: steps taken in all.
+          new_steps: timed steps since the last reading.
+          new_examples: examples in those.
+        """
+        if self._started is None or new_steps < 1:
+            return {}
+        now = time.monotonic()
+        window = max(now - self._window_started, 1e-9)
+        self._steps += new_steps
+        self._window_started = now
+        per_step = (now - self._started) / self._steps
+        return {
+            "steps_per_second": new_steps / window,
+            "examples_per_second": new_examples / window,
+            "seconds_left": per_step * (self._total_steps - step),
+        }
+
+
+def log_line(split: str, step: int, values: Mapping[str, float]) -> None:
+    """Logs the values that tell how a run goes."""
+    shown = (
+        ("loss_per_token", "loss/token {:.4f}"),
+        ("accuracy", "accuracy {:.4f}"),
+        ("learning_rate", "rate {:.3g}"),
+        ("grad_norm", "gradient {:.3g}"),
+        ("steps_per_second", "{:.3g} steps/s"),
+        ("examples_per_second", "{:.3g} examples/s"),
+    )
+    parts = [form.format(values[name]) for name, form in shown if name in values]
+    if "seconds_left" in values:
+        left = round(values["seconds_left"])
+        parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+    _LOG.info("%s step %d: %s", split, step, ", ".join(parts))

@@ -1,0 +1,455 @@
+"""`train`: a whole training run, from the configuration to the last checkpoint.
+
+The function has T5X's name and parameters, so that T5X's gin files bind it.
+Order of a start: the newest checkpoint in `model_dir`; else the one that
+`checkpoint_cfg.restore` names; else fresh parameters. The data source goes on
+with the batch after the last one trained on, so that an interrupted run ends with
+the same parameters, bit for bit, as one that was not.
+
+Differences from T5X's function:
+
+1. Seeds left as None are drawn once and kept in the checkpoints; T5X draws new
+   ones at each start.
+2. The data position is always saved.
+3. A loss that is not finite stops the run; no checkpoint is made of it.
+4. SIGTERM or Ctrl-C ends the run after the step in progress, with a checkpoint.
+   So does `max_minutes`.
+5. Inference-based evaluation of seqio tasks, actions and hardware random numbers
+   are not offered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+
+from mt3.configs import ModelConfig
+from mt3.engine import checkpoints, data_sources, gin_utils, metrics_writer, utils
+from mt3.engine.partitioning import PjitPartitioner, logical_axis_names
+from mt3.engine.train_state import TrainState
+from mt3.engine.trainer import Trainer
+from mt3.errors import ConfigError, DataError
+
+_LOG = logging.getLogger("mt3")
+
+
+def train(
+    *,
+    model: Any,
+    train_dataset_cfg: utils.DatasetConfig,
+    train_eval_dataset_cfg: utils.DatasetConfig | None,
+    infer_eval_dataset_cfg: utils.DatasetConfig | None = None,
+    checkpoint_cfg: utils.CheckpointConfig,
+    partitioner: PjitPartitioner,
+    trainer_cls: Callable[..., Trainer],
+    model_dir: str,
+    total_steps: int,
+    eval_steps: int = 20,
+    eval_period: int = 1000,
+    relative_steps: int | None = None,
+    stats_period: int | None = None,
+    random_seed: int | None = None,
+    use_hardware_rng: bool = False,
+    summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
+    inference_evaluator_cls: Any = None,
+    get_dataset_fn: Callable[..., Any] = utils.get_dataset,
+    concurrent_metrics: bool = True,
+    actions: Mapping[str, Any] | None = None,
+    train_eval_get_dataset_fn: Callable[
+        ..., Any
+    ] = data_sources.get_training_eval_datasets,
+    run_eval_before_training: bool = False,
+    train_state_initializer_cls: Any = None,
+    use_orbax: bool = True,
+    verify_matching_vocabs_fn: Any = None,
+    gc_period: int = 0,
+    max_minutes: float | None = None,
+    prefetch: int = 2,
+) -> tuple[int, TrainState]:
+    """Trains a model.
+
+    Args:
+      model: offers loss_fn, eval_fn, get_initial_variables, optimizer_def.
+      train_dataset_cfg: what to train on; handed to `get_dataset_fn`.
+      train_eval_dataset_cfg: what to evaluate the loss on, or None.
+      infer_eval_dataset_cfg: refused unless None.
+      checkpoint_cfg: saving, and what to start from.
+      partitioner: the devices.
+      trainer_cls: `trainer.Trainer` with its own settings bound.
+      model_dir: folder for checkpoints, metrics and configuration.
+      total_steps: step to stop after.
+      eval_steps: batches of one evaluation.
+      eval_period: steps between evaluations.
+      relative_steps: steps to take from where the run starts, instead of
+        `total_steps`.
+      stats_period: steps between lines of metrics; None for the least of
+        `eval_period`, the checkpoint period and 100.
+      random_seed: seed of initialisation and dropout, and of the data where their
+        own is None. None for a new one, kept in the checkpoints.
+      use_hardware_rng: accepted for T5X's files; random numbers are always
+        reproducible.
+      summarize_config_fn: called as (model_dir, metrics writer, step).
+      inference_evaluator_cls: accepted for T5X's files, unused.
+      get_dataset_fn: (DatasetConfig, shard, shards, feature converter class) ->
+        batches; see `data_sources`.
+      concurrent_metrics: accepted for T5X's files, unused.
+      actions: refused unless None.
+      train_eval_get_dataset_fn: makes the evaluation streams.
+      run_eval_before_training: evaluate before the first step too.
+      train_state_initializer_cls: accepted for T5X's files, unused.
+      use_orbax: accepted for T5X's files; always Orbax.
+      verify_matching_vocabs_fn: called as (DatasetConfig, model) unless None.
+      gc_period: accepted for T5X's files, unused.
+      max_minutes: stop, with a checkpoint, after this time.
+      prefetch: batches prepared ahead.
+
+    Returns:
+      (last step, state after it).
+
+    Raises:
+      ConfigError: settings that cannot work.
+      CheckpointError: the checkpoint to start from is of another model.
+      DataError: the data source failed.
+      TrainingError: a metric is not finite.
+    """
+    del use_hardware_rng, inference_evaluator_cls, concurrent_metrics
+    del train_state_initializer_cls, use_orbax, gc_period
+    for name, value in (
+        ("infer_eval_dataset_cfg", infer_eval_dataset_cfg),
+        ("actions", actions),
+    ):
+        if value:
+            raise ConfigError(f"train: {name} is not offered by this engine")
+    for cfg in filter(None, (train_dataset_cfg, train_eval_dataset_cfg)):
+        if verify_matching_vocabs_fn is not None:
+            verify_matching_vocabs_fn(cfg, model)
+    folder = Path(model_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    seed = _choose_seed(folder, random_seed)
+    init_rng, trainer_rng = jax.random.split(jax.random.PRNGKey(seed))
+
+    # Without seeds of their own, both streams follow the run's.
+    train_dataset_cfg = _with_seed(train_dataset_cfg, seed)
+    converter = _feature_converter(model)
+    data = get_dataset_fn(train_dataset_cfg, 0, 1, converter)
+    source = data_sources.as_data_source(
+        data, num_workers=train_dataset_cfg.num_workers or 0
+    )
+    eval_streams = {}
+    if train_eval_dataset_cfg is not None:
+        eval_streams = train_eval_get_dataset_fn(
+            _with_seed(train_eval_dataset_cfg, seed),
+            0,
+            1,
+            eval_steps,
+            converter,
+            get_dataset_fn=get_dataset_fn,
+        )
+
+    save_cfg = checkpoint_cfg.save
+    manager = checkpoints.CheckpointManager(
+        folder, save_cfg or utils.SaveCheckpointConfig()
+    )
+    state, shardings, position = _start_state(
+        model, data_sources.peek(source), partitioner, manager, checkpoint_cfg, init_rng
+    )
+    if position is not None:
+        source.restore(position)
+    _write_model_config(folder, model, get_dataset_fn)
+
+    step = int(state.step)
+    if relative_steps:
+        total_steps = step + relative_steps
+    if total_steps < step:
+        raise ConfigError(
+            f"train: total_steps is {total_steps}, but {folder} is at step {step}"
+        )
+    overview = utils.parameter_overview(state.params)
+    utils.log_text(overview)
+    (folder / "model-info.txt").write_text(overview + "\n", encoding="utf-8")
+
+    trainer = trainer_cls(
+        model=model,
+        train_state=state,
+        partitioner=partitioner,
+        eval_names=tuple(eval_streams),
+        summary_dir=str(folder),
+        train_state_axes=shardings,
+        rng=trainer_rng,
+    )
+    del state
+    periods = Periods(
+        stats=stats_period,
+        evaluation=eval_period if eval_streams else None,
+        checkpoint=save_cfg.period if save_cfg else None,
+        checkpoint_steps=tuple(save_cfg.checkpoint_steps or ()) if save_cfg else (),
+        total=total_steps,
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(manager.close)
+        writer = metrics_writer.MetricsWriter(folder)
+        stack.callback(writer.close)
+        summarize_config_fn(str(folder), writer, step)
+        prefetcher = data_sources.Prefetcher(source, depth=prefetch)
+        stack.callback(prefetcher.close)
+        run = _Run(
+            trainer=trainer,
+            batches=prefetcher,
+            eval_streams=eval_streams,
+            manager=manager if save_cfg else None,
+            writer=writer,
+            periods=periods,
+            seed=seed,
+        )
+        stop = stack.enter_context(_stop_request(max_minutes))
+        if run_eval_before_training:
+            run.evaluate(step)
+        step = run.loop(step, stop)
+    return step, trainer.train_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Periods:
+    """When a run pauses: every so many steps, and at certain ones.
+
+    Attributes:
+      stats: steps between lines of metrics, or None for a fitting number.
+      evaluation: steps between evaluations, or None.
+      checkpoint: steps between checkpoints, or None.
+      checkpoint_steps: further steps with a checkpoint.
+      total: the last step.
+    """
+
+    stats: int | None
+    evaluation: int | None
+    checkpoint: int | None
+    checkpoint_steps: tuple[int, ...]
+    total: int
+
+    @property
+    def stats_period(self) -> int:
+        """Steps between lines of metrics."""
+        return self.stats or min(self.evaluation or 100, self.checkpoint or 100, 100)
+
+    def next_pause(self, step: int) -> int:
+        """Returns the first step after `step` at which something is due."""
+        regular = (self.stats_period, self.evaluation, self.checkpoint)
+        candidates = [step + period - step % period for period in regular if period]
+        candidates += [at for at in self.checkpoint_steps if at > step]
+        return min(*candidates, self.total)
+
+    def checkpoint_due(self, step: int) -> bool:
+        """Tells whether a checkpoint is written after this step."""
+        regular = self.checkpoint and step % self.checkpoint == 0
+        return bool(regular) or step in self.checkpoint_steps
+
+
+class _Run:
+    """The loop of one run and what it reports to."""
+
+    def __init__(
+        self, *, trainer, batches, eval_streams, manager, writer, periods, seed
+    ):
+        self._trainer = trainer
+        self._batches = batches
+        self._eval_streams = eval_streams
+        self._manager = manager
+        self._writer = writer
+        self._periods = periods
+        self._seed = seed
+        self._clock = metrics_writer.ProgressClock(periods.total)
+
+    def loop(self, step: int, stop: _StopRequest) -> int:
+        """Trains until the last step or a request to stop; returns the step."""
+        _LOG.info("training from step %d to %d", step, self._periods.total)
+        window, timed_steps, timed_examples, waited = [], 0, 0, 0.0
+        compiled = False
+        ended = False
+        while step < self._periods.total and not stop.requested() and not ended:
+            # The first step alone, since it compiles.
+            pause = self._periods.next_pause(step) if compiled else step + 1
+            result = self._trainer.train(self._batches, pause - step, stop.requested)
+            step += len(result.steps)
+            window += result.steps
+            ended = result.ended
+            waited += result.data_seconds
+            if compiled:
+                timed_steps += len(result.steps)
+                timed_examples += result.examples
+            compiled = True
+            self._clock.start()
+            last = step == self._periods.total or stop.requested() or ended
+            if window and (last or step % self._periods.stats_period == 0):
+                speed = self._clock.read(step, timed_steps, timed_examples)
+                values = {**metrics_writer.summarize(window), **speed}
+                values["data_wait_seconds"] = waited
+                self._report("train", step, values)
+                window, timed_steps, timed_examples, waited = [], 0, 0, 0.0
+            self._clock.pause()
+            if self._periods.evaluation and (
+                last or step % self._periods.evaluation == 0
+            ):
+                self.evaluate(step)
+            if last or self._periods.checkpoint_due(step):
+                self._save()
+            self._clock.resume()
+        if ended and step < self._periods.total:
+            raise DataError(
+                f"train: the batches ended after step {step}; expected enough for "
+                f"{self._periods.total} steps"
+            )
+        if stop.requested() and step < self._periods.total:
+            _LOG.warning("stopped at step %d: %s", step, stop.reason)
+        return step
+
+    def evaluate(self, step: int) -> None:
+        """Evaluates every stream and reports it."""
+        for name, values in self._trainer.eval(self._eval_streams).items():
+            self._report(name, step, values)
+
+    def _report(self, split: str, step: int, values: Mapping[str, float]) -> None:
+        metrics_writer.log_line(split, step, values)
+        self._writer.write(split, step, values)
+
+    def _save(self) -> None:
+        if self._manager is not None:
+            position = {"source": self._batches.state(), "random_seed": self._seed}
+            self._manager.save(self._trainer.train_state, position)
+
+
+class _StopRequest:
+    """Whether the run should end after the step in progress, and why."""
+
+    def __init__(self, max_minutes: float | None):
+        self._deadline = (
+            None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        )
+        self.reason = ""
+
+    def requested(self) -> bool:
+        """Tells whether to stop."""
+        if not self.reason and self._deadline is not None:
+            if time.monotonic() >= self._deadline:
+                self.reason = "max_minutes is over"
+        return bool(self.reason)
+
+
+@contextlib.contextmanager
+def _stop_request(max_minutes: float | None) -> Iterator[_StopRequest]:
+    """Turns SIGTERM and Ctrl-C into a request; a second one ends at once."""
+    request = _StopRequest(max_minutes)
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    previous = {}
+
+    def handle(number, frame):
+        del frame
+        request.reason = f"received {signal.Signals(number).name}"
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous[number] = signal.signal(number, handle)
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _choose_seed(folder: Path, random_seed: int | None) -> int:
+    if random_seed is not None:
+        return random_seed
+    for step in reversed(checkpoints.checkpoint_steps(folder)):
+        saved = checkpoints.read_data_state(folder / f"checkpoint_{step}")
+        if "random_seed" in saved:
+            return int(saved["random_seed"])
+    seed = int(np.random.SeedSequence().entropy % 2**31)
+    _LOG.info("random_seed is None: drew %d", seed)
+    return seed
+
+
+def _feature_converter(model: Any) -> Any:
+    """Returns the model's converter class, or None where seqio is not installed."""
+    try:
+        return getattr(model, "FEATURE_CONVERTER_CLS", None)
+    except ConfigError:
+        return None
+
+
+def _with_seed(cfg: utils.DatasetConfig, seed: int) -> utils.DatasetConfig:
+    return cfg if cfg.seed is not None else dataclasses.replace(cfg, seed=seed)
+
+
+def _start_state(
+    model: Any,
+    example_batch: Mapping[str, np.ndarray],
+    partitioner: PjitPartitioner,
+    manager: checkpoints.CheckpointManager,
+    checkpoint_cfg: utils.CheckpointConfig,
+    init_rng: jax.Array,
+) -> tuple[TrainState, TrainState, dict[str, Any] | None]:
+    """Returns (state, its shardings, data position or None)."""
+    shapes = {name: array.shape for name, array in example_batch.items()}
+    types = {name: array.dtype for name, array in example_batch.items()}
+
+    def create(rng):
+        variables = flax.core.unfreeze(model.get_initial_variables(rng, shapes, types))
+        state = TrainState.create(variables.pop("params"), model.optimizer_def)
+        return state, variables
+
+    fresh = None
+    try:
+        like, other_variables = jax.eval_shape(create, init_rng)
+    except jax.errors.TracerArrayConversionError:
+        # A model that computes initial values with NumPy is initialised as it is.
+        fresh, other_variables = create(init_rng)
+        like = jax.eval_shape(lambda: fresh)
+    shardings = partitioner.state_shardings(like, logical_axis_names(other_variables))
+    restored = manager.restore_latest(like, shardings)
+    if restored is not None:
+        _LOG.info("resuming at step %d", int(restored[0].step))
+        return restored[0], shardings, restored[1].get("source")
+    restore_cfg = checkpoint_cfg.restore
+    if restore_cfg is not None and restore_cfg.path:
+        state, position = checkpoints.restore_for_finetuning(
+            restore_cfg, like, shardings, model.optimizer_def
+        )
+        return state, shardings, position
+    if fresh is not None:
+        return jax.device_put(fresh, shardings), shardings, None
+    initialize = jax.jit(lambda rng: create(rng)[0], out_shardings=shardings)
+    return initialize(init_rng), shardings, None
+
+
+def _write_model_config(folder: Path, model: Any, get_dataset_fn: Any) -> None:
+    """Writes model.json from what the data source and the network say."""
+    config = getattr(model, "model_config", None)
+    config = config or getattr(get_dataset_fn, "model_config", None)
+    if not isinstance(config, ModelConfig):
+        _LOG.warning(
+            "neither the model nor the data source has a model_config: no model.json"
+        )
+        return
+    network = getattr(getattr(model, "module", None), "config", None)
+    if dataclasses.is_dataclass(network):
+        sizes = dataclasses.asdict(network)
+        config = dataclasses.replace(config, network=sizes)
+    checkpoints.write_model_config(folder, config)
+
+
+if __name__ == "__main__":
+    from mt3.engine import launch
+
+    raise SystemExit(launch.main())

@@ -1,0 +1,326 @@
+"""The training step, its evaluation twin, and running many of them.
+
+Differences from T5X's `Trainer`:
+
+1. Each microbatch has its own dropout; T5X gives all of them the same one.
+2. Metrics are plain float32 scalars per step (see `metrics_writer`), checked for
+   values that are not finite before any checkpoint is written.
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mt3.engine import metrics_writer
+from mt3.engine.partitioning import PjitPartitioner
+from mt3.engine.train_state import TrainState
+from mt3.errors import ConfigError
+
+Metrics = dict[str, jax.Array]
+
+# Steps that may be in flight before the host waits for one to end.
+_STEPS_IN_FLIGHT = 2
+
+
+def scalar_metrics(
+    loss: jax.Array, metrics: Mapping[str, Any], batch: Mapping[str, jax.Array]
+) -> Metrics:
+    """Returns a model's metrics as float32 scalars that add up over batches.
+
+    Metric objects with `total` and `count` (clu's averages) count with their
+    total. `accuracy` becomes `num_correct`; `loss` and `num_tokens` (the
+    non-padding targets) are always there.
+    """
+    result = {}
+    for name, value in metrics.items():
+        total = getattr(value, "total", value)
+        if hasattr(total, "shape") and jnp.ndim(total) == 0:
+            result[name] = jnp.asarray(total, jnp.float32)
+    accuracy = metrics.get("accuracy")
+    if hasattr(accuracy, "count"):
+        result["num_correct"] = result.pop("accuracy")
+    weights = batch.get("decoder_loss_weights")
+    if weights is None:
+        weights = batch["decoder_target_tokens"] > 0
+    result["num_tokens"] = jnp.sum(weights, dtype=jnp.float32)
+    result["loss"] = jnp.asarray(loss, jnp.float32)
+    return result
+
+
+def accumulate_gradients(
+    model: Any,
+    params: Any,
+    batch: Mapping[str, jax.Array],
+    dropout_rng: jax.Array,
+    num_microbatches: int | None,
+    constrain: Callable[[Any], Any] = lambda batch: batch,
+) -> tuple[Any, Metrics]:
+    """Returns the gradients of the summed loss and the summed metrics.
+
+    Args:
+      model: offers loss_fn(params, batch, dropout_rng) -> (loss, metrics).
+      params: the model's parameters.
+      batch: arrays [B, ...]; every key is handed to the model.
+      dropout_rng: key of this step.
+      num_microbatches: parts that go through the model one after the other, to
+        save memory; None or 1 for the whole batch at once.
+      constrain: puts a microbatch on the mesh.
+
+    Raises:
+      ConfigError: the parts do not divide the batch.
+    """
+
+    def loss_fn(params, batch, rng):
+        loss, metrics = model.loss_fn(params, batch, rng)
+        return loss, scalar_metrics(loss, metrics, batch)
+
+    gradient_fn = jax.grad(loss_fn, has_aux=True)
+    if not num_microbatches or num_microbatches == 1:
+        return gradient_fn(params, batch, dropout_rng)
+    size = len(next(iter(batch.values())))
+    if size % num_microbatches:
+        raise ConfigError(
+            f"trainer: {num_microbatches} microbatches do not divide a batch of {size}"
+        )
+    parts = jax.tree.map(
+        lambda x: x.reshape(num_microbatches, size // num_microbatches, *x.shape[1:]),
+        dict(batch),
+    )
+
+    def add_one(total, index_and_part):
+        index, part = index_and_part
+        rng = jax.random.fold_in(dropout_rng, index)
+        new = gradient_fn(params, constrain(part), rng)
+        return jax.tree.map(jnp.add, total, new), None
+
+    shapes = jax.eval_shape(
+        gradient_fn, params, jax.tree.map(lambda x: x[0], parts), dropout_rng
+    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add_one, zeros, (jnp.arange(num_microbatches), parts))
+    return total
+
+
+class Trainer:
+    """Holds the state of a run, and moves it."""
+
+    def __init__(
+        self,
+        model: Any,
+        train_state: TrainState,
+        partitioner: PjitPartitioner,
+        eval_names: Sequence[str],
+        summary_dir: str | None,
+        train_state_axes: TrainState,
+        rng: jax.Array,
+        learning_rate_fn: Callable[[Any], jax.Array],
+        num_microbatches: int | None = None,
+        weight_metrics_computer: Any = None,
+    ):
+        """Sets up the compiled steps (compiled at their first call).
+
+        Args:
+          model: offers loss_fn, eval_fn, optimizer_def.
+          train_state: state to go on from, placed by `train_state_axes`.
+          partitioner: the devices.
+          eval_names: names of evaluation streams; kept for T5X's signature.
+          summary_dir: folder for metrics; kept for T5X's signature.
+          train_state_axes: one sharding per leaf of the state.
+          rng: key of the run; each step folds its number into it.
+          learning_rate_fn: step -> learning rate.
+          num_microbatches: parts of a batch that run one after the other.
+          weight_metrics_computer: refused unless None.
+
+        Raises:
+          ConfigError: an option that is not offered is set.
+        """
+        del eval_names, summary_dir
+        if weight_metrics_computer is not None:
+            raise ConfigError("trainer: weight_metrics_computer is not offered")
+        self.train_state = train_state
+        self._model = model
+        self._partitioner = partitioner
+        self._rng = rng
+        self._learning_rate_fn = learning_rate_fn
+        self._num_microbatches = num_microbatches
+        self._train_step = partitioner.partition(
+            self._one_step,
+            in_shardings=(train_state_axes, partitioner.batch_sharding),
+            out_shardings=(train_state_axes, partitioner.replicated),
+            donate_argnums=(0,),
+        )
+        self._eval_step = partitioner.partition(
+            self._one_evaluation,
+            in_shardings=(train_state_axes.params, partitioner.batch_sharding),
+            out_shardings=partitioner.replicated,
+        )
+
+    def _one_step(self, state: TrainState, batch):
+        rng = jax.random.fold_in(self._rng, state.step)
+        sharding = NamedSharding(self._partitioner.mesh, PartitionSpec("data"))
+        grads, metrics = accumulate_gradients(
+            self._model,
+            state.params,
+            batch,
+            rng,
+            self._num_microbatches,
+            lambda part: jax.lax.with_sharding_constraint(part, sharding),
+        )
+        learning_rate = self._learning_rate_fn(state.step)
+        params, opt_state = self._model.optimizer_def.apply_gradient(
+            state.params, state.opt_state, grads, learning_rate=learning_rate
+        )
+        metrics["learning_rate"] = jnp.asarray(learning_rate, jnp.float32)
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        # A later step would show a parameter that is not finite, but a checkpoint
+        # may be written before.
+        metrics["param_norm"] = optax.tree.norm(params)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    def _one_evaluation(self, params, batch):
+        loss, metrics = self._model.eval_fn(params, batch)
+        return scalar_metrics(loss, metrics, batch)
+
+    def train_step(self, batch: Mapping[str, np.ndarray]) -> Metrics:
+        """Applies one update and returns its metrics, still on the devices."""
+        placed = self._partitioner.put_batch(batch)
+        self.train_state, metrics = self._train_step(self.train_state, placed)
+        return metrics
+
+    def train(
+        self,
+        batch_iter: Iterable[Mapping[str, np.ndarray]],
+        num_steps: int,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> TrainResult:
+        """Runs steps until their number, or until asked to stop.
+
+        Args:
+          batch_iter: batches; one is drawn per step.
+          num_steps: steps to take at most.
+          should_stop: asked after each step.
+
+        Returns:
+          The metrics of each step taken, on the host, checked for finiteness.
+
+        Raises:
+          TrainingError: a metric is not finite.
+          DataError: the batches ended, or the data source failed.
+        """
+        result = TrainResult()
+        pending: collections.deque[Metrics] = collections.deque()
+        first = int(self.train_state.step) + 1
+
+        def take_oldest():
+            result.steps.extend(metrics_writer.to_host([pending.popleft()]))
+            metrics_writer.check_finite(
+                result.steps[-1:], first + len(result.steps) - 1
+            )
+
+        for _ in range(num_steps):
+            waited = time.monotonic()
+            batch = next(batch_iter, None)
+            if batch is None:
+                result.ended = True
+                break
+            result.data_seconds += time.monotonic() - waited
+            result.examples += len(next(iter(batch.values())))
+            pending.append(self.train_step(batch))
+            if len(pending) > _STEPS_IN_FLIGHT:
+                take_oldest()
+            if should_stop():
+                break
+        while pending:
+            take_oldest()
+        return result
+
+    def eval(
+        self, batch_iters: Mapping[str, Iterable[Mapping[str, np.ndarray]]]
+    ) -> dict[str, dict[str, float]]:
+        """Returns the mean metrics of each evaluation stream, without dropout."""
+        results = {}
+        for name, batches in batch_iters.items():
+            steps = [
+                self._eval_step(
+                    self.train_state.params, self._partitioner.put_batch(batch)
+                )
+                for batch in batches
+            ]
+            results[name] = metrics_writer.summarize(metrics_writer.to_host(steps))
+        return results
+
+
+class TrainResult:
+    """What `Trainer.train` did.
+
+    Attributes:
+      steps: metrics of each step.
+      examples: examples trained on.
+      data_seconds: time spent waiting for batches.
+      ended: the batches ran out.
+    """
+
+    def __init__(self):
+        self.steps: list[dict[str, float]] = []
+        self.examples = 0
+        self.data_seconds = 0.0
+        self.ended = False
+
+
+def repeat_steps(
+    model: Any,
+    params: Any,
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    *,
+    learning_rate: float,
+    steps: int,
+) -> tuple[list[float], Any]:
+    """Takes optimiser steps on one batch, without dropout.
+
+    For comparing optimisers with other implementations' step by step.
+
+    Args:
+      model: offers loss_fn and optimizer_def.
+      params: parameters to start from.
+      inputs: float32 [B, T, D], spectrogram frames.
+      targets: int32 [B, L], 0 is padding.
+      learning_rate: of every step.
+      steps: number of steps.
+
+    Returns:
+      (the loss before each step, per the model's normalisation; parameters after
+      the last step).
+    """
+    targets = jnp.asarray(targets, jnp.int32)
+    batch = {
+        "encoder_input_tokens": jnp.asarray(inputs, jnp.float32),
+        "decoder_target_tokens": targets,
+        "decoder_input_tokens": jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_loss_weights": (targets > 0).astype(jnp.float32),
+    }
+
+    @jax.jit
+    def step(state):
+        value_and_grad = jax.value_and_grad(model.loss_fn, has_aux=True)
+        (loss, _), grads = value_and_grad(state.params, batch, None)
+        params, opt_state = model.optimizer_def.apply_gradient(
+            state.params, state.opt_state, grads, learning_rate=learning_rate
+        )
+        return TrainState(state.step + 1, params, opt_state), loss
+
+    state = TrainState.create(params, model.optimizer_def)
+    losses = []
+    for _ in range(steps):
+        state, loss = step(state)
+        losses.append(float(loss))
+    return losses, state.params

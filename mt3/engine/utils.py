@@ -1,0 +1,338 @@
+"""Configuration records, learning-rate schedules and small helpers.
+
+The records carry T5X's names and fields, so that T5X's gin files bind them; a
+field that this engine does not need says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from mt3.engine.data_sources import get_training_eval_datasets
+from mt3.errors import ConfigError, near_misses
+
+LearningRateFn = Callable[[Any], jax.Array]
+
+__all__ = [
+    "CheckpointConfig",
+    "DatasetConfig",
+    "RestoreCheckpointConfig",
+    "SaveCheckpointConfig",
+    "create_cosine_schedule",
+    "create_learning_rate_scheduler",
+    "get_dataset",
+    "get_training_eval_datasets",
+    "parameter_overview",
+]
+
+
+@dataclasses.dataclass
+class DatasetConfig:
+    """Which examples to draw, and how.
+
+    Attributes:
+      mixture_or_task_name: task or mixture; data sources without tasks ignore it.
+      task_feature_lengths: feature -> length, `inputs` frames and `targets` tokens.
+      split: split of the data set.
+      batch_size: examples of one batch, over all devices.
+      shuffle: draw in random order.
+      seed: seed of the order and of random cuts; None for a new one each run.
+      use_cached: read the task's cached form.
+      pack: put several short examples in one row; unused by MT3.
+      use_custom_packing_ops: unused.
+      module: module whose import registers the task.
+      use_memory_cache: keep evaluation data in memory.
+      trim_output_features: cut features to their lengths.
+      runtime_preprocessors: unused.
+      num_prefetch_threads: unused.
+      num_workers: worker processes that prepare batches, 0 for a thread.
+    """
+
+    mixture_or_task_name: str
+    task_feature_lengths: Mapping[str, int]
+    split: str
+    batch_size: int
+    shuffle: bool
+    seed: int | None
+    use_cached: bool = False
+    pack: bool = False
+    use_custom_packing_ops: bool = False
+    module: str | None = None
+    use_memory_cache: bool = True
+    trim_output_features: bool = True
+    runtime_preprocessors: Sequence[Any] | None = None
+    num_prefetch_threads: int | None = None
+    num_workers: int | None = 0
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ConfigError(
+                f"DatasetConfig: batch_size is {self.batch_size}; expected >= 1"
+            )
+
+
+@dataclasses.dataclass
+class SaveCheckpointConfig:
+    """When and how to write checkpoints.
+
+    Attributes:
+      dtype: type of saved parameters, 'float32' or 'bfloat16'. Only 'float32'
+        resumes exactly.
+      period: steps between checkpoints; None for one at the end only.
+      checkpoint_steps: further steps at which to save.
+      keep: newest checkpoints kept; None for all.
+      keep_dataset_checkpoints: accepted for T5X's files; the data position is
+        always part of the checkpoint.
+      save_dataset: accepted for T5X's files; the data position is always saved.
+      checkpointer_cls: accepted for T5X's files, unused.
+      state_transformation_fns: refused unless empty.
+      checkpoint_manager_cls: accepted for T5X's files, unused.
+      asynchronous: write in the background while training goes on.
+    """
+
+    dtype: str | None = "float32"
+    period: int | None = None
+    checkpoint_steps: Sequence[int] | None = None
+    keep: int | None = None
+    keep_dataset_checkpoints: int | None = None
+    save_dataset: bool = False
+    checkpointer_cls: Any = None
+    state_transformation_fns: Sequence[Any] = ()
+    checkpoint_manager_cls: Any = None
+    asynchronous: bool = True
+
+    def __post_init__(self):
+        _check_choice("SaveCheckpointConfig", "dtype", self.dtype, _SAVE_DTYPES)
+        _refuse_transformations("SaveCheckpointConfig", self.state_transformation_fns)
+        if self.period is not None and self.period < 1:
+            raise ConfigError(
+                f"SaveCheckpointConfig: period is {self.period}; expected >= 1 or None"
+            )
+
+
+@dataclasses.dataclass
+class RestoreCheckpointConfig:
+    """Which checkpoint to begin from, when `model_dir` holds none.
+
+    Attributes:
+      path: a checkpoint (mode 'specific') or a folder of them ('latest'); an empty
+        list or None for none.
+      mode: 'specific' or 'latest'.
+      assignment_map: refused unless None.
+      strict: accepted for T5X's files; loading is always strict.
+      fallback_to_scratch: accepted only as False.
+      dtype: type of the parameters once loaded; None as saved.
+      restore_dataset: also go on at the checkpoint's data position.
+      checkpointer_cls: accepted for T5X's files, unused.
+      state_transformation_fns: refused unless empty.
+      checkpoint_manager_cls: accepted for T5X's files, unused.
+    """
+
+    path: str | Sequence[str] | None = None
+    mode: str = "latest"
+    assignment_map: Sequence[tuple[str, str | None]] | None = None
+    strict: bool = True
+    fallback_to_scratch: bool = False
+    dtype: str | None = None
+    restore_dataset: bool = False
+    checkpointer_cls: Any = None
+    state_transformation_fns: Sequence[Any] = ()
+    checkpoint_manager_cls: Any = None
+
+    def __post_init__(self):
+        _check_choice("RestoreCheckpointConfig", "mode", self.mode, _RESTORE_MODES)
+        _check_choice("RestoreCheckpointConfig", "dtype", self.dtype, _RESTORE_DTYPES)
+        _refuse_transformations(
+            "RestoreCheckpointConfig", self.state_transformation_fns
+        )
+        if self.assignment_map is not None or self.fallback_to_scratch:
+            raise ConfigError(
+                "RestoreCheckpointConfig: assignment_map and fallback_to_scratch are "
+                "not offered by this engine; leave them unset or train on T5X"
+            )
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    """Saving and restoring; either may be None."""
+
+    save: SaveCheckpointConfig | None = None
+    restore: RestoreCheckpointConfig | None = None
+
+
+_SAVE_DTYPES = (None, "float32", "bfloat16")
+_RESTORE_DTYPES = (None, "float32", "bfloat16", "float16")
+_RESTORE_MODES = ("specific", "latest")
+
+
+def _check_choice(record: str, name: str, value: Any, choices: Sequence[Any]):
+    if value not in choices:
+        raise ConfigError(
+            f"{record}: {name} is {value!r}; expected one of {list(choices)}"
+        )
+
+
+def _refuse_transformations(record: str, functions: Sequence[Any]):
+    if functions:
+        raise ConfigError(
+            f"{record}: state_transformation_fns are not offered by this engine; "
+            "leave them unset or train on T5X"
+        )
+
+
+def create_learning_rate_scheduler(
+    factors: str = "constant * linear_warmup * rsqrt_decay",
+    base_learning_rate: float = 0.5,
+    warmup_steps: int = 1000,
+    decay_factor: float = 0.5,
+    steps_per_decay: int = 20000,
+    steps_per_cycle: int = 100000,
+    step_offset: int = 0,
+    min_learning_rate: float = 1e-8,
+) -> LearningRateFn:
+    """Returns T5X's product of factors as a function of the step.
+
+    Args:
+      factors: names joined by '*': `constant` (base_learning_rate),
+        `linear_warmup` (step / warmup_steps, at most 1), `linear_decay` (warm-up
+        to base_learning_rate, then a slope of decay_factor per step),
+        `rsqrt_decay` (1 / sqrt(max(step, warmup_steps))),
+        `rsqrt_normalized_decay` (the same, 1 during warm-up), `decay_every`
+        (decay_factor every steps_per_decay), `cosine_decay` (half a cosine each
+        steps_per_cycle after warm-up).
+      base_learning_rate: rate where every other factor is 1.
+      warmup_steps: steps of the warm-up.
+      decay_factor: see `linear_decay` and `decay_every`.
+      steps_per_decay: see `decay_every`.
+      steps_per_cycle: see `cosine_decay`.
+      step_offset: step that counts as 0.
+      min_learning_rate: lower limit of the result.
+
+    Returns:
+      A function from the step (0 for the first update) to float32.
+
+    Raises:
+      ConfigError: a factor is unknown.
+    """
+
+    def linear_decay(step):
+        down = 1.0 + decay_factor * (warmup_steps - step)
+        return base_learning_rate * jnp.minimum(step / warmup_steps, down)
+
+    def cosine_decay(step):
+        progress = jnp.maximum(0.0, (step - warmup_steps) / steps_per_cycle)
+        return jnp.maximum(0.0, 0.5 * (1.0 + jnp.cos(jnp.pi * (progress % 1.0))))
+
+    def late(step):
+        return jnp.maximum(step, warmup_steps)
+
+    known = {
+        "constant": lambda step: base_learning_rate,
+        "linear_warmup": lambda step: jnp.minimum(1.0, step / warmup_steps),
+        "linear_decay": linear_decay,
+        "rsqrt_decay": lambda step: 1.0 / jnp.sqrt(late(step)),
+        "rsqrt_normalized_decay": lambda step: jnp.sqrt(warmup_steps / late(step)),
+        "decay_every": lambda step: decay_factor ** (step // steps_per_decay),
+        "cosine_decay": cosine_decay,
+    }
+    names = [name.strip() for name in factors.split("*")]
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"create_learning_rate_scheduler: unknown factor {name!r}."
+                f"{near_misses(name, known)}"
+            )
+
+    def learning_rate(step: Any) -> jax.Array:
+        step = jnp.maximum(0, jnp.asarray(step) - step_offset)
+        rate = 1.0
+        for name in names:
+            rate = rate * known[name](step)
+        return jnp.maximum(rate, min_learning_rate).astype(jnp.float32)
+
+    return learning_rate
+
+
+def create_cosine_schedule(
+    base_learning_rate: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    final_fraction: float = 0.0,
+) -> LearningRateFn:
+    """Returns a linear warm-up followed by half a cosine down to the end.
+
+    Unlike T5X's `cosine_decay` factor it does not start over, ends at a chosen
+    rate, and its first update already has a rate above 0.
+
+    Args:
+      base_learning_rate: rate at the end of the warm-up.
+      total_steps: steps of the whole run, warm-up counted.
+      warmup_steps: steps of the warm-up.
+      final_fraction: rate at `total_steps` and later, relative to the base.
+
+    Raises:
+      ConfigError: the warm-up is not shorter than the run.
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise ConfigError(
+            f"create_cosine_schedule: warmup_steps is {warmup_steps}; expected at "
+            f"least 0 and less than total_steps, {total_steps}"
+        )
+
+    def learning_rate(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        warm = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
+        progress = jnp.clip(
+            (step - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0
+        )
+        cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        shape = final_fraction + (1.0 - final_fraction) * cosine
+        return (base_learning_rate * warm * shape).astype(jnp.float32)
+
+    return learning_rate
+
+
+def get_dataset(
+    cfg: DatasetConfig,
+    shard_id: int,
+    num_shards: int,
+    feature_converter_cls: Any,
+    num_epochs: int | None = None,
+    continue_from_last_checkpoint: bool = True,
+) -> Any:
+    """Stands where T5X reads a seqio task.
+
+    Raises:
+      ConfigError: always; bind `train.get_dataset_fn` to a data source.
+    """
+    del shard_id, num_shards, feature_converter_cls, num_epochs
+    del continue_from_last_checkpoint
+    raise ConfigError(
+        f"data set {cfg.mixture_or_task_name!r}: this version of the engine reads no "
+        "seqio tasks; bind `train.get_dataset_fn` to a data source, such as "
+        "@synthetic_data.RandomNotes()"
+    )
+
+
+def parameter_overview(params: Any) -> str:
+    """Returns a table of all parameters: name, shape, size; and their sum."""
+    flat = flax.traverse_util.flatten_dict(flax.core.unfreeze(params), sep="/")
+    rows = [(name, str(tuple(leaf.shape)), leaf.size) for name, leaf in flat.items()]
+    width = max((len(name) for name, _, _ in rows), default=4)
+    lines = [f"{name:<{width}}  {shape:>14}  {size:>12,}" for name, shape, size in rows]
+    total = sum(size for _, _, size in rows)
+    lines.append(f"{'total':<{width}}  {'':>14}  {total:>12,}")
+    return "\n".join(lines)
+
+
+def log_text(text: str) -> None:
+    """Logs a text of several lines, one record a line."""
+    for line in text.splitlines():
+        logging.getLogger("mt3").info("%s", line)

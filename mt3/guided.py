@@ -1,0 +1,233 @@
+"""Training aids for small models: where to look, and what is there.
+
+A sequence model sees for a long time only the statistics of its targets before its
+cross-attention locks on to the audio. Three aids bring that moment forward; none
+of them changes the network that is shipped:
+
+1. *Frame head*: a linear layer on the encoder's output that says, frame by frame,
+   which pitches begin and sound, which drums are hit and which instrument classes
+   play. It is a training-time parameter (`auxiliary`) and is dropped on export.
+2. *Guided attention*: one head of each later decoder layer is rewarded for looking
+   at the frames around the time of the event that it is about to write. The time
+   is known from the targets themselves (Tachibana et al. 2018 did this for speech
+   synthesis).
+3. *Smooth time tokens*: embeddings and output columns of time shifts start as a
+   rotation of the position table's rows at the matching frames instead of as
+   independent random rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mt3 import layers, models, vocabularies
+from mt3.configs import ModelConfig
+from mt3.network import MAX_POSITIONS
+
+NUM_CLASSES = 16
+# Onsets, sounding, drum onsets by pitch; then sounding instrument classes.
+FRAME_FEATURES = 3 * vocabularies.NUM_PITCHES + NUM_CLASSES
+AUXILIARY = "auxiliary"
+
+
+@dataclasses.dataclass(frozen=True)
+class GuideConfig:
+    """Weights of the aids; 0 switches one off.
+
+    Attributes:
+      frame_weight: of the frame head's binary cross-entropy, summed over frames and
+        features, against the tokens' summed cross-entropy.
+      attention_weight: of -log(attention mass near the event) per token.
+      attention_reach: frames before and after the event that count as near.
+      first_guided_layer: decoder layers from this on have a guided head.
+      smooth_time_tokens: whether time shifts start smooth.
+    """
+
+    frame_weight: float = 0.1
+    attention_weight: float = 0.3
+    attention_reach: tuple[int, int] = (3, 3)
+    first_guided_layer: int = 1
+    smooth_time_tokens: bool = True
+
+
+def frame_of_time(seconds: Any, config: ModelConfig) -> Any:
+    """Returns the (fractional) frame whose window is centred on a time."""
+    spectrogram = config.spectrogram
+    centre = spectrogram.fft_size / (2 * spectrogram.hop_width)
+    return seconds * spectrogram.frames_per_second - centre
+
+
+def frame_targets(notes: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """Marks what happens in each frame of a segment.
+
+    Args:
+      notes: structured array [n] of `note_sequences.NOTE_DTYPE`, seconds from the
+        segment's start.
+      config: frames of the segment and their rate.
+
+    Returns:
+      uint8 [inputs_length, FRAME_FEATURES].
+    """
+    frames, pitches = config.inputs_length, vocabularies.NUM_PITCHES
+    result = np.zeros((frames, FRAME_FEATURES), np.uint8)
+    start = np.rint(frame_of_time(notes["start_time"], config)).astype(int)
+    end = np.rint(frame_of_time(notes["end_time"], config)).astype(int)
+    for note, first, last in zip(notes, start, end, strict=True):
+        pitch = int(note["pitch"])
+        # Windows of the first frames reach back before the segment, so an onset
+        # at its very start is seen there.
+        first_shown = max(first, 0)
+        if note["start_time"] >= 0 and first_shown < frames:
+            column = pitch + (2 * pitches if note["is_drum"] else 0)
+            result[first_shown : first_shown + 2, column] = 1
+        if not note["is_drum"] and last >= 0:
+            sounding = slice(first_shown, max(last, first_shown + 1))
+            result[sounding, pitches + pitch] = 1
+            result[sounding, 3 * pitches + int(note["program"]) // 8] = 1
+    return result
+
+
+def event_times(target_tokens: jax.Array, config: ModelConfig) -> jax.Array:
+    """Returns the time of each target token from the segment's start.
+
+    Args:
+      target_tokens: int [B, L], vocabulary ids; shifts are absolute.
+      config: resolution of time.
+
+    Returns:
+      float32 [B, L], seconds; the tie section is at 0.
+    """
+    value = target_tokens - vocabularies.NUM_SPECIAL_IDS
+    longest = config.vocabulary.steps_per_second * config.vocabulary.max_shift_seconds
+    steps = jnp.where((value >= 0) & (value <= longest), value, 0)
+    steps = jax.lax.cummax(steps, axis=1)
+    return steps.astype(jnp.float32) / config.vocabulary.steps_per_second
+
+
+class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
+    """The model with training aids.
+
+    Its batches have one more key, `frame_targets` [B, T, FRAME_FEATURES]. Only
+    `loss_fn` and the initial parameters differ; `network_params` leaves the
+    network's own.
+    """
+
+    def __init__(
+        self, *args, config: ModelConfig, guide: GuideConfig | None = None, **kwargs
+    ):
+        """Takes the model's arguments and those of the aids."""
+        super().__init__(*args, **kwargs)
+        self.config = config
+        self.guide = guide or GuideConfig()
+
+    def get_initial_variables(self, rng, input_shapes, input_types=None):
+        """Returns the network's variables, the frame head and smooth time tokens."""
+        variables = flax.core.unfreeze(
+            super().get_initial_variables(rng, input_shapes, input_types)
+        )
+        params = variables["params"]
+        if self.guide.smooth_time_tokens:
+            params["decoder"] = _with_smooth_time_tokens(params["decoder"], self.config)
+        depth = self.module.config.emb_dim
+        params[AUXILIARY] = {
+            "kernel": jnp.zeros((depth, FRAME_FEATURES), jnp.float32),
+            # Events are rare; start there instead of learning it.
+            "bias": jnp.full((FRAME_FEATURES,), -5.0, jnp.float32),
+        }
+        return flax.core.freeze(variables)
+
+    def loss_fn(self, params, batch, dropout_rng):
+        """Returns the sum of the token loss and the aids, and metrics.
+
+        Without `dropout_rng`, or without `frame_targets` in the batch, this is the
+        plain loss.
+        """
+        network = network_params(params)
+        if dropout_rng is None or "frame_targets" not in batch:
+            return super().loss_fn(network, batch, dropout_rng)
+        encode_rng, decode_rng = jax.random.split(dropout_rng)
+        encoded = self.module.apply(
+            {"params": network},
+            batch["encoder_input_tokens"],
+            rngs={"dropout": encode_rng},
+            method="encode",
+        )
+        logits, sown = self.module.apply(
+            {"params": network},
+            encoded,
+            batch["decoder_input_tokens"],
+            batch["decoder_target_tokens"],
+            rngs={"dropout": decode_rng},
+            mutable=["intermediates"],
+            method="decode",
+        )
+        loss, metrics = self.loss_from_logits(logits, batch)
+        head = params[AUXILIARY]
+        frame_logits = jnp.matmul(encoded, head["kernel"]) + head["bias"][None, None]
+        frame_loss = jnp.sum(
+            optax.sigmoid_binary_cross_entropy(frame_logits, batch["frame_targets"])
+        )
+        attention_loss = self._attention_loss(sown["intermediates"], batch)
+        metrics = {
+            **metrics,
+            "frame_loss": frame_loss,
+            "attention_loss": attention_loss,
+        }
+        loss = loss + self.guide.frame_weight * frame_loss
+        return loss + self.guide.attention_weight * attention_loss, metrics
+
+    def _attention_loss(self, intermediates: Mapping[str, Any], batch) -> jax.Array:
+        targets = batch["decoder_target_tokens"]
+        frames = batch["encoder_input_tokens"].shape[1]
+        centre = frame_of_time(event_times(targets, self.config), self.config)
+        centre = jnp.clip(centre, 0, frames - 1)[..., None]
+        before, after = self.guide.attention_reach
+        position = jnp.arange(frames)[None, None, :]
+        near = (position >= centre - before) & (position <= centre + after)
+        total = 0.0
+        for index in range(
+            self.guide.first_guided_layer, self.module.config.num_decoder_layers
+        ):
+            layer = intermediates["decoder"][f"layers_{index}"]
+            weights = layer["encoder_decoder_attention"]["attention_weights"][0]
+            mass = jnp.sum(weights[:, 0] * near, axis=-1)
+            total += jnp.sum(jnp.where(targets > 0, -jnp.log(mass + 1e-6), 0.0))
+        return total
+
+
+def network_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters without those of training aids."""
+    return {key: value for key, value in params.items() if key != AUXILIARY}
+
+
+def _with_smooth_time_tokens(decoder, config: ModelConfig):
+    """Replaces the rows and columns of time shifts by rotated positions."""
+    decoder = dict(decoder)
+    table = np.asarray(decoder["token_embedder"]["embedding"]).copy()
+    depth = table.shape[1]
+    rate = config.vocabulary.steps_per_second
+    steps = np.arange(int(config.segment_seconds * rate) + 2)
+    positions = layers.sinusoidal_table(MAX_POSITIONS, depth)
+    frames = np.clip(frame_of_time(steps / rate, config), 0, MAX_POSITIONS - 1)
+    whole = np.floor(frames).astype(int)
+    part = (frames - whole)[:, None]
+    rows = (1 - part) * positions[whole] + part * positions[whole + 1]
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(depth, depth)))
+    # Rows of the position table have half the power of random embeddings.
+    smooth = (np.sqrt(2.0) * rows @ rotation).astype(np.float32)
+    ids = vocabularies.NUM_SPECIAL_IDS + steps
+    table[ids] = smooth
+    decoder["token_embedder"] = {"embedding": jnp.asarray(table)}
+    if "logits_dense" in decoder:
+        kernel = np.asarray(decoder["logits_dense"]["kernel"]).copy()
+        kernel[:, ids] = smooth.T / np.sqrt(depth)
+        decoder["logits_dense"] = {"kernel": jnp.asarray(kernel)}
+    return decoder

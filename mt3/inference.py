@@ -1,0 +1,528 @@
+"""From recordings to notes: the transcriber that programs and people call.
+
+`InferenceModel` loads weights once and transcribes arrays or files, one or many.
+Segments of all files flow through one decoder (`decoding.SegmentDecoder`), so many
+short files are as fast as one long one; notes come out segment by segment, in order,
+and memory does not grow with the length of a recording.
+
+`write_inferences_to_file` is what an inference job over a task calls with its
+predictions.
+
+Differences from the original, numbered:
+
+1. Segment starts are rounded down to a step in integers (see `tokenizer`).
+2. `write_inferences_to_file` takes predictions alone or, as today's T5X hands them
+   over, a pair of predictions and auxiliary values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mt3 import audio_io, checkpoints, decoding, network, spectrograms, tokenizer
+from mt3.configs import ModelConfig
+from mt3.errors import AudioError, ConfigError, DataError, MT3Error
+from mt3.note_sequences import Note
+from mt3.outputs import Transcription, atomic_file
+from mt3.vocabularies import VocabularyConfig
+
+Audio = str | os.PathLike | np.ndarray | audio_io.AudioSource
+
+
+@dataclasses.dataclass(frozen=True)
+class TranscribeOptions:
+    """How to transcribe.
+
+    Attributes:
+      decode: decoding strategy by name: "beam1" (the original's), "greedy", "beam4",
+        "temperature0.8".
+      grammar: allow only tokens that mean something where they stand; None leaves
+        it to the model (what was measured to be better for it).
+      programs: General MIDI programs to transcribe; None for all.
+      drums: whether to transcribe drums.
+      unclosed_ties: "keep" or "end", see `note_sequences.NoteDecoder`.
+      num_slots: segments decoded at once; None for the device's default.
+      max_length: most tokens of a segment; None for the model's.
+      dtype: computation type, e.g. "bfloat16"; None for the model's.
+      allow_truncated: transcribe what is there of a file that was cut.
+    """
+
+    decode: str = "beam1"
+    grammar: bool | None = None
+    programs: tuple[int, ...] | None = None
+    drums: bool = True
+    unclosed_ties: str = "keep"
+    num_slots: int | None = None
+    max_length: int | None = None
+    dtype: str | None = None
+    allow_truncated: bool = False
+
+    @property
+    def restricted(self) -> bool:
+        """Whether some instruments are left out."""
+        return self.programs is not None or not self.drums
+
+
+class SegmentNotes(NamedTuple):
+    """What one segment brought.
+
+    Attributes:
+      file: position of the recording among those handed in.
+      end_time: end of the audio transcribed so far, seconds.
+      notes: notes that ended in this segment.
+    """
+
+    file: int
+    end_time: float
+    notes: list[Note]
+
+
+class FileResult(NamedTuple):
+    """The end of one recording.
+
+    Attributes:
+      file: position of the recording among those handed in.
+      source: its name.
+      transcription: all its notes; None if it failed.
+      error: why it failed; None if it did not.
+    """
+
+    file: int
+    source: str
+    transcription: Transcription | None
+    error: MT3Error | None
+
+
+class InferenceModel:
+    """A model, ready to transcribe."""
+
+    def __init__(
+        self,
+        model: str | os.PathLike = "default",
+        options: TranscribeOptions | None = None,
+        *,
+        num_heads: int | None = None,
+    ):
+        """Loads weights and arranges them for decoding.
+
+        Args:
+          model: name of a model in the package, or path of a checkpoint (our single
+            file, or a folder of T5X or of the training engine).
+          options: how to transcribe.
+          num_heads: attention heads, for checkpoints that do not record them.
+
+        Raises:
+          CheckpointError: there is no such model, or it is damaged.
+          ConfigError: options that do not fit the model.
+        """
+        decoding.enable_compilation_cache()
+        self.options = options or TranscribeOptions()
+        path = checkpoints.resolve(model)
+        loaded = checkpoints.load(path, num_heads=num_heads)
+        self.config: ModelConfig = loaded.config
+        self.info: dict[str, Any] = loaded.info
+        self.tokenizer = tokenizer.NoteTokenizer(self.config)
+        self.network_config = network.T5Config.from_dict(self.config.network)
+        self._decoder = decoding.SegmentDecoder(
+            loaded.params, self.network_config, self._decode_options()
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the weights."""
+        source = str(self.info.get("source", ""))
+        return str(self.info.get("name") or os.path.basename(source.rstrip("/")))
+
+    def __call__(
+        self,
+        audio: Audio,
+        *,
+        sample_rate: int = 16000,
+        as_note_sequence: bool = False,
+    ) -> Any:
+        """Transcribes one recording.
+
+        Args:
+          audio: path, or samples [n] or [n, channels].
+          sample_rate: of the samples, Hz; a file knows its own.
+          as_note_sequence: return a `note_seq.NoteSequence`.
+
+        Returns:
+          A list of `Note`, by onset; or a NoteSequence.
+
+        Raises:
+          AudioError: the recording cannot be read.
+          ConfigError: a NoteSequence is asked for and note-seq is not installed.
+        """
+        result = self.transcribe(audio, sample_rate=sample_rate)
+        return (
+            to_note_sequence(result.notes) if as_note_sequence else list(result.notes)
+        )
+
+    def transcribe(self, audio: Audio, *, sample_rate: int = 16000) -> Transcription:
+        """As calling the model, but returns the whole record."""
+        for item in self.run([_opened(audio, sample_rate)]):
+            if isinstance(item, FileResult):
+                if item.error is not None:
+                    raise item.error
+                return item.transcription
+        raise AudioError("transcribe: the recording yielded no result")
+
+    def iter_notes(
+        self, audio: Audio, *, sample_rate: int = 16000
+    ) -> Iterator[SegmentNotes]:
+        """Transcribes one recording, yielding the notes of each segment as it ends.
+
+        Raises:
+          AudioError: the recording cannot be read; what came before was yielded.
+        """
+        for item in self.run([_opened(audio, sample_rate)]):
+            if isinstance(item, SegmentNotes):
+                yield item
+            elif item.error is not None:
+                raise item.error
+
+    def run(self, recordings: Iterable[Audio]) -> Iterator[SegmentNotes | FileResult]:
+        """Transcribes many recordings with one stream of segments.
+
+        A recording that cannot be read does not stop the others.
+
+        Args:
+          recordings: paths, sources or arrays at the model's sample rate; pulled as
+            needed.
+
+        Yields:
+          Each recording's segments in its order, then its result. Recordings may
+          interleave.
+        """
+        feed = _Feed(self, recordings)
+        for result in self._decoder.run(feed.segments()):
+            yield from feed.take(result)
+            yield from feed.failed()
+        yield from feed.failed()
+
+    def _decode_options(self) -> decoding.DecodeOptions:
+        options = self.options
+        strategy = decoding.from_name(options.decode)
+        grammar = options.grammar
+        if grammar is None:
+            grammar = bool(self.info.get("grammar", False))
+        mask = None
+        if grammar or options.restricted:
+            # Masks know instruments only together with the grammar: which program
+            # a pitch belongs to depends on what was written before it.
+            steps = self.config.segment_seconds * self.tokenizer.codec.steps_per_second
+            mask = decoding.GrammarMask.from_codec(
+                self.tokenizer.codec,
+                vocab_size=self.network_config.vocab_size,
+                include_ties=self.config.include_ties,
+                onsets_only=self.config.onsets_only,
+                program_granularity=self.config.program_granularity,
+                programs=options.programs,
+                drums=options.drums,
+                max_steps=int(np.ceil(steps)),
+            )
+        return decoding.DecodeOptions(
+            strategy=strategy,
+            max_length=options.max_length or self.config.targets_length,
+            num_slots=options.num_slots,
+            dtype=options.dtype,
+            mask=mask,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what a result was made with, as JSON values."""
+        values = dataclasses.asdict(self.options)
+        return {key: value for key, value in values.items() if value is not None}
+
+
+@dataclasses.dataclass
+class _Recording:
+    """One recording on its way through the decoder."""
+
+    source: str
+    stitcher: tokenizer.SegmentStitcher
+    notes: list[Note] = dataclasses.field(default_factory=list)
+    # Event tokens of segments that finished before their predecessors.
+    waiting: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    next_segment: int = 0
+    num_segments: int | None = None
+    samples: int = 0
+
+
+class _Feed:
+    """Feeds recordings to the decoder and puts its results back in order."""
+
+    def __init__(self, model: InferenceModel, recordings: Iterable[Audio]):
+        self._model = model
+        self._config = model.config
+        self._recordings = enumerate(recordings)
+        self._open: dict[int, _Recording] = {}
+        self._failed: list[FileResult] = []
+
+    def segments(self) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+        """Yields ((recording, segment), frames [inputs_length, mel bands])."""
+        for number, audio in self._recordings:
+            codec, decoder = (
+                self._model.tokenizer.codec,
+                self._model.tokenizer.decoder(
+                    unclosed_ties=self._model.options.unclosed_ties
+                ),
+            )
+            recording = _Recording(
+                _source_name(audio), tokenizer.SegmentStitcher(codec, decoder)
+            )
+            self._open[number] = recording
+            try:
+                for segment, samples in enumerate(self._cut(audio, recording)):
+                    yield (number, segment), self._frames(samples)
+            except (MT3Error, OSError) as error:
+                del self._open[number]
+                if not isinstance(error, MT3Error):
+                    error = AudioError(f"{recording.source}: reading audio: {error}")
+                self._failed.append(
+                    FileResult(number, recording.source, None, error)
+                )
+
+    def _cut(self, audio: Audio, recording: _Recording) -> Iterator[np.ndarray]:
+        """Yields a recording's segments; its number of segments is known in time.
+
+        The last segment must be known as such before the decoder is asked for its
+        result, so each segment is held back until the next one was read.
+        """
+        length = self._config.segment_samples
+        if isinstance(audio, (str, os.PathLike)):
+            audio = audio_io.open_audio(
+                audio, allow_truncated=self._model.options.allow_truncated
+            )
+        held, count = None, 0
+        for start, samples in audio_io.segments(
+            audio,
+            sample_rate=self._config.spectrogram.sample_rate,
+            segment_samples=length,
+        ):
+            if held is not None:
+                yield held
+            held, count = samples, count + 1
+            recording.samples = start + len(samples)
+        if recording.samples == count * length:
+            # A recording is always padded; one that ends with a segment gets
+            # another, of silence.
+            yield held
+            held, count = np.zeros(0, np.float32), count + 1
+        recording.num_segments = count
+        yield held
+
+    def _frames(self, samples: np.ndarray) -> np.ndarray:
+        config = self._config
+        if config.padding == "silence":
+            samples = np.pad(samples, (0, config.segment_samples - len(samples)))
+        if len(samples) < config.segment_samples:
+            samples = spectrograms.flatten_frames(
+                spectrograms.split_audio(samples, config.spectrogram)
+            )
+        frames = spectrograms.compute_spectrogram(samples, config.spectrogram)
+        return np.pad(frames, ((0, config.inputs_length - len(frames)), (0, 0)))
+
+    def take(
+        self, result: decoding.Result
+    ) -> Iterator[SegmentNotes | FileResult]:
+        """Takes one decoded segment; yields what is now in order."""
+        number, segment = result.key
+        recording = self._open.get(number)
+        if recording is None:  # The recording has failed since.
+            return
+        events = self._model.tokenizer.predicted_events(result.ids)
+        recording.waiting[segment] = events
+        while recording.next_segment in recording.waiting:
+            if not self._next_is_known(recording):
+                return
+            yield SegmentNotes(number, *self._stitch(recording))
+        if recording.next_segment == recording.num_segments:
+            del self._open[number]
+            yield FileResult(number, recording.source, self._finish(recording), None)
+
+    def failed(self) -> Iterator[FileResult]:
+        """Yields recordings that failed since the last call."""
+        failed, self._failed = self._failed, []
+        yield from failed
+
+    def _next_is_known(self, recording: _Recording) -> bool:
+        """Whether it is known if another segment follows the next one."""
+        following = recording.next_segment + 1
+        count = recording.num_segments
+        return count is not None or following * self._config.segment_samples <= (
+            recording.samples
+        )
+
+    def _start_time(self, segment: int) -> float:
+        first_frame = segment * self._config.inputs_length
+        return self._model.tokenizer.segment_start_time(first_frame)
+
+    def _stitch(self, recording: _Recording) -> tuple[float, list[Note]]:
+        segment = recording.next_segment
+        recording.next_segment += 1
+        last = recording.next_segment == recording.num_segments
+        notes = recording.stitcher.add(
+            self._start_time(segment),
+            recording.waiting.pop(segment),
+            None if last else self._start_time(segment + 1),
+        )
+        if last:
+            notes = notes + recording.stitcher.finish()
+        recording.notes += notes
+        samples = min(
+            recording.next_segment * self._config.segment_samples, recording.samples
+        )
+        return samples / self._config.spectrogram.sample_rate, notes
+
+    def _finish(self, recording: _Recording) -> Transcription:
+        model = self._model
+        return Transcription(
+            notes=recording.notes,
+            duration=recording.samples / self._config.spectrogram.sample_rate,
+            source=recording.source,
+            model=model.name,
+            model_sha256=str(model.info.get("sha256", "")),
+            settings=model.settings(),
+            invalid_events=recording.stitcher.invalid_events,
+            dropped_events=recording.stitcher.dropped_events,
+        )
+
+
+def _source_name(audio: Audio) -> str:
+    if isinstance(audio, audio_io.AudioSource):
+        return os.path.basename(audio.name) or audio.name
+    return "samples" if isinstance(audio, np.ndarray) else os.path.basename(audio)
+
+
+def _opened(audio: Audio, sample_rate: int) -> Audio:
+    if isinstance(audio, (str, os.PathLike, audio_io.AudioSource)):
+        return audio
+    return audio_io.from_samples(audio, sample_rate)
+
+
+def to_note_sequence(notes: Sequence[Note], *, ticks_per_quarter: int = 220) -> Any:
+    """Makes a NoteSequence, with instruments numbered as the original does.
+
+    Raises:
+      ConfigError: note-seq is not installed.
+    """
+    from mt3.note_sequences import assign_instruments
+
+    try:
+        import note_seq
+    except ImportError as error:
+        raise ConfigError(
+            "a NoteSequence needs the package note-seq; install "
+            "mt3-transcription[train], or use the notes as they are"
+        ) from error
+    sequence = note_seq.NoteSequence(ticks_per_quarter=ticks_per_quarter)
+    for note, instrument in zip(notes, assign_instruments(notes), strict=True):
+        sequence.notes.add(instrument=instrument, **dataclasses.asdict(note))
+        sequence.total_time = max(sequence.total_time, note.end_time)
+    return sequence
+
+
+def write_inferences_to_file(
+    path: str,
+    inferences: Sequence[Any] | tuple[Sequence[Any], Mapping[str, Any]],
+    task_ds: Iterable[Mapping[str, Any]],
+    mode: str,
+    vocabulary: Any = None,
+    *,
+    vocab_config: VocabularyConfig | None = None,
+    onsets_only: bool = False,
+    use_ties: bool = True,
+    note_filter: Callable[[Note], bool] | None = None,
+) -> None:
+    """Joins predictions by recording and writes one JSON line for each.
+
+    Args:
+      path: the file to write; it appears whole or not at all.
+      inferences: predicted ids (or event tokens) of each example of `task_ds`, in
+        its order; or a pair of these and auxiliary values, which are not used.
+      task_ds: the examples: `unique_id` and `input_times` (seconds, of frames).
+      mode: "predict".
+      vocabulary: decodes ids; None if `inferences` are event tokens already.
+      vocab_config: resolution of time and velocity; one velocity bin if None.
+      onsets_only: the model writes onsets alone.
+      use_ties: segments begin with a tie section.
+      note_filter: which notes to write; None for all.
+
+    Raises:
+      ConfigError: another mode.
+      DataError: numbers of examples and predictions differ, or an example lacks a
+        feature.
+    """
+    if mode != "predict":
+        raise ConfigError(
+            f"write_inferences_to_file: mode is {mode!r}; expected 'predict'"
+        )
+    if isinstance(inferences, tuple) and len(inferences) == 2:
+        inferences = inferences[0]
+    if hasattr(task_ds, "as_numpy_iterator"):
+        task_ds = task_ds.as_numpy_iterator()
+    examples = list(task_ds)
+    if len(examples) != len(inferences):
+        raise DataError(
+            f"write_inferences_to_file: {len(inferences)} predictions for "
+            f"{len(examples)} examples"
+        )
+    config = ModelConfig(
+        network={},
+        vocabulary=vocab_config or VocabularyConfig(num_velocity_bins=1),
+        include_ties=use_ties,
+        onsets_only=onsets_only,
+    )
+    note_tokenizer = tokenizer.NoteTokenizer(config)
+    songs: dict[str, list[tuple[float, np.ndarray]]] = {}
+    for example, prediction in zip(examples, inferences, strict=True):
+        unique_id, start = _segment_of(example, config)
+        tokens = np.asarray(prediction)
+        if vocabulary is not None:
+            tokens = np.asarray(vocabulary.decode_tf(tokens)) if not hasattr(
+                vocabulary, "decode"
+            ) else np.asarray(vocabulary.decode(tokens.tolist()))
+        songs.setdefault(unique_id, []).append((start, tokens[tokens != -1]))
+    with atomic_file(path) as stream:
+        for unique_id, predictions in songs.items():
+            notes, invalid, dropped = tokenizer.decode_predictions(
+                predictions, note_tokenizer
+            )
+            record = {
+                "unique_id": unique_id,
+                "est_notes": [
+                    dataclasses.asdict(note)
+                    for note in notes
+                    if note_filter is None or note_filter(note)
+                ],
+                "invalid_events": invalid,
+                "dropped_events": dropped,
+            }
+            stream.write((json.dumps(record) + "\n").encode())
+
+
+def _segment_of(
+    example: Mapping[str, Any], config: ModelConfig
+) -> tuple[str, float]:
+    """Returns an example's recording and start time (s), rounded down to a step."""
+    for feature in ("unique_id", "input_times"):
+        if feature not in example:
+            raise DataError(
+                f"write_inferences_to_file: an example has no feature {feature!r}; "
+                f"it has {sorted(example)}"
+            )
+    unique_id = np.asarray(example["unique_id"]).reshape(-1)[0]
+    if isinstance(unique_id, bytes):
+        unique_id = unique_id.decode()
+    rate = config.vocabulary.steps_per_second
+    start = float(np.asarray(example["input_times"]).reshape(-1)[0])
+    # The sum keeps a time such as 0.57 s, stored as float32, from losing a step.
+    return str(unique_id), np.floor(start * rate + 1e-4) / rate

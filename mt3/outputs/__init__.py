@@ -1,0 +1,168 @@
+"""Transcriptions to files: MIDI, JSON, JSON lines, CSV, PNG, HTML and WAV.
+
+    result = Transcription(notes=notes, duration=30.0, source="song.wav")
+    write(result, "out/song", ["mid", "csv"])    # out/song.mid, out/song.csv
+
+Every file is written whole or not at all, and an error names path and reason.
+The format modules are imported when their format is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mt3 import errors
+from mt3.outputs.files import atomic_file
+from mt3.outputs.transcription import NOTE_COLUMNS, Transcription
+
+__all__ = [
+    "FORMATS",
+    "NOTE_COLUMNS",
+    "OutputOptions",
+    "Transcription",
+    "Written",
+    "atomic_file",
+    "check_formats",
+    "output_path",
+    "write",
+    "write_stream",
+]
+
+# Format -> (end of the file's name, what it is). The sonification has a name that
+# no recording is likely to have: "song.wav" may be what was transcribed.
+FORMATS: dict[str, tuple[str, str]] = {
+    "mid": (".mid", "MIDI file, one track per instrument"),
+    "json": (".json", "notes and how they came about"),
+    "jsonl": (".jsonl", "one note per line"),
+    "csv": (".csv", "table of notes"),
+    "png": (".png", "picture of the piano roll"),
+    "html": (".html", "report to look at, listen to and search"),
+    "wav": (".notes.wav", "the notes, made audible"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputOptions:
+    """Settings of the formats.
+
+    Attributes:
+      tempo: beats per minute of MIDI files.
+      scores: metric values to show in the report.
+      original_audio: recording to put left of the notes in WAV files: a path or an
+        `audio_io.AudioSource`; None for the notes alone.
+      sample_rate: Hz of WAV files.
+    """
+
+    tempo: float = 120.0
+    scores: Mapping[str, float] | None = None
+    original_audio: Any = None
+    sample_rate: int = 22050
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """One file that was written.
+
+    Attributes:
+      path: where it lies.
+      format: which of `FORMATS` it has.
+      warnings: what the format could not hold.
+    """
+
+    path: Path
+    format: str
+    warnings: tuple[str, ...] = ()
+
+
+def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
+    """Returns the formats without repeats.
+
+    Raises:
+      OutputError: an unknown format, with those of similar names.
+    """
+    formats = tuple(dict.fromkeys(formats))
+    for name in formats:
+        if name not in FORMATS:
+            raise errors.OutputError(
+                f"unknown output format {name!r}.{errors.near_misses(name, FORMATS)}"
+            )
+    return formats
+
+
+def output_path(path_stem: str | os.PathLike[str], format: str) -> Path:
+    """Returns the path that `write` gives a format; dots in the stem are kept."""
+    check_formats([format])
+    return Path(os.fspath(path_stem) + FORMATS[format][0])
+
+
+def write(
+    result: Transcription,
+    path_stem: str | os.PathLike[str],
+    formats: Iterable[str],
+    options: OutputOptions | None = None,
+) -> list[Written]:
+    """Writes a transcription in several formats.
+
+    Args:
+      result: what to write.
+      path_stem: path without extension; missing folders are made.
+      formats: keys of `FORMATS`.
+      options: settings of the formats.
+
+    Returns:
+      The files, in the order of `formats`.
+
+    Raises:
+      OutputError: an unknown format (then nothing is written), or a file that
+        cannot be written (those before it stay, it is not there).
+    """
+    written = []
+    for name in check_formats(formats):
+        path = output_path(path_stem, name)
+        with atomic_file(path) as stream:
+            warnings = write_stream(result, stream, name, options)
+        written.append(Written(path, name, tuple(warnings)))
+    return written
+
+
+def write_stream(
+    result: Transcription,
+    stream: BinaryIO,
+    format: str,
+    options: OutputOptions | None = None,
+) -> list[str]:
+    """Writes one format to an open binary file (WAV needs one that can seek).
+
+    Returns:
+      Warnings: what the format could not hold.
+
+    Raises:
+      OutputError: an unknown format.
+    """
+    check_formats([format])
+    options = options or OutputOptions()
+    if format == "mid":
+        return _module("midi").write_midi(result, stream, tempo=options.tempo)
+    if format in ("json", "jsonl", "csv"):
+        getattr(_module("tables"), f"write_{format}")(result, stream)
+    elif format == "png":
+        _module("pianoroll").write_png(result, stream)
+    elif format == "html":
+        _module("report").write_html(result, stream, scores=options.scores)
+    elif format == "wav":
+        _module("sonify").write_wav(
+            result,
+            stream,
+            sample_rate=options.sample_rate,
+            original=options.original_audio,
+        )
+    return []
+
+
+def _module(name: str):
+    return importlib.import_module(f"mt3.outputs.{name}")

@@ -1,0 +1,290 @@
+"""Notes to standard MIDI files.
+
+What is written (type 1):
+
+* track 0: tempo, source name, model name and hash as text;
+* one named track per General MIDI program, ascending, then "Drums" on channel 10.
+  Program and drum flag are all that tells notes apart, so equal ones share a track.
+
+Rules:
+
+1. Ticks are at most 1 ms long (exactly 1 ms at 120 beats a minute), so the model's
+   10 ms grid is kept and any time is off by at most half a millisecond. Only where
+   a file would have more than `MAX_TICKS` ticks (2.7 hours at 120), more than
+   common readers accept, are ticks longer.
+2. Every note ends, at least one tick after it starts. A MIDI channel cannot hold
+   two sounding notes of one pitch: the earlier one is ended where the later one
+   starts; of two that start on one tick the longer one is kept.
+3. There are 15 melodic channels. With more programs, the 15 that have most notes
+   keep a channel each; every further one shares the channel on which it overlaps
+   in time the least, keeps its own track, and sends a program change before its
+   notes where another program had the channel. Sequencers that split by track are
+   not affected; rule 2 then holds across the sharing programs. Each case is
+   reported in the result's warnings.
+
+Nothing is quantised to beats: the tempo only sets the grid that a sequencer shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, BinaryIO
+
+from mt3 import errors
+from mt3.note_sequences import Note
+from mt3.outputs import general_midi
+from mt3.outputs.midi_reader import read_midi
+from mt3.outputs.transcription import Transcription
+
+if TYPE_CHECKING:
+    import mido
+
+__all__ = ["Clock", "midi_bytes", "read_midi", "write_midi"]
+
+DEFAULT_TEMPO = 120.0
+MELODIC_CHANNELS = tuple(
+    channel for channel in range(16) if channel != general_midi.DRUM_CHANNEL
+)
+MIN_TICKS_PER_BEAT = 480
+MAX_TICKS = 9_900_000
+# Beats per minute that the 24-bit microseconds of a MIDI file can hold, and sane.
+_TEMPO_RANGE = (4.0, 1000.0)
+# Order of events on one tick.
+_OFF, _PROGRAM, _ON = range(3)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TickNote:
+    """A note in ticks, with where it is written."""
+
+    start: int
+    end: int
+    pitch: int
+    velocity: int
+    program: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """The grid of a file of one tempo.
+
+    Attributes:
+      tempo: microseconds per beat.
+      ticks_per_beat: resolution.
+    """
+
+    tempo: int
+    ticks_per_beat: int
+
+    @classmethod
+    def choose(cls, beats_per_minute: float, seconds: float) -> Clock:
+        """Returns a grid by rule 1 for a file of so many seconds.
+
+        Raises:
+          ConfigError: a tempo that is no number from 4 to 1000.
+        """
+        low, high = _TEMPO_RANGE
+        if not low <= beats_per_minute <= high:
+            raise errors.ConfigError(
+                f"MIDI output: tempo {beats_per_minute} beats per minute; expected "
+                f"{low:g} to {high:g}"
+            )
+        tempo = round(60e6 / beats_per_minute)
+        # A multiple of 20 at or above one tick per millisecond.
+        resolution = max(MIN_TICKS_PER_BEAT, 20 * math.ceil(tempo / 20_000))
+        ticks = seconds * 1e6 / tempo * resolution
+        if ticks > MAX_TICKS:
+            resolution = max(1, int(resolution * MAX_TICKS / ticks))
+        return cls(tempo, resolution)
+
+    def ticks(self, seconds: float) -> int:
+        """Returns the tick nearest to a time."""
+        return round(seconds * 1e6 / self.tempo * self.ticks_per_beat)
+
+
+def write_midi(
+    result: Transcription, stream: BinaryIO, *, tempo: float = DEFAULT_TEMPO
+) -> list[str]:
+    """Writes a transcription as a MIDI file.
+
+    Args:
+      result: what to write.
+      stream: binary file to write to.
+      tempo: beats per minute of the grid; times in seconds do not depend on it.
+
+    Returns:
+      Warnings: what could not be written as it was.
+
+    Raises:
+      ConfigError: a tempo out of range.
+    """
+    import mido
+
+    clock = Clock.choose(tempo, result.end_time)
+    groups = result.by_instrument()
+    channels, warnings = _assign_channels(groups)
+    by_channel: dict[int, list[_TickNote]] = defaultdict(list)
+    for key, notes in groups.items():
+        by_channel[channels[key]] += [_to_ticks(note, key[0], clock) for note in notes]
+    lost = trimmed = 0
+    for channel, notes in by_channel.items():
+        kept, num_trimmed = _separate(notes)
+        lost, trimmed = lost + len(notes) - len(kept), trimmed + num_trimmed
+        by_channel[channel] = kept
+    if trimmed:
+        warnings.append(f"{trimmed} notes ended early: their pitch was struck again")
+    if lost:
+        warnings.append(f"{lost} notes left out: another starts on the same tick")
+
+    file = mido.MidiFile(type=1, ticks_per_beat=clock.ticks_per_beat, charset="utf-8")
+    file.tracks.append(_conductor_track(result, clock))
+    for key in groups:
+        channel = channels[key]
+        shared = sum(other == channel for other in channels.values()) > 1
+        events = _track_events(by_channel[channel], key[0], shared)
+        name = general_midi.instrument_name(*key)
+        file.tracks.append(_to_track(name, channel, events))
+    file.save(file=stream)
+    return warnings
+
+
+def midi_bytes(result: Transcription, *, tempo: float = DEFAULT_TEMPO) -> bytes:
+    """Returns the bytes of `write_midi`."""
+    stream = io.BytesIO()
+    write_midi(result, stream, tempo=tempo)
+    return stream.getvalue()
+
+
+def _assign_channels(
+    groups: dict[tuple[int, bool], list[Note]],
+) -> tuple[dict[tuple[int, bool], int], list[str]]:
+    """Gives every (program, is_drum) a channel by rule 3; with warnings."""
+    channels = {key: general_midi.DRUM_CHANNEL for key in groups if key[1]}
+    melodic = [key for key in groups if not key[1]]
+    by_size = sorted(melodic, key=lambda key: -len(groups[key]))
+    own = set(by_size[: len(MELODIC_CHANNELS)])
+    free = iter(MELODIC_CHANNELS)
+    channels.update((key, next(free)) for key in melodic if key in own)
+    members = {channels[key]: list(groups[key]) for key in own}
+    warnings = []
+    for key in by_size[len(MELODIC_CHANNELS) :]:
+        channel = min(members, key=lambda c: (_overlap(groups[key], members[c]), c))
+        host = next(k for k in channels if channels[k] == channel)
+        warnings.append(
+            f"{general_midi.instrument_name(*key)} shares channel {channel + 1} with "
+            f"{general_midi.instrument_name(*host)}: MIDI has 15 melodic channels, "
+            f"and there are {len(melodic)} programs"
+        )
+        channels[key] = channel
+        members[channel] += groups[key]
+    return channels, warnings
+
+
+def _overlap(notes: Sequence[Note], others: Sequence[Note]) -> float:
+    """Returns for how many seconds both groups sound."""
+    edges = [(n.start_time, 0, 1) for n in notes] + [(n.end_time, 0, -1) for n in notes]
+    edges += [(n.start_time, 1, 1) for n in others]
+    edges += [(n.end_time, 1, -1) for n in others]
+    sounding, total, last = [0, 0], 0.0, 0.0
+    for time, group, step in sorted(edges):
+        if all(sounding):
+            total += time - last
+        sounding[group] += step
+        last = time
+    return total
+
+
+def _to_ticks(note: Note, program: int, clock: Clock) -> _TickNote:
+    start = clock.ticks(note.start_time)
+    end = max(start + 1, clock.ticks(note.end_time))
+    return _TickNote(start, end, note.pitch, note.velocity, program)
+
+
+def _separate(notes: Iterable[_TickNote]) -> tuple[list[_TickNote], int]:
+    """Makes notes of equal pitch follow one another (rule 2).
+
+    Returns:
+      The notes, and how many of them were shortened.
+    """
+    by_pitch: dict[int, list[_TickNote]] = defaultdict(list)
+    for note in sorted(notes, key=lambda n: (n.start, -n.end)):
+        voice = by_pitch[note.pitch]
+        if not voice or voice[-1].start < note.start:
+            voice.append(note)
+    trimmed, result = 0, []
+    for voice in by_pitch.values():
+        for note, following in zip(voice, [*voice[1:], None], strict=True):
+            if following is not None:
+                # Another track's note-off may be played after this note-on of the
+                # same tick: on shared channels it comes one tick earlier.
+                other = note.program != following.program
+                end = min(note.end, following.start - other)
+                trimmed += note.end > following.start
+                note = dataclasses.replace(note, end=end)
+            if note.end > note.start:
+                result.append(note)
+    return result, trimmed
+
+
+def _track_events(
+    notes: Sequence[_TickNote], program: int, shared: bool
+) -> list[tuple[int, int, int, int]]:
+    """Returns (tick, kind, number, velocity) of one program, sorted."""
+    # On a channel of its own the program is set once, at the start. On a shared one
+    # it is set wherever another program, or none, had the channel before.
+    events = [] if shared else [(0, _PROGRAM, program, 0)]
+    previous = None
+    for note in sorted(notes, key=lambda n: (n.start, n.program, n.pitch)):
+        if note.program == program:
+            if shared and previous != program:
+                events.append((note.start, _PROGRAM, program, 0))
+            events.append((note.start, _ON, note.pitch, note.velocity))
+            events.append((note.end, _OFF, note.pitch, 0))
+        previous = note.program
+    return sorted(events)
+
+
+def _to_track(
+    name: str, channel: int, events: Iterable[tuple[int, int, int, int]]
+) -> mido.MidiTrack:
+    """Returns a track of delta-timed messages."""
+    import mido
+
+    messages = [mido.MetaMessage("track_name", name=name, time=0)]
+    now = 0
+    for tick, kind, number, velocity in events:
+        if kind == _PROGRAM:
+            what = {"type": "program_change", "program": number}
+        else:
+            name_of_kind = "note_on" if kind == _ON else "note_off"
+            what = {"type": name_of_kind, "note": number, "velocity": velocity}
+        messages.append(mido.Message(channel=channel, time=tick - now, **what))
+        now = tick
+    messages.append(mido.MetaMessage("end_of_track", time=0))
+    return mido.MidiTrack(messages)
+
+
+def _conductor_track(result: Transcription, clock: Clock) -> mido.MidiTrack:
+    """Returns track 0: tempo, and text saying where the notes come from."""
+    import mido
+
+    texts = [f"Transcribed by mt3 {result.version}", f"Model: {result.model_line}"]
+    name = _printable(result.source) or "Transcription"
+    return mido.MidiTrack(
+        [
+            mido.MetaMessage("track_name", name=name, time=0),
+            mido.MetaMessage("set_tempo", tempo=clock.tempo, time=0),
+            *(mido.MetaMessage("text", text=_printable(t), time=0) for t in texts),
+            mido.MetaMessage("end_of_track", time=0),
+        ]
+    )
+
+
+def _printable(text: str) -> str:
+    """Returns text without bytes that are none (in file names) or control codes."""
+    text = text.encode("utf-8", errors="replace").decode("utf-8")
+    return "".join(c if c.isprintable() else " " for c in text)

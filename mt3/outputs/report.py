@@ -1,0 +1,167 @@
+"""A report in one HTML file: piano roll, playback, note table and summary.
+
+The file needs nothing else: no network, no other file, and a content security
+policy in it forbids loading any. The piano roll draws only what is in view, so an
+hour of music scrolls as well as a minute. All text from outside is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from typing import Any, BinaryIO
+
+from mt3.outputs import general_midi
+from mt3.outputs.pianoroll import clock_time, instrument_colours
+from mt3.outputs.transcription import Transcription
+
+
+def write_html(
+    result: Transcription,
+    stream: BinaryIO,
+    *,
+    scores: Mapping[str, float] | None = None,
+) -> None:
+    """Writes the report.
+
+    Args:
+      result: what to report.
+      stream: binary file to write to.
+      scores: metric values to list, by name.
+    """
+    heading = result.source or "Transcription"
+    plural = "" if len(result.notes) == 1 else "s"
+    facts = f"{clock_time(result.end_time)} long, {len(result.notes)} note{plural}"
+    page = string.Template(_part("page.html")).substitute(
+        title=html.escape(f"{heading}: transcription"),
+        heading=html.escape(heading),
+        facts=html.escape(facts),
+        style=_part("style.css"),
+        instruments=_instruments_table(result),
+        scores=_scores_section(scores) if scores else "",
+        facts_table=_facts_table(result),
+        data=_data(result),
+        script=_part("script.js"),
+    )
+    # File names may hold bytes that are no text.
+    stream.write(page.encode("utf-8", errors="replace"))
+
+
+def _part(name: str) -> str:
+    """Returns one of the page's parts that lie beside this module."""
+    return (resources.files(__package__) / "report_page" / name).read_text("utf-8")
+
+
+def _data(result: Transcription) -> str:
+    """Returns the notes as JSON that cannot close the element it stands in."""
+    groups = result.by_instrument()
+    colours = instrument_colours(groups)
+    record = {
+        "duration": round(max(result.end_time, 0.1), 3),
+        "drum_lanes": general_midi.DRUM_LANES,
+        "drum_lane_of": [general_midi.drum_lane(pitch) for pitch in range(128)],
+        "instruments": [
+            {
+                "name": general_midi.instrument_name(*key),
+                "program": key[0],
+                "is_drum": key[1],
+                "colour": colours[key],
+                "notes": [
+                    value
+                    for note in notes
+                    for value in (
+                        round(note.start_time, 3),
+                        round(note.end_time, 3),
+                        note.pitch,
+                        note.velocity,
+                    )
+                ],
+            }
+            for key, notes in groups.items()
+        ],
+    }
+    text = json.dumps(record, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _instruments_table(result: Transcription) -> str:
+    """Returns counts and ranges by instrument."""
+    groups = result.by_instrument()
+    colours = instrument_colours(groups)
+    rows = []
+    for key, notes in groups.items():
+        low, high = min(n.pitch for n in notes), max(n.pitch for n in notes)
+        span = f"{general_midi.pitch_name(low)} to {general_midi.pitch_name(high)}"
+        swatch = f'<span class="swatch" style="--colour: {colours[key]}"></span>'
+        name = html.escape(general_midi.instrument_name(*key))
+        # A drum kit has no program and no pitches.
+        program, span = ("", "") if key[1] else (str(key[0]), span)
+        rows.append([swatch + name, program, str(len(notes)), span])
+    if not rows:
+        return "<p>None.</p>"
+    return _table(
+        ["Instrument", "Program", "Notes", "Range"],
+        rows,
+        classes={1: "number", 2: "number"},
+    )
+
+
+def _scores_section(scores: Mapping[str, float]) -> str:
+    """Returns the scores as a section of the page."""
+    rows = [
+        [html.escape(name), "-" if math.isnan(value) else f"{value:.4f}"]
+        for name, value in scores.items()
+    ]
+    table = _table(["Score", "Value"], rows, classes={1: "number"})
+    return (
+        '<section aria-labelledby="scores-heading">\n'
+        f'<h2 id="scores-heading">Scores</h2>\n{table}\n</section>'
+    )
+
+
+def _facts_table(result: Transcription) -> str:
+    """Returns source, model, counts and settings."""
+    facts: dict[str, Any] = {
+        "Recording": result.source or "unknown",
+        "Length": f"{clock_time(result.end_time)} ({result.end_time:.2f} s)",
+        "Model": result.model or "unknown",
+        "Model SHA-256": result.model_sha256 or "unknown",
+        "mt3 version": result.version,
+        "Invalid events": result.invalid_events,
+        "Dropped events": result.dropped_events,
+    }
+    facts.update((str(name), value) for name, value in result.settings.items())
+    rows = [
+        [html.escape(name), html.escape(str(value))] for name, value in facts.items()
+    ]
+    return _table(["What", "Value"], rows, classes={1: "long"})
+
+
+def _table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    classes: Mapping[int, str] | None = None,
+) -> str:
+    """Returns a table of cells that are HTML already; first cells are row headers.
+
+    `classes` gives the style class of columns by their number.
+    """
+    kinds = {column: f' class="{name}"' for column, name in (classes or {}).items()}
+
+    def line(row: Sequence[str], head: bool) -> str:
+        made = []
+        for column, cell in enumerate(row):
+            tag = "th" if head or column == 0 else "td"
+            scope = ' scope="col"' if head else ' scope="row"' if column == 0 else ""
+            made.append(f"<{tag}{scope}{kinds.get(column, '')}>{cell}</{tag}>")
+        return f"<tr>{''.join(made)}</tr>"
+
+    body = "\n".join(line(row, head=False) for row in rows)
+    return (
+        f'<div class="wide"><table>\n<thead>{line(heads, head=True)}</thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )

@@ -1,0 +1,96 @@
+"""Notes as JSON, JSON lines and CSV.
+
+Columns of a note, in this order: start_time, end_time (seconds, microsecond
+precision), pitch (MIDI number), velocity, program (0..127), instrument (General
+MIDI name, or "Drums"), is_drum (true or false). Text is UTF-8, lines end in
+a line feed, JSON is strict (no NaN, no infinity).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from mt3 import errors
+from mt3.note_sequences import Note
+from mt3.outputs.transcription import NOTE_COLUMNS, Transcription, note_to_dict
+
+
+def write_json(result: Transcription, stream: BinaryIO) -> None:
+    """Writes the whole record as one JSON object, one note per line."""
+    record = result.to_dict()
+    notes = record.pop("notes")
+    try:
+        head = json.dumps(record, ensure_ascii=False, allow_nan=False, indent=2)
+    except (TypeError, ValueError) as error:
+        raise errors.OutputError(
+            f"{result.source or 'transcription'}: settings cannot be written as "
+            f"JSON: {error}"
+        ) from error
+    lines = ",\n".join(f"    {json.dumps(note, ensure_ascii=False)}" for note in notes)
+    body = f"[\n{lines}\n  ]" if notes else "[]"
+    # The object's closing brace comes after the notes.
+    text = f'{head[: head.rindex("}")].rstrip()},\n  "notes": {body}\n}}\n'
+    stream.write(_encode(text))
+
+
+def read_json(path: str | os.PathLike[str]) -> Transcription:
+    """Reads what `write_json` wrote.
+
+    Raises:
+      MidiError: not readable, not JSON or not a transcription; names the file.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise errors.MidiError(f"{path}: cannot read as JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise errors.MidiError(f"{path}: expected a JSON object")
+    try:
+        return Transcription.from_dict(record)
+    except errors.MidiError as error:
+        raise errors.MidiError(f"{path}: {error}") from error
+
+
+def note_line(note: Note) -> bytes:
+    """Returns one note as one line of JSON."""
+    return _encode(json.dumps(note_to_dict(note), ensure_ascii=False) + "\n")
+
+
+class JsonLinesWriter:
+    """Writes notes one per line as they come, each line handed on at once.
+
+    A reader at the other end of a pipe sees every note as soon as it is known.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, notes: list[Note] | tuple[Note, ...]) -> None:
+        """Appends `notes` and flushes."""
+        for note in notes:
+            self._stream.write(note_line(note))
+        self._stream.flush()
+
+
+def write_jsonl(result: Transcription, stream: BinaryIO) -> None:
+    """Writes one JSON object per note and line."""
+    JsonLinesWriter(stream).write(result.notes)
+
+
+def write_csv(result: Transcription, stream: BinaryIO) -> None:
+    """Writes a header and one line per note."""
+    # No value holds a comma, quote or line break: names come from a fixed list.
+    lines = [",".join(NOTE_COLUMNS)]
+    for note in result.notes:
+        columns = note_to_dict(note)
+        columns["is_drum"] = "true" if note.is_drum else "false"
+        lines.append(",".join(str(columns[name]) for name in NOTE_COLUMNS))
+    stream.write(_encode("\n".join(lines) + "\n"))
+
+
+def _encode(text: str) -> bytes:
+    # File names may hold bytes that are no text (lone surrogates): replace them.
+    return text.encode("utf-8", errors="replace")

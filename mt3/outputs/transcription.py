@@ -1,0 +1,153 @@
+"""The record of one transcription: what every output format is written from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mt3
+from mt3 import errors
+from mt3.note_sequences import Note, validate_notes
+from mt3.outputs import general_midi
+
+# How a note appears in JSON, JSONL and CSV, in this order.
+NOTE_COLUMNS = (
+    "start_time",
+    "end_time",
+    "pitch",
+    "velocity",
+    "program",
+    "instrument",
+    "is_drum",
+)
+FORMAT_NAME = "mt3-transcription"
+FORMAT_VERSION = 1
+# Times are written in seconds with this many decimals.
+TIME_DECIMALS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Transcription:
+    """Notes of one recording and how they came about.
+
+    Attributes:
+      notes: the notes; kept sorted by onset, then program, drum flag and pitch.
+      duration: length of the recording in seconds; at least the end of the last
+        note is assumed where it is 0.
+      source: name of the recording.
+      model: name of the model.
+      model_sha256: SHA-256 of the model's weights, hexadecimal, or "".
+      settings: what the transcription was made with (JSON values).
+      invalid_events: tokens that could not be decoded.
+      dropped_events: tokens dropped because they lay past their segment's end.
+      version: version of this software.
+
+    Raises:
+      MidiError: a note that no format can hold (pitch, program, velocity or time
+        out of range).
+    """
+
+    notes: Sequence[Note]
+    duration: float = 0.0
+    source: str = ""
+    model: str = ""
+    model_sha256: str = ""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    invalid_events: int = 0
+    dropped_events: int = 0
+    version: str = mt3.__version__
+
+    def __post_init__(self) -> None:
+        validate_notes(self.notes, self.source or "transcription")
+        in_order = sorted(
+            self.notes, key=lambda n: (n.start_time, n.is_drum, n.program, n.pitch)
+        )
+        object.__setattr__(self, "notes", tuple(in_order))
+
+    @property
+    def end_time(self) -> float:
+        """Length to show, in seconds: the recording's or the last note's end."""
+        return max([self.duration, *(note.end_time for note in self.notes)])
+
+    @property
+    def model_line(self) -> str:
+        """Model name and the start of its hash, as pictures and MIDI text show it."""
+        name = self.model or "unknown model"
+        return f"{name} (sha256 {self.model_sha256})" if self.model_sha256 else name
+
+    def by_instrument(self) -> dict[tuple[int, bool], list[Note]]:
+        """Returns notes by (program, is_drum): programs ascending, drums last.
+
+        Drums form one group under program 0, whatever program their notes carry.
+        """
+        groups: dict[tuple[int, bool], list[Note]] = {}
+        for note in self.notes:
+            key = (0 if note.is_drum else note.program, note.is_drum)
+            groups.setdefault(key, []).append(note)
+        return dict(sorted(groups.items(), key=lambda item: item[0][::-1]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the record as JSON values; `from_dict` reads them back."""
+        return {
+            "format": FORMAT_NAME,
+            "format_version": FORMAT_VERSION,
+            "version": self.version,
+            "source": self.source,
+            "duration": round(self.duration, TIME_DECIMALS),
+            "model": self.model,
+            "model_sha256": self.model_sha256,
+            "settings": dict(self.settings),
+            "invalid_events": self.invalid_events,
+            "dropped_events": self.dropped_events,
+            "instruments": [
+                {
+                    "program": program,
+                    "instrument": general_midi.instrument_name(program, is_drum),
+                    "is_drum": is_drum,
+                    "notes": len(notes),
+                }
+                for (program, is_drum), notes in self.by_instrument().items()
+            ],
+            "notes": [note_to_dict(note) for note in self.notes],
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Transcription:
+        """Rebuilds a record from the values of `to_dict`.
+
+        Raises:
+          MidiError: the values are not those of a transcription.
+        """
+        found = (record.get("format"), record.get("format_version"))
+        if found != (FORMAT_NAME, FORMAT_VERSION):
+            raise errors.MidiError(
+                f"transcription: format and version are {found}; expected "
+                f"{(FORMAT_NAME, FORMAT_VERSION)}"
+            )
+        names = {field.name for field in dataclasses.fields(cls)} - {"notes"}
+        try:
+            notes = [note_from_dict(note) for note in record["notes"]]
+            return cls(notes=notes, **{name: record[name] for name in names})
+        except (KeyError, TypeError) as error:
+            raise errors.MidiError(
+                f"transcription: a field is missing or malformed ({error!r})"
+            ) from error
+
+
+def note_to_dict(note: Note) -> dict[str, Any]:
+    """Returns a note's `NOTE_COLUMNS`."""
+    return {
+        "start_time": round(note.start_time, TIME_DECIMALS),
+        "end_time": round(note.end_time, TIME_DECIMALS),
+        "pitch": note.pitch,
+        "velocity": note.velocity,
+        "program": note.program,
+        "instrument": general_midi.instrument_name(note.program, note.is_drum),
+        "is_drum": note.is_drum,
+    }
+
+
+def note_from_dict(record: Mapping[str, Any]) -> Note:
+    """Returns the note of `note_to_dict`; the instrument's name is not needed."""
+    return Note(**{k: record[k] for k in NOTE_COLUMNS if k != "instrument"})

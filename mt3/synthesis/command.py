@@ -1,0 +1,241 @@
+"""What `mt3 synthesize` does: audio with its notes, or a training corpus."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mt3.errors import ConfigError, MT3Error
+from mt3.note_sequences import Note
+from mt3.synthesis import (
+    corpus,
+    midi_library,
+    note_arrays,
+    orchestration,
+    random_notes,
+    recipes,
+)
+from mt3.synthesis.soundfont import SoundFont, default_soundfont, open_soundfont
+
+# What still rings after the last note's end is kept.
+_TAIL_SECONDS = 1.0
+_PEAK = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Synthesized:
+    """What was written.
+
+    Attributes:
+      written: WAV files (a MIDI file of the same name lies beside each), or the
+        corpus folder.
+      skipped: outputs that were there already.
+      failures: one message for each input that could not be rendered or read.
+    """
+
+    written: tuple[Path, ...]
+    skipped: tuple[Path, ...] = ()
+    failures: tuple[str, ...] = ()
+
+
+def synthesize(
+    inputs: Sequence[str | os.PathLike] = (),
+    *,
+    output: str | os.PathLike,
+    random: int = 0,
+    seconds: float = 30.0,
+    hours: float | None = None,
+    soundfonts: Iterable[str | os.PathLike] = (),
+    seed: int = 0,
+    reorchestrate: bool = False,
+    sample_rate: int = 16000,
+    overwrite: bool = False,
+    clips_per_shard: int = 128,
+    workers: int = 1,
+    log: Callable[[str], None] | None = None,
+) -> Synthesized:
+    """Renders MIDI files and random pieces, or a training corpus.
+
+    With `hours`, a corpus folder is made of the MIDI files (`corpus.build_corpus`);
+    without, each input becomes a WAV file with a MIDI file of the notes that sound
+    in it beside it.
+
+    Args:
+      inputs: MIDI files and folders.
+      output: folder to write to.
+      random: pieces of random notes to add.
+      seconds: length of each random piece.
+      hours: make a corpus of so many hours instead of single files.
+      soundfonts: .sf2 or .sf3 files, taken in turn; the default one if none.
+      seed: of everything that is drawn.
+      reorchestrate: redraw instruments, key, tempo and velocities of the songs.
+      sample_rate: in Hz.
+      overwrite: write anew what is there; else it is skipped.
+      clips_per_shard: clips of a corpus that are written at a time.
+      workers: processes that render a corpus.
+      log: called with a line of progress or about a failure.
+
+    Returns:
+      What was written. Files that fail are listed and do not stop the others.
+
+    Raises:
+      ConfigError: if there is nothing to render.
+      DataError: if inputs or soundfonts are missing, or no synthesizer is there.
+      OutputError: if the folder cannot be written to.
+    """
+    say = log or (lambda line: None)
+    if hours is not None:
+        failures: list[str] = []
+
+        def left_out(line: str) -> None:
+            failures.append(line)
+            say(line)
+
+        folder = corpus.build_corpus(
+            output,
+            hours=hours,
+            midi_folders=inputs,
+            soundfonts=soundfonts,
+            seed=seed,
+            clips_per_shard=clips_per_shard,
+            sample_rate=sample_rate,
+            workers=workers,
+            progress=lambda done, total: say(f"{done} of {total} shards"),
+            log=left_out,
+        )
+        return Synthesized((folder,), failures=tuple(failures))
+    if not inputs and random < 1:
+        raise ConfigError(
+            "Nothing to render: name MIDI files or folders, or a number of random "
+            "pieces, or hours of a corpus."
+        )
+    return _render_files(
+        inputs,
+        random,
+        Path(output),
+        fonts=[
+            open_soundfont(path, sample_rate)
+            for path in (list(soundfonts) or [default_soundfont()])
+        ],
+        seconds=seconds,
+        seed=seed,
+        reorchestrate=reorchestrate,
+        overwrite=overwrite,
+        say=say,
+    )
+
+
+def _render_files(
+    inputs: Sequence[str | os.PathLike],
+    random: int,
+    output: Path,
+    *,
+    fonts: Sequence[SoundFont],
+    seconds: float,
+    seed: int,
+    reorchestrate: bool,
+    overwrite: bool,
+    say: Callable[[str], None],
+) -> Synthesized:
+    """Renders each MIDI file and random piece to a pair of files."""
+    files = midi_library.find_midi(inputs) if inputs else []
+    targets = _output_paths(files, inputs, output)
+    jobs: list[tuple[Path, Path | None]] = list(zip(targets, files, strict=True))
+    jobs += [(output / f"random_{n:05d}.wav", None) for n in range(random)]
+    written, skipped, failures = [], [], []
+    for place, (target, path) in enumerate(jobs):
+        if target.exists() and not overwrite:
+            skipped.append(target)
+            continue
+        rng = np.random.default_rng([seed, place])
+        font = fonts[place % len(fonts)]
+        try:
+            _render_file(rng, path, target, font, seconds, reorchestrate)
+        except MT3Error as error:
+            failures.append(str(error))
+            say(f"failed: {error}")
+            continue
+        written.append(target)
+        say(f"{target}")
+    return Synthesized(tuple(written), tuple(skipped), tuple(failures))
+
+
+def _output_paths(
+    files: Sequence[Path], inputs: Sequence[str | os.PathLike], output: Path
+) -> list[Path]:
+    """Returns a WAV path for each file: its place below the folder it was found in."""
+    folders = [Path(path) for path in inputs if Path(path).is_dir()]
+    targets = []
+    for path in files:
+        above = next((f for f in folders if path.is_relative_to(f)), path.parent)
+        targets.append(output / path.relative_to(above).with_suffix(".wav"))
+    for target, path in zip(targets, files, strict=True):
+        if target.with_suffix(".mid").resolve() == path.resolve():
+            raise ConfigError(
+                f"{path}: the notes of {target.name} would be written over it. Name "
+                "another output folder."
+            )
+    repeated = {t for t in targets if targets.count(t) > 1}
+    if repeated:
+        raise ConfigError(
+            f"Several inputs would be written to {min(repeated)}: render their folders "
+            "one by one."
+        )
+    return targets
+
+
+def _render_file(
+    rng: np.random.Generator,
+    path: Path | None,
+    target: Path,
+    font: SoundFont,
+    seconds: float,
+    reorchestrate: bool,
+) -> None:
+    if path is None:
+        notes = random_notes.random_notes(rng, seconds=seconds)
+    else:
+        notes = midi_library.read_song(path).notes
+    sounds = {}
+    if reorchestrate and path is not None:
+        notes = orchestration.change_tempo(notes, float(rng.uniform(0.8, 1.25)))
+        notes = orchestration.transpose(notes, int(rng.integers(-5, 6)))
+        notes = orchestration.redraw_programs(rng, notes, anywhere=0.3)
+        notes = orchestration.vary_velocities(rng, notes)
+        notes = orchestration.let_ring_out(notes)
+    if reorchestrate or path is None:
+        sounds = recipes.draw_sounds(rng, notes, font)
+    notes = note_arrays.resolve_overlaps(notes)
+    notes = notes[font.audible(notes, sounds)]
+    length = float(notes["end_time"].max(initial=0.0)) + _TAIL_SECONDS
+    samples = font.render(notes, seconds=length, sounds=sounds)
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak > 0:
+        samples *= np.float32(_PEAK / peak)
+    write_pair(target, samples, note_arrays.to_notes(notes), font.sample_rate)
+
+
+def write_pair(
+    path: Path, samples: np.ndarray, notes: list[Note], sample_rate: int
+) -> None:
+    """Writes a 16-bit WAV file, and the notes as a MIDI file beside it.
+
+    The WAV comes last: where it is, both are complete.
+
+    Raises:
+      OutputError: if they cannot be written.
+    """
+    import soundfile
+
+    from mt3.outputs import files, midi
+    from mt3.outputs.transcription import Transcription
+
+    result = Transcription(notes, duration=len(samples) / sample_rate, source=path.stem)
+    with files.atomic_file(path.with_suffix(".mid")) as stream:
+        midi.write_midi(result, stream)
+    with files.atomic_file(path) as stream:
+        soundfile.write(stream, samples, sample_rate, subtype="PCM_16", format="WAV")

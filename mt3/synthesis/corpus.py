@@ -1,0 +1,325 @@
+"""A corpus of rendered clips on disk: making it.
+
+Rendering costs more than a training step can wait for, so clips are rendered ahead
+of time; `mt3.synthesis.sampler` cuts and augments segments from them. Layout:
+
+    corpus.json              what the corpus was made from
+    library.npz              the MIDI files' notes (a cache)
+    shard_00000/audio.npy    int16 [clips, samples], to be memory-mapped
+               /notes.npy    NOTE_DTYPE [notes]; times relative to the clip; notes that
+                             sound at its start have a negative start time
+               /offsets.npy  int64 [clips + 1]: where each clip's notes begin and end
+               /clips.npy    CLIP_DTYPE [clips]
+
+A shard appears whole or not at all, and is a function of (seed, shard) and the
+inputs, so a build that was stopped goes on where it was, and training can begin on
+the first shards while the rest is rendered.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mt3.errors import ConfigError, DataError, near_misses
+from mt3.synthesis import note_arrays, recipes
+from mt3.synthesis.song_library import Library, load_library
+from mt3.synthesis.soundfont import SoundFont, default_soundfont, open_soundfont
+
+FORMAT = 1
+CLIP_DTYPE = np.dtype(
+    [
+        ("kind", "u1"),  # place in the sorted names of the mixture
+        ("soundfont", "u1"),  # place in corpus.json's list
+        ("parts", "u1"),  # programs that play, drums counted as one
+        ("notes_per_second", "<f4"),
+    ]
+)
+# What is rendered where nothing else is said: shares of `recipes.KINDS`.
+DEFAULT_MIXTURE = {
+    "solo_piano": 0.15,
+    "solo": 0.15,
+    "random": 0.20,
+    "drums": 0.15,
+    "band": 0.20,
+    "score": 0.15,
+}
+# Clips are stored at this peak; the sampler sets the level.
+_PEAK = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusConfig:
+    """What a corpus is made from.
+
+    Attributes:
+      midi_folders: folders or files of MIDI; none means random notes only.
+      soundfonts: .sf2 or .sf3 files, each used equally often.
+      mixture: relative shares of the kinds of clips.
+      seed: of everything.
+      clip_seconds: length of a clip.
+      clips_per_shard: clips written at a time.
+      sample_rate: in Hz.
+    """
+
+    midi_folders: tuple[str, ...] = ()
+    soundfonts: tuple[str, ...] = ()
+    mixture: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: dict(DEFAULT_MIXTURE)
+    )
+    seed: int = 0
+    clip_seconds: float = 8.0
+    clips_per_shard: int = 128
+    sample_rate: int = 16000
+
+    def check(self) -> None:
+        """Raises ConfigError for settings that cannot work."""
+        for kind, share in self.mixture.items():
+            if kind not in recipes.KINDS:
+                raise ConfigError(
+                    f"Unknown kind of clip {kind!r}.{near_misses(kind, recipes.KINDS)}"
+                )
+            if not share >= 0:
+                raise ConfigError(
+                    f"The share of {kind!r} is {share}; expected 0 or more."
+                )
+        if not sum(self.mixture.values()) > 0:
+            raise ConfigError("The mixture is empty: no kind has a share above 0.")
+        if self.clip_seconds <= 0 or self.clips_per_shard < 1:
+            raise ConfigError(
+                "A corpus needs clips longer than 0 s and at least 1 clip per shard; "
+                f"found {self.clip_seconds} s and {self.clips_per_shard}."
+            )
+
+
+def build_corpus(
+    folder: str | os.PathLike,
+    *,
+    hours: float,
+    midi_folders: Iterable[str | os.PathLike] = (),
+    soundfonts: Iterable[str | os.PathLike] = (),
+    mixture: Mapping[str, float] | None = None,
+    seed: int = 0,
+    clip_seconds: float = 8.0,
+    clips_per_shard: int = 128,
+    sample_rate: int = 16000,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    log: Callable[[str], None] | None = None,
+) -> Path:
+    """Renders a corpus, or what is missing of it.
+
+    Args:
+      folder: where to write; made if it does not exist.
+      hours: audio in all; rounded up to whole shards. A later call may ask for more.
+      midi_folders: MIDI files and folders; without any, clips hold random notes.
+      soundfonts: soundfont files; without any, the one `pretty_midi` ships.
+      mixture: relative shares of the kinds of clips; `DEFAULT_MIXTURE` if None.
+      seed: a shard is a function of this, its number and the inputs.
+      clip_seconds: length of a clip.
+      clips_per_shard: clips written at a time.
+      sample_rate: in Hz.
+      workers: processes that render at once.
+      progress: called with (shards done, shards in all) after each.
+      log: called with one line for each MIDI file that was left out.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ConfigError: for settings that cannot work.
+      DataError: if inputs are missing, or the folder holds another corpus.
+    """
+    fonts = [str(path) for path in soundfonts] or [str(default_soundfont())]
+    config = CorpusConfig(
+        midi_folders=tuple(str(path) for path in midi_folders),
+        soundfonts=tuple(fonts),
+        mixture=dict(sorted((mixture or DEFAULT_MIXTURE).items())),
+        seed=seed,
+        clip_seconds=clip_seconds,
+        clips_per_shard=clips_per_shard,
+        sample_rate=sample_rate,
+    )
+    config.check()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_or_compare(folder / "corpus.json", config)
+    problems = _open_library(str(folder), config.midi_folders)[1]
+    for problem in problems if log is not None else ():
+        log(f"left out: {problem}")
+    shard_seconds = clips_per_shard * clip_seconds
+    shards = max(1, int(np.ceil(hours * 3600 / shard_seconds - 1e-9)))
+    missing = [s for s in range(shards) if not _shard_path(folder, s).is_dir()]
+    done = shards - len(missing)
+    for _ in _build_all(folder, config, missing, workers):
+        done += 1
+        if progress is not None:
+            progress(done, shards)
+    return folder
+
+
+def read_config(folder: str | os.PathLike) -> CorpusConfig:
+    """Reads what a corpus was made from.
+
+    Raises:
+      DataError: if the folder holds no corpus of this format.
+    """
+    path = Path(folder) / "corpus.json"
+    try:
+        stored = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder}: is not a corpus folder: {path.name} cannot be read ({error}). "
+            "`mt3 synthesize` makes one."
+        ) from error
+    if stored.pop("format", None) != FORMAT:
+        raise DataError(f"{path}: expected a corpus of format {FORMAT}.")
+    for name in ("midi_folders", "soundfonts"):
+        stored[name] = tuple(stored[name])
+    return CorpusConfig(**stored)
+
+
+def shard_folders(folder: str | os.PathLike) -> list[Path]:
+    """Returns the finished shards of a corpus, in order, without gaps from the first.
+
+    A gap may be open while several processes render; what comes behind it waits, so
+    that the n-th clip is the same one later.
+    """
+    found = []
+    while _shard_path(Path(folder), len(found)).is_dir():
+        found.append(_shard_path(Path(folder), len(found)))
+    return found
+
+
+def render_shard(
+    folder: Path, config: CorpusConfig, shard: int, library: Library | None
+) -> Path:
+    """Renders and writes one shard; see the module's description."""
+    kinds = sorted(config.mixture)
+    shares = np.array([config.mixture[kind] for kind in kinds])
+    count = config.clips_per_shard
+    num_samples = int(round(config.clip_seconds * config.sample_rate))
+    audio = np.zeros((count, num_samples), np.int16)
+    clips = np.zeros(count, CLIP_DTYPE)
+    notes = []
+    for place in range(count):
+        rng = np.random.default_rng([config.seed, shard, place])
+        kind = int(rng.choice(len(kinds), p=shares / shares.sum()))
+        font = int(rng.integers(len(config.soundfonts)))
+        soundfont = open_soundfont(config.soundfonts[font], config.sample_rate)
+        samples, clip_notes = _render_clip(
+            rng, kinds[kind], library, soundfont, config.clip_seconds
+        )
+        audio[place] = samples
+        notes.append(clip_notes)
+        clips[place] = (
+            kind,
+            font,
+            len(note_arrays.parts(clip_notes)),
+            len(clip_notes) / config.clip_seconds,
+        )
+    return _write_shard(folder, shard, audio, notes, clips)
+
+
+def _render_clip(
+    rng: np.random.Generator,
+    kind: str,
+    library: Library | None,
+    soundfont: SoundFont,
+    seconds: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a clip's int16 samples and its notes."""
+    for _ in range(5):
+        clip = recipes.draw_clip(rng, kind, library, soundfont, seconds)
+        notes = note_arrays.without_tracks(note_arrays.window(clip.notes, 0.0, seconds))
+        if len(notes) >= 2:
+            break
+    samples = soundfont.render(
+        clip.notes,
+        seconds=seconds,
+        pre_roll=recipes.PRE_ROLL_SECONDS,
+        sounds=clip.sounds,
+    )
+    peak = float(np.abs(samples).max(initial=0.0))
+    scale = _PEAK * 32767 / peak if peak > 0 else 0.0
+    return np.round(samples * scale).astype(np.int16), notes
+
+
+def _write_shard(
+    folder: Path,
+    shard: int,
+    audio: np.ndarray,
+    notes: list[np.ndarray],
+    clips: np.ndarray,
+) -> Path:
+    final = _shard_path(folder, shard)
+    partial = final.with_name(f"{final.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    np.save(partial / "audio.npy", audio)
+    np.save(partial / "notes.npy", np.concatenate(notes))
+    np.save(partial / "offsets.npy", np.cumsum([0, *map(len, notes)], dtype=np.int64))
+    np.save(partial / "clips.npy", clips)
+    os.replace(partial, final)
+    return final
+
+
+def _build_all(
+    folder: Path, config: CorpusConfig, missing: list[int], workers: int
+) -> Iterable[int]:
+    """Renders the missing shards, yielding each one's number when it is there."""
+    if workers <= 1 or len(missing) <= 1:
+        for shard in missing:
+            yield _build_one(str(folder), config, shard)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+        jobs = [pool.submit(_build_one, str(folder), config, s) for s in missing]
+        for job in concurrent.futures.as_completed(jobs):
+            yield job.result()
+
+
+def _build_one(folder: str, config: CorpusConfig, shard: int) -> int:
+    library, _ = _open_library(folder, config.midi_folders)
+    render_shard(Path(folder), config, shard, library)
+    return shard
+
+
+@functools.lru_cache(maxsize=2)
+def _open_library(
+    folder: str, midi_folders: tuple[str, ...]
+) -> tuple[Library | None, list[str]]:
+    if not midi_folders:
+        return None, []
+    return load_library(midi_folders, Path(folder) / "library.npz")
+
+
+def _write_or_compare(path: Path, config: CorpusConfig) -> None:
+    """Writes the description of a new corpus, or makes sure that it is the same."""
+    if path.exists():
+        stored = read_config(path.parent)
+        for field in dataclasses.fields(CorpusConfig):
+            was, now = getattr(stored, field.name), getattr(config, field.name)
+            if was != now:
+                raise DataError(
+                    f"{path.parent}: holds a corpus made with {field.name} {was}, "
+                    f"now asked for with {now}. Name another folder."
+                )
+        return
+    text = json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text + "\n")
+    os.replace(partial, path)
+
+
+def _shard_path(folder: Path, shard: int) -> Path:
+    return folder / f"shard_{shard:05d}"

@@ -1,0 +1,287 @@
+"""Recipes for training clips: which notes, played by whom, with what sound.
+
+A clip is a few seconds of music of one kind (`KINDS`), drawn from a library of songs
+or from random note processes. Everything is a function of the generator handed in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from mt3.synthesis import instruments, note_arrays, orchestration, random_notes
+from mt3.synthesis.midi_library import Song
+from mt3.synthesis.song_library import Library
+from mt3.synthesis.soundfont import Sound, SoundFont
+
+# Music before the clip that is rendered along, so that notes held into the clip
+# sound as they should.
+PRE_ROLL_SECONDS = 2.0
+# Kits above play effects or orchestral percussion on other keys than General MIDI's.
+_LAST_DRUM_KIT = 47
+_LAST_VARIATION_BANK = 16
+# Bowed strings, voices, brass, reeds, pipes and synth leads.
+_VIBRATO_PROGRAMS = frozenset([*range(40, 45), 52, 53, 54, *range(56, 88)])
+_PIANOS = np.array([0.5, 0.1, 0.07, 0.04, 0.1, 0.09, 0.06, 0.04])
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """Notes of a clip and how they sound.
+
+    Attributes:
+      notes: note array, times relative to the clip's start (the pre-roll's are
+        negative), without overlaps of one (program, pitch).
+      sounds: by (program, is_drum).
+    """
+
+    notes: np.ndarray
+    sounds: Mapping[tuple[int, bool], Sound]
+
+
+def draw_clip(
+    rng: np.random.Generator,
+    kind: str,
+    library: Library | None,
+    soundfont: SoundFont,
+    seconds: float,
+) -> Clip:
+    """Draws a clip of a kind; without a library, or songs of that kind, random notes.
+
+    Args:
+      rng: source of randomness.
+      kind: one of `KINDS`.
+      library: songs to draw from, or None.
+      soundfont: what will play it: chooses among its kits and variations, and drops
+        notes it has no sound for.
+      seconds: the clip's length.
+    """
+    notes = KINDS[kind](rng, library, seconds)
+    notes = orchestration.vary_velocities(rng, notes)
+    notes = orchestration.let_ring_out(notes)
+    notes = note_arrays.resolve_overlaps(notes)
+    notes = notes[
+        (notes["start_time"] < seconds) & (notes["end_time"] > -PRE_ROLL_SECONDS)
+    ]
+    sounds = draw_sounds(rng, notes, soundfont)
+    return Clip(notes[soundfont.audible(notes, sounds)], sounds)
+
+
+def draw_sounds(
+    rng: np.random.Generator, notes: np.ndarray, soundfont: SoundFont
+) -> dict[tuple[int, bool], Sound]:
+    """Draws loudness, variation, drum kit and tuning for each part."""
+    # Recordings are tuned a little off 440 Hz, as a whole and part by part.
+    clip_cents = rng.normal(0, 6) if rng.random() < 0.8 else rng.uniform(-35, 35)
+    kits = [kit for kit in soundfont.kits if kit <= _LAST_DRUM_KIT]
+    sounds = {}
+    for program, is_drum in note_arrays.parts(notes):
+        gain = 10 ** (float(np.clip(rng.normal(0, 4.5), -10, 9)) / 20)
+        if is_drum:
+            kit = int(rng.choice(kits)) if kits and rng.random() < 0.7 else 0
+            sounds[0, True] = Sound(gain=gain, kit=kit)
+            continue
+        banks = [b for b in soundfont.banks(program) if b <= _LAST_VARIATION_BANK]
+        bank = int(rng.choice(banks)) if banks and rng.random() < 0.3 else 0
+        cents = float(clip_cents + rng.normal(0, 3))
+        depth = 0.0
+        if program in _VIBRATO_PROGRAMS and rng.random() < 0.35:
+            depth = float(rng.uniform(4, 35))
+        sounds[program, False] = Sound(
+            gain=gain,
+            bank=bank,
+            cents=cents,
+            vibrato_cents=depth,
+            vibrato_hz=float(rng.uniform(4.2, 7.0)),
+        )
+    return sounds
+
+
+def _solo_piano(
+    rng: np.random.Generator, library: Library | None, seconds: float
+) -> np.ndarray:
+    program = int(rng.choice(8, p=_PIANOS))
+    song = _draw(rng, library, "pitched", random=0.3)
+    if song is None:
+        return _random_part(rng, program, seconds, int(rng.integers(1, 9)))
+    notes = _excerpt(rng, song, seconds)
+    # Half are reductions of the whole piece, half the parts of one or two hands.
+    if rng.random() < 0.5:
+        notes = _some_tracks(rng, notes, int(rng.integers(1, 3)))
+    return orchestration.piano_only(notes, program)
+
+
+def _solo(
+    rng: np.random.Generator, library: Library | None, seconds: float
+) -> np.ndarray:
+    program = instruments.draw_program(rng)
+    song = _draw(rng, library, "pitched", random=0.3)
+    if song is None:
+        return _random_part(rng, program, seconds, int(rng.integers(1, 6)))
+    notes = _some_tracks(rng, _excerpt(rng, song, seconds), 1)
+    return orchestration.solo(notes, program)
+
+
+def _random(
+    rng: np.random.Generator, library: Library | None, seconds: float
+) -> np.ndarray:
+    notes = random_notes.random_notes(rng, seconds=seconds + PRE_ROLL_SECONDS)
+    return _shift(notes, -PRE_ROLL_SECONDS)
+
+
+def _drums(
+    rng: np.random.Generator, library: Library | None, seconds: float
+) -> np.ndarray:
+    """Drums alone, or with one or two instruments."""
+    others = int(rng.choice(3, p=[0.35, 0.35, 0.3]))
+    kind = "drums" if rng.random() < 0.6 else "bands"
+    song = _draw(rng, library, kind, random=0.1)
+    if song is None:
+        drums = random_notes.random_drums(rng, seconds=seconds + PRE_ROLL_SECONDS)
+        notes = _shift(drums, -PRE_ROLL_SECONDS)
+    elif kind == "drums":
+        tempo = song.beats_per_minute * rng.uniform(0.8, 1.25)
+        notes = _with_groove(rng, note_arrays.empty(), song, tempo, seconds)
+    else:
+        notes = _excerpt(rng, song, seconds)
+        if others and rng.random() < 0.6:
+            parts = _some_tracks(rng, notes, others)
+            parts = orchestration.redraw_programs(rng, parts, anywhere=0.4)
+            return np.concatenate([notes[notes["is_drum"]], parts])
+        notes = notes[notes["is_drum"]]
+    for _ in range(others):
+        bass = int(rng.integers(32, 40))
+        program = bass if rng.random() < 0.5 else instruments.draw_program(rng)
+        part = _random_part(rng, program, seconds, int(rng.integers(1, 4)))
+        notes = orchestration.add_part(notes, part)
+    return notes
+
+
+def _band(
+    rng: np.random.Generator, library: Library | None, seconds: float
+) -> np.ndarray:
+    """A song with drums, its instruments redrawn, often with a random lead."""
+    song = _draw(rng, library, "bands")
+    if song is None:
+        return _random(rng, library, seconds)
+    notes = _excerpt(rng, song, seconds)
+    notes = orchestration.drop_tracks(rng, notes, float(rng.uniform(0, 0.4)))
+    anywhere = 0.0 if rng.random() < 0.5 else float(rng.uniform(0, 1))
+    notes = orchestration.redraw_programs(rng, notes, anywhere=anywhere)
+    notes = orchestration.jitter_onsets(rng, notes, float(rng.uniform(0, 0.006)))
+    if rng.random() < 0.4:
+        lead = instruments.draw_program(rng)
+        notes = orchestration.add_part(notes, _random_part(rng, lead, seconds, 1))
+    return notes
+
+
+def _score(
+    rng: np.random.Generator, library: Library | None, seconds: float
+) -> np.ndarray:
+    """A score for other instruments, often with a drum groove."""
+    song = _draw(rng, library, "scores")
+    if song is None:
+        return _random(rng, library, seconds)
+    factor = float(rng.uniform(0.8, 1.25))
+    notes = _excerpt(rng, song, seconds, factor)
+    anywhere = 1.0 if rng.random() < 0.7 else 0.3
+    notes = orchestration.redraw_programs(rng, notes, anywhere=anywhere)
+    notes = orchestration.jitter_onsets(rng, notes, float(rng.uniform(0, 0.012)))
+    groove = _draw(rng, library, "drums") if rng.random() < 0.5 else None
+    if groove is not None:
+        tempo = song.beats_per_minute * factor
+        notes = _with_groove(rng, notes, groove, tempo, seconds)
+    elif rng.random() < 0.3:
+        lead = instruments.draw_program(rng)
+        notes = orchestration.add_part(notes, _random_part(rng, lead, seconds, 1))
+    return notes
+
+
+KINDS: dict[str, Callable[..., np.ndarray]] = {
+    "solo_piano": _solo_piano,
+    "solo": _solo,
+    "random": _random,
+    "drums": _drums,
+    "band": _band,
+    "score": _score,
+}
+
+
+def _draw(
+    rng: np.random.Generator, library: Library | None, kind: str, random: float = 0.0
+) -> Song | None:
+    """Draws a song, or None where random notes are to take its place."""
+    by_chance = rng.random() < random
+    if by_chance or library is None or not library.has(kind):
+        return None
+    return library.draw(rng, kind)
+
+
+def _excerpt(
+    rng: np.random.Generator, song: Song, seconds: float, factor: float | None = None
+) -> np.ndarray:
+    """Cuts a stretch with music in it, transposed, at another tempo, loosened.
+
+    Returns:
+      A note array whose time 0 is the clip's start, with the pre-roll before it.
+    """
+    if factor is None:
+        factor = float(rng.uniform(0.8, 1.25))
+    anchor = song.notes["start_time"][int(rng.integers(len(song.notes)))]
+    start = float(anchor) - float(rng.uniform(0, 0.8)) * seconds * factor
+    before = PRE_ROLL_SECONDS * factor
+    notes = note_arrays.window(song.notes, start - before, start + seconds * factor)
+    notes = _shift(notes, -before)
+    notes = orchestration.change_tempo(notes, factor)
+    notes = orchestration.transpose(notes, int(rng.integers(-5, 6)))
+    return orchestration.change_articulation(rng, notes)
+
+
+def _some_tracks(rng: np.random.Generator, notes: np.ndarray, count: int) -> np.ndarray:
+    """Keeps up to `count` pitched tracks, those with many notes more often."""
+    pitched = notes[~notes["is_drum"]]
+    numbers, sizes = np.unique(pitched["track"], return_counts=True)
+    if not len(numbers):
+        return pitched
+    chances = np.sqrt(sizes) / np.sqrt(sizes).sum()
+    count = min(count, len(numbers))
+    kept = rng.choice(numbers, size=count, replace=False, p=chances)
+    return orchestration.keep_tracks(notes, kept)
+
+
+def _random_part(
+    rng: np.random.Generator, program: int, seconds: float, voices: int
+) -> np.ndarray:
+    part = random_notes.part(
+        rng, program, seconds=seconds + PRE_ROLL_SECONDS, voices=voices
+    )
+    return _shift(part, -PRE_ROLL_SECONDS)
+
+
+def _with_groove(
+    rng: np.random.Generator,
+    notes: np.ndarray,
+    groove: Song,
+    tempo: float,
+    seconds: float,
+) -> np.ndarray:
+    """Lays a groove under the clip, entering at a random bar of the groove."""
+    start = -PRE_ROLL_SECONDS - float(rng.uniform(0, 4)) * 60.0 / tempo
+    laid = orchestration.add_groove(
+        notes,
+        groove.notes,
+        song_tempo=tempo,
+        groove_tempo=groove.beats_per_minute,
+        start=start,
+        seconds=seconds - start,
+    )
+    return laid[laid["start_time"] >= -PRE_ROLL_SECONDS]
+
+
+def _shift(notes: np.ndarray, seconds: float) -> np.ndarray:
+    moved = notes.copy()
+    moved["start_time"] += seconds
+    moved["end_time"] += seconds
+    return moved

@@ -1,0 +1,384 @@
+"""What `mt3 transcribe` does: which files, where to, what is there already.
+
+Every recording becomes a job with the paths of its results. Jobs whose results all
+exist are skipped, so an interrupted run goes on where it stopped; results appear
+whole or not at all (`outputs.atomic_file`). A job that fails is named with its
+reason and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mt3.errors import ConfigError, MT3Error, OutputError, near_misses
+from mt3.outputs import general_midi
+
+# What a folder is searched for; a file that is named is tried whatever its ending.
+AUDIO_SUFFIXES = frozenset(
+    ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .au .m4a .aac .wma .mp4 .webm".split()
+)
+STANDARD_OUTPUT = "-"
+_STREAMABLE = ("jsonl",)
+_NOT_ON_STANDARD_OUTPUT = ("wav", "png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One recording and where its results go.
+
+    Attributes:
+      source: the recording.
+      stem: path of the results without their endings.
+    """
+
+    source: Path
+    stem: Path
+
+
+def parse_instruments(text: str) -> tuple[tuple[int, ...] | None, bool]:
+    """Reads a list of instruments.
+
+    Args:
+      text: comma-separated General MIDI families ("piano", "synth lead") or
+        instruments ("violin"), program numbers 0..127, or "drums".
+
+    Returns:
+      Programs (None when all are allowed), and whether drums are.
+
+    Raises:
+      ConfigError: a name that General MIDI does not have, or none at all.
+    """
+    families = {name.lower(): index for index, name in enumerate(general_midi.FAMILIES)}
+    programs_by_name = {
+        name.lower(): index for index, name in enumerate(general_midi.PROGRAMS)
+    }
+    programs: set[int] = set()
+    drums = False
+    names = [name.strip().lower().replace("_", " ") for name in text.split(",")]
+    for name in filter(None, names):
+        if name == "drums":
+            drums = True
+        elif name.isdigit() and int(name) < len(general_midi.PROGRAMS):
+            programs.add(int(name))
+        elif name in families:
+            first = families[name] * general_midi.FAMILY_SIZE
+            programs.update(range(first, first + general_midi.FAMILY_SIZE))
+        elif name in programs_by_name:
+            programs.add(programs_by_name[name])
+        else:
+            known = [*families, *programs_by_name, "drums"]
+            hint = near_misses(name, known)
+            if hint.startswith(" Known"):
+                hint = f" Families: {', '.join(families)}; or a program 0-127, or drums."
+            raise ConfigError(f"--instruments: unknown instrument {name!r}.{hint}")
+    if not programs and not drums:
+        raise ConfigError("--instruments: the list is empty")
+    return tuple(sorted(programs)), drums
+
+
+def find_jobs(
+    inputs: Sequence[str], output: str | None
+) -> tuple[list[Job], dict[str, str]]:
+    """Lists recordings and gives each a place for its results.
+
+    Args:
+      inputs: files and folders; folders are searched with all below them.
+      output: folder for the results, in which folders keep their structure; None
+        for beside each recording.
+
+    Returns:
+      Jobs, and messages by input for those that yield none.
+    """
+    found: list[tuple[Path, Path]] = []
+    problems: dict[str, str] = {}
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            files = [
+                file
+                for file in sorted(path.rglob("*"))
+                if file.suffix.lower() in AUDIO_SUFFIXES
+                and file.is_file()
+                # A sonification of ours is a result, not a recording.
+                and not file.name.endswith(".notes.wav")
+            ]
+            if not files:
+                problems[name] = f"{name}: found no audio files in this folder"
+            found += [(file, file.relative_to(path)) for file in files]
+        else:
+            found.append((path, Path(path.name)))
+    found = list(dict.fromkeys(found))
+    places = [
+        (Path(output) / relative if output else source) for source, relative in found
+    ]
+    stems = [place.with_suffix("") for place in places]
+    repeated = {stem for stem in stems if stems.count(stem) > 1}
+    jobs = []
+    for (source, _), place, stem in zip(found, places, stems, strict=True):
+        # song.wav and song.mp3 would overwrite each other: keep the endings there.
+        jobs.append(Job(source, place if stem in repeated else stem))
+    taken: dict[Path, Path] = {}
+    for job in list(jobs):
+        if job.stem in taken:
+            problems[str(job.source)] = (
+                f"{job.source}: its results would overwrite those of "
+                f"{taken[job.stem]}; transcribe them into different folders"
+            )
+            jobs.remove(job)
+        taken.setdefault(job.stem, job.source)
+    return jobs, problems
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code.
+
+    Raises:
+      MT3Error: nothing can be transcribed (the model, an option).
+    """
+    # Cheap checks first: a wrong option must not wait for the model.
+    from mt3 import outputs
+
+    formats = outputs.check_formats(
+        name.strip() for name in options.format.split(",") if name.strip()
+    )
+    if not formats:
+        raise ConfigError("--format: the list is empty")
+    if options.tempo <= 0:
+        raise ConfigError(f"--tempo: {options.tempo}; expected beats per minute > 0")
+    programs, drums = (None, True)
+    if options.instruments is not None:
+        programs, drums = parse_instruments(options.instruments)
+    to_standard_output = options.output == STANDARD_OUTPUT
+    if to_standard_output:
+        _check_standard_output(formats)
+    jobs, problems = find_jobs(
+        options.inputs, None if to_standard_output else options.output
+    )
+    waiting = jobs
+    if not options.overwrite and not to_standard_output:
+        waiting = [job for job in jobs if not _is_done(job, formats)]
+    skipped = len(jobs) - len(waiting)
+    if skipped and not options.quiet:
+        print(f"mt3: {skipped} of {len(jobs)} done already", file=sys.stderr)
+    if to_standard_output and formats[0] not in _STREAMABLE and len(waiting) > 1:
+        raise ConfigError(
+            f"-o -: {len(waiting)} recordings as {formats[0]} on standard output; "
+            "expected one recording, or jsonl"
+        )
+    for problem in problems.values():
+        _report(problem)
+    failures = len(problems)
+    if waiting:
+        failures += _Run(options, formats, programs, drums, waiting).run()
+    return 1 if failures else 0
+
+
+def _check_standard_output(formats: Sequence[str]) -> None:
+    if len(formats) != 1 or formats[0] in _NOT_ON_STANDARD_OUTPUT:
+        raise ConfigError(
+            f"-o -: formats {', '.join(formats)} on standard output; expected one of "
+            "mid, json, jsonl, csv, html"
+        )
+
+
+def _is_done(job: Job, formats: Sequence[str]) -> bool:
+    from mt3 import outputs
+
+    return all(outputs.output_path(job.stem, name).exists() for name in formats)
+
+
+def _report(message: str) -> None:
+    print(f"mt3: error: {message}", file=sys.stderr, flush=True)
+
+
+class _Run:
+    """One run over some jobs."""
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        formats: Sequence[str],
+        programs: Sequence[int] | None,
+        drums: bool,
+        jobs: Sequence[Job],
+    ):
+        self._options = options
+        self._formats = formats
+        self._programs = programs
+        self._drums = drums
+        self._jobs = jobs
+        self._failures = 0
+
+    def run(self) -> int:
+        """Transcribes all jobs; returns how many failed."""
+        from mt3 import audio_io, inference
+
+        readable = list(self._readable(audio_io))
+        if not readable:
+            return self._failures
+        options = self._options
+        model = inference.InferenceModel(
+            options.model,
+            inference.TranscribeOptions(
+                decode=options.decode,
+                grammar=options.grammar,
+                programs=self._programs,
+                drums=self._drums,
+                unclosed_ties=options.unclosed_ties,
+                num_slots=options.slots,
+                dtype=options.dtype,
+                allow_truncated=options.allow_truncated,
+            ),
+            num_heads=options.num_heads,
+        )
+        durations = [duration for _, duration in readable]
+        with _Progress(durations, options.quiet) as progress:
+            recordings = (job.source for job, _ in readable)
+            for item in model.run(recordings):
+                job, _ = readable[item.file]
+                if isinstance(item, inference.SegmentNotes):
+                    progress.advance(item.file, item.end_time)
+                    self._stream(item, job)
+                    continue
+                progress.finish(item.file)
+                self._settle(item, job, progress)
+        return self._failures
+
+    def _readable(self, audio_io: Any) -> Iterator[tuple[Job, float | None]]:
+        """Yields jobs whose headers can be read, with durations; names the others."""
+        for job in self._jobs:
+            try:
+                source = audio_io.open_audio(
+                    job.source, allow_truncated=self._options.allow_truncated
+                )
+                yield job, source.duration
+            except MT3Error as error:
+                self._fail(str(error))
+
+    def _stream(self, item: Any, job: Job) -> None:
+        if self._options.output != STANDARD_OUTPUT or "jsonl" not in self._formats:
+            return
+        from mt3.outputs import tables
+
+        lines = []
+        for note in item.notes:
+            line = tables.note_line(note)
+            if len(self._jobs) > 1:
+                line = _with_source(line, job)
+            lines.append(line)
+        sys.stdout.buffer.write(b"".join(lines))
+        sys.stdout.buffer.flush()
+
+    def _settle(self, result: Any, job: Job, progress: _Progress) -> None:
+        """Writes a recording's results, or says why there are none."""
+        if result.error is not None:
+            self._fail(str(result.error))
+            return
+        from mt3 import outputs
+
+        options = self._options
+        output_options = outputs.OutputOptions(
+            tempo=options.tempo, original_audio=os.fspath(job.source)
+        )
+        try:
+            if options.output == STANDARD_OUTPUT:
+                self._to_standard_output(result.transcription, output_options)
+                return
+            job.stem.parent.mkdir(parents=True, exist_ok=True)
+            written = outputs.write(
+                result.transcription, job.stem, self._formats, output_options
+            )
+        except (MT3Error, OSError) as error:
+            if not isinstance(error, MT3Error):
+                error = OutputError(f"{job.stem}: writing results: {error}")
+            self._fail(str(error))
+            return
+        for file in written:
+            for warning in file.warnings:
+                print(f"mt3: warning: {file.path}: {warning}", file=sys.stderr)
+        count = len(result.transcription.notes)
+        names = ", ".join(str(file.path) for file in written)
+        progress.say(f"{job.source}: {count} notes -> {names}")
+
+    def _to_standard_output(self, transcription: Any, output_options: Any) -> None:
+        from mt3 import outputs
+
+        if self._formats[0] in _STREAMABLE:
+            return  # Written as it came.
+        outputs.write_stream(
+            transcription, sys.stdout.buffer, self._formats[0], output_options
+        )
+        sys.stdout.buffer.flush()
+
+    def _fail(self, message: str) -> None:
+        self._failures += 1
+        _report(message)
+
+
+def _with_source(line: bytes, job: Job) -> bytes:
+    """Adds the recording to a note's line, where lines of several are mixed."""
+    import json
+
+    return json.dumps({"source": str(job.source), **json.loads(line)}).encode() + b"\n"
+
+
+class _Progress:
+    """Seconds of audio done, speed and time left, on standard error."""
+
+    def __init__(self, durations: Sequence[float | None], quiet: bool):
+        self._done = [0.0] * len(durations)
+        self._known = durations
+        self._quiet = quiet
+        self._bar: Any = None
+
+    def __enter__(self) -> _Progress:
+        if not self._quiet:
+            from tqdm import tqdm
+
+            known = [duration for duration in self._known if duration is not None]
+            total = round(sum(known), 1) if len(known) == len(self._known) else None
+            interactive = sys.stderr.isatty()
+            self._bar = tqdm(
+                total=total,
+                unit="s",
+                file=sys.stderr,
+                desc="audio",
+                leave=False,
+                # A log file wants a line now and then, not ten a second.
+                mininterval=0.3 if interactive else 10.0,
+                dynamic_ncols=interactive,
+                bar_format="{desc}: {n:.1f}/{total:.1f} s |{bar}| {rate_fmt}, "
+                "left {remaining}"
+                if total is not None
+                else "{desc}: {n:.1f} s, {rate_fmt}",
+            )
+        return self
+
+    def __exit__(self, *unused) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self, file: int, seconds: float) -> None:
+        """Notes that a recording is transcribed up to a time."""
+        self._add(file, seconds - self._done[file])
+
+    def finish(self, file: int) -> None:
+        """Notes the end of a recording, whatever its header had promised."""
+        if self._known[file] is not None:
+            self._add(file, self._known[file] - self._done[file])
+
+    def _add(self, file: int, seconds: float) -> None:
+        self._done[file] += seconds
+        if self._bar is not None:
+            self._bar.update(seconds)
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)

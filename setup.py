@@ -1,0 +1,123 @@
+"""Packaging of `mt3-transcription`, which is imported as `mt3`.
+
+The gin files live in `gin/` beside the package and are copied into the wheel as
+`mt3/gin/`; `mt3.gin_files` finds them in either place.
+
+Version floors are the versions that the test suite has run with, not guesses about
+older ones. JAX with CUDA or TPU support is chosen as JAX's own documentation says, for
+example `pip install "jax[cuda13]"`; nothing here depends on it.
+"""
+
+import pathlib
+import re
+import shutil
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = pathlib.Path(__file__).resolve().parent
+
+# What transcribing, scoring and reading checkpoints need. No TensorFlow, no seqio.
+INSTALL = [
+    "flax>=0.12.8",
+    "gin-config>=0.5.0",
+    "jax>=0.10.2",
+    "mir_eval>=0.8.2",
+    "msgpack>=1.2.4",
+    "numpy>=2.4.6",
+    "pillow>=13.0",
+    "pretty_midi>=0.2.11",
+    "safetensors>=0.8.0",
+    "scipy>=1.17.1",
+    "soundfile>=0.14.0",
+    "soxr>=1.1.0",
+    "tensorstore>=0.1.86",
+    "tqdm>=4.70",
+]
+# Training on music rendered on the spot. The renderer itself, tinysoundfont, declares
+# pyaudio, which does not build without PortAudio and is not needed, so it cannot stand
+# here: `pip install --no-deps tinysoundfont` (`make` does that).
+ENGINE = [
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "tensorboardX>=2.6.5",
+]
+# Training and evaluating on the public data sets, through seqio.
+TRAIN = [
+    *ENGINE,
+    "clu>=0.0.12",
+    "mirdata>=1.0.0",
+    "note-seq>=0.0.5",
+    "seqio>=0.0.20",
+    "tensorflow>=2.21",
+]
+# Small enough for every change: the suite needs no TensorFlow.
+TEST = [
+    *ENGINE,
+    "hypothesis>=6.170",
+    "note-seq>=0.0.5",
+    "pytest>=9.2",
+    "pytest-timeout>=2.4",
+    "ruff>=0.17.6",
+]
+NOTEBOOKS = [
+    "ipython>=9.0",
+    "jupyterlab>=4.4",
+    "matplotlib>=3.11",
+]
+# T5X is on no package index.
+T5X = ["t5x @ git+https://github.com/google-research/t5x.git"]
+
+
+class BuildWithGin(build_py):
+    """Copies `gin/` to `mt3/gin/` in a wheel; editable installs read it where it is."""
+
+    def run(self) -> None:
+        """Builds the package."""
+        super().run()
+        if not self.editable_mode:
+            target = pathlib.Path(self.build_lib) / "mt3" / "gin"
+            shutil.copytree(ROOT / "gin", target, dirs_exist_ok=True)
+
+
+def version() -> str:
+    """Reads the version without importing the package."""
+    text = (ROOT / "mt3" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE).group(1)
+
+
+def readme() -> str:
+    """Returns the README."""
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+setup(
+    name="mt3-transcription",
+    version=version(),
+    description="Music transcription: recorded audio in, multi-instrument MIDI out",
+    long_description=readme(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="music transcription midi audio jax flax",
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Multimedia :: Sound/Audio :: Analysis",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    packages=find_packages(include=["mt3", "mt3.*"]),
+    package_data={"mt3": ["pretrained/*", "outputs/report_page/*"]},
+    python_requires=">=3.11",
+    install_requires=INSTALL,
+    extras_require={
+        "engine": ENGINE,
+        "train": TRAIN,
+        "test": TEST,
+        "notebooks": NOTEBOOKS,
+        "t5x": T5X,
+    },
+    entry_points={"console_scripts": ["mt3 = mt3.cli:main"]},
+    cmdclass={"build_py": BuildWithGin},
+)

@@ -1,0 +1,387 @@
+"""Audio in: formats, resampling without seams, and every bad file named."""
+
+from __future__ import annotations
+
+import math
+import struct
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mt3 import audio_io
+from mt3.errors import AudioError
+
+
+def sine(seconds: float, sample_rate: int, hertz: float = 440.0) -> np.ndarray:
+    """float32 [n] of a sine at half scale."""
+    t = np.arange(round(seconds * sample_rate)) / sample_rate
+    return (0.5 * np.sin(2 * np.pi * hertz * t)).astype(np.float32)
+
+
+def wav_bytes(num_frames: int, data_size: int | None = None) -> bytes:
+    """A 16-bit mono WAV at 8 kHz whose header may lie about its size."""
+    data = (np.arange(num_frames) % 100 * 100).astype("<i2").tobytes()
+    size = len(data) if data_size is None else data_size
+    form = struct.pack("<IHHIIHH", 16, 1, 1, 8000, 16000, 2, 16)
+    riff = min(36 + size, 0xFFFFFFFF)
+    header = b"RIFF" + struct.pack("<I", riff) + b"WAVEfmt " + form
+    return header + b"data" + struct.pack("<I", size) + data
+
+
+def error_of(path, **options) -> str:
+    """The message of the AudioError that reading the file raises."""
+    with pytest.raises(AudioError) as caught:
+        audio_io.read_audio(path, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("extension", "tolerance"),
+    [("wav", 1e-4), ("flac", 1e-4), ("ogg", 0.05), ("mp3", 0.05), ("aiff", 1e-4)],
+)
+def test_formats(tmp_path, extension, tolerance):
+    samples = sine(1.5, 16000)
+    path = tmp_path / f"song one.{extension}"
+    soundfile.write(path, samples, 16000)
+    read = audio_io.read_audio(path)
+    assert read.dtype == np.float32
+    assert read.shape == samples.shape
+    # Lossy coders are judged away from the sudden start and end.
+    inner = slice(2000, -2000)
+    assert np.abs(read[inner] - samples[inner]).max() < tolerance
+    info = audio_io.probe(path)
+    assert (info.sample_rate, info.channels) == (16000, 1)
+    assert info.format == extension.upper()
+    assert info.duration == pytest.approx(1.5, abs=0.2)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 6])
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT", "DOUBLE"])
+def test_channels_are_mixed_by_their_mean(tmp_path, rng, channels, subtype):
+    samples = rng.uniform(-0.9, 0.9, [500, channels])
+    path = tmp_path / "a.wav"
+    soundfile.write(path, samples, 16000, subtype=subtype)
+    step = 2 / 256 if subtype == "PCM_U8" else 2 / 65536
+    read = audio_io.read_audio(path)
+    np.testing.assert_allclose(read, samples.mean(axis=1), rtol=0, atol=step)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000])
+def test_resampling_keeps_pitch_time_and_length(rate):
+    source = audio_io.from_samples(sine(1.0, rate), rate)
+    read = np.concatenate(list(source.blocks(16000)))
+    assert len(read) == 16000
+    inner = slice(1000, -1000)
+    np.testing.assert_allclose(read[inner], sine(1.0, 16000)[inner], atol=2e-3)
+
+
+@given(
+    num_samples=st.integers(1, 3000),
+    from_rate=st.sampled_from([7999, 8000, 11025, 16000, 22050, 44100, 48000]),
+    to_rate=st.sampled_from([8000, 16000, 44100]),
+    block=st.integers(1, 900),
+)
+def test_blocks_equal_resampling_at_once(num_samples, from_rate, to_rate, block):
+    samples = np.random.default_rng(num_samples).uniform(-1, 1, num_samples)
+    samples = samples.astype(np.float32)
+    source = audio_io.from_samples(samples, from_rate)
+    blocks = list(source.blocks(to_rate, block_seconds=block / from_rate))
+    assert all(len(b) and b.dtype == np.float32 for b in blocks)
+    streamed = np.concatenate(blocks)
+    expected = audio_io.resampled_length(num_samples, from_rate, to_rate)
+    assert len(streamed) == expected
+    assert abs(expected - num_samples * to_rate / from_rate) <= 0.5 or expected == 1
+    at_once = soxr.resample(samples, from_rate, to_rate)
+    shared = min(len(streamed), len(at_once))
+    np.testing.assert_allclose(streamed[:shared], at_once[:shared], atol=1e-6)
+
+
+@given(
+    num_samples=st.integers(1, 2000),
+    segment=st.integers(1, 700),
+    block=st.integers(1, 700),
+)
+def test_segments_stitch_to_the_whole(num_samples, segment, block):
+    samples = np.arange(num_samples, dtype=np.float32)
+    parts = list(audio_io.segments(samples, sample_rate=16000, segment_samples=segment))
+    assert [start for start, _ in parts] == list(range(0, num_samples, segment))
+    assert {len(part) for _, part in parts[:-1]} <= {segment}
+    assert 0 < len(parts[-1][1]) <= segment
+    np.testing.assert_array_equal(np.concatenate([p for _, p in parts]), samples)
+    source = audio_io.from_samples(samples, 16000)
+    again = np.concatenate(list(source.blocks(16000, block_seconds=block / 16000)))
+    np.testing.assert_array_equal(again, samples)
+
+
+def test_segments_of_a_file_at_another_rate(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.stack([sine(2, 44100)] * 2, axis=1), 44100)
+    whole = audio_io.read_audio(path)
+    parts = list(audio_io.segments(str(path), segment_samples=9000))
+    assert [len(p) for _, p in parts] == [9000, 9000, 9000, 5000]
+    np.testing.assert_allclose(np.concatenate([p for _, p in parts]), whole, atol=1e-6)
+
+
+def test_a_source_can_be_read_again(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sine(0.5, 22050), 22050)
+    source = audio_io.open_audio(path)
+    first, second = (np.concatenate(list(source.blocks())) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert source.duration == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100, 192000])
+def test_one_sample_is_audio(tmp_path, rate):
+    path = tmp_path / "one_sample.wav"
+    soundfile.write(path, np.array([0.25]), rate)
+    read = audio_io.read_audio(path)
+    assert len(read) == max(1, round(16000 / rate))
+    if rate >= 16000:
+        np.testing.assert_allclose(read, [0.25], atol=1e-4)
+
+
+class TestArrays:
+    @pytest.mark.parametrize("kind", ["int8", "int16", "int32", "uint8", "uint16"])
+    def test_integers_are_scaled_by_their_range(self, kind):
+        limits = np.iinfo(kind)
+        middle = (int(limits.max) + int(limits.min) + 1) // 2
+        samples = np.array([limits.min, middle, limits.max], kind)
+        (block,) = audio_io.from_samples(samples, 16000).blocks()
+        np.testing.assert_allclose(block, [-1, 0, 1], atol=0.01)
+
+    def test_half_and_double_precision(self):
+        for kind in (np.float16, np.float64):
+            (block,) = audio_io.from_samples(np.array([0.5, -1], kind), 16000).blocks()
+            np.testing.assert_array_equal(block, np.array([0.5, -1], np.float32))
+
+    @pytest.mark.parametrize(
+        ("samples", "rate", "found"),
+        [
+            (np.zeros(4, complex), 16000, "complex128"),
+            (np.array(["a"]), 16000, "<U1"),
+            (np.zeros(4, bool), 16000, "bool"),
+            (np.zeros([2, 2, 2]), 16000, r"\(2, 2, 2\)"),
+            (np.float32(1), 16000, r"\(\)"),
+            (np.zeros([2, 400]), 16000, "transpose"),
+            (np.zeros(0), 16000, "found none"),
+            (np.zeros([0, 2]), 16000, "found none"),
+            (np.zeros(4), 0, "0"),
+            (np.zeros(4), -16000, "-16000"),
+            (np.zeros(4), math.nan, "nan"),
+            (np.zeros(4), 44100.5, "44100.5"),
+            (np.zeros(4), math.inf, "inf"),
+        ],
+    )
+    def test_bad_arrays(self, samples, rate, found):
+        with pytest.raises(AudioError, match=found):
+            audio_io.from_samples(samples, rate)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_samples_that_are_not_finite_are_named_with_their_time(self, bad):
+        samples = np.zeros([44100 * 3, 2])
+        samples[66150:, 1] = bad
+        samples[66160:, 0] = -bad
+        source = audio_io.from_samples(samples, 44100, name="mine")
+        with pytest.raises(AudioError, match=rf"mine: .*{bad} at 1\.5000 s"):
+            list(source.blocks(block_seconds=0.4))
+
+    def test_beyond_float32_is_not_finite(self):
+        source = audio_io.from_samples(np.array([0.0, 1e300]), 16000)
+        with pytest.raises(AudioError, match="sample 1"):
+            list(source.blocks())
+
+    def test_bad_block_rate_and_segment(self):
+        source = audio_io.from_samples(np.zeros(4), 16000)
+        for options in ({"target_sample_rate": 0}, {"block_seconds": math.nan}):
+            with pytest.raises(AudioError, match="expected more than 0"):
+                list(source.blocks(**options))
+        with pytest.raises(AudioError, match="segment length"):
+            list(audio_io.segments(np.zeros(4), segment_samples=0))
+
+
+class TestBadFiles:
+    def test_missing_directory_and_empty(self, tmp_path):
+        empty = tmp_path / "empty.wav"
+        empty.touch()
+        assert "no such file" in error_of(tmp_path / "nothing.wav")
+        assert "directory" in error_of(tmp_path)
+        message = error_of(empty)
+        assert "empty (0 bytes)" in message
+        assert str(empty) in message
+
+    @pytest.mark.parametrize(
+        ("name", "content", "found"),
+        [
+            ("text.wav", b"this is no sound\n" * 40, "text, not audio"),
+            ("short.mp3", b"no!!", "text, not audio"),
+            ("accents.flac", "é".encode() * 600, "text, not audio"),
+            ("page.mp3", b"  <!DOCTYPE html><html>", "a web page"),
+            ("list.mp3", b"#EXTM3U\nhttp://localhost/a", "playlist"),
+            ("notes.wav", b"MThd\0\0\0\6\0\1\0\1", "MIDI file"),
+            ("plain.raw", bytes(range(256)), "without a header"),
+        ],
+    )
+    def test_other_kinds_of_files(self, tmp_path, name, content, found):
+        path = tmp_path / name
+        path.write_bytes(content)
+        message = error_of(path)
+        assert found in message
+        assert "expected WAV, FLAC, MP3, OGG" in message
+
+    def test_unknown_format_says_how_to_get_ffmpeg(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        path = tmp_path / "song.m4a"
+        path.write_bytes(b"\0\0\0\x20ftypM4A \0\0\2\0isomiso2" + bytes(600))
+        message = error_of(path)
+        assert "ffmpeg program on the PATH" in message
+        assert "apt install ffmpeg" in message
+
+    def test_no_samples(self, tmp_path):
+        path = tmp_path / "none.wav"
+        soundfile.write(path, np.zeros(0), 16000)
+        assert "0 samples" in error_of(path)
+
+    def test_not_finite(self, tmp_path):
+        path = tmp_path / "nan.wav"
+        samples = sine(1.0, 16000)
+        samples[8000] = np.nan
+        soundfile.write(path, samples, 16000, subtype="FLOAT")
+        assert "nan at 0.5000 s" in error_of(path)
+
+    @pytest.mark.parametrize("promised", [2001, 8000, 0x7FFF0000])
+    def test_cut_wav(self, tmp_path, promised):
+        path = tmp_path / "cut.wav"
+        path.write_bytes(wav_bytes(1000, promised))
+        message = error_of(path)
+        assert f"promises {promised} bytes" in message
+        assert "2000 are there" in message
+        read = audio_io.read_audio(path, 8000, allow_truncated=True)
+        assert len(read) == 1000
+
+    @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])
+    def test_streaming_headers_are_fine(self, tmp_path, size):
+        path = tmp_path / "streamed.wav"
+        path.write_bytes(wav_bytes(1000, size))
+        read = audio_io.read_audio(path, 8000)
+        np.testing.assert_array_equal(read * 32768, np.arange(1000) % 100 * 100)
+
+    def test_empty_sound_before_another_chunk_is_no_stream(self, tmp_path):
+        path = tmp_path / "none.wav"
+        tags = b"LIST" + struct.pack("<I", 4) + b"INFO"
+        path.write_bytes(wav_bytes(0) + tags)
+        assert "0 samples" in error_of(path)
+
+    def test_chunks_around_the_sound_are_fine(self, tmp_path):
+        whole = wav_bytes(1000)
+        path = tmp_path / "tagged.wav"
+        extra = b"LIST" + struct.pack("<I", 5) + b"INFO!" + b"\0"
+        path.write_bytes(whole[:36] + extra + whole[36:] + extra[:-4])
+        assert len(audio_io.read_audio(path, 8000)) == 1000
+
+    @pytest.mark.parametrize("format_", ["AIFF", "RF64", "WAV"])
+    def test_cut_files_of_other_writers(self, tmp_path, format_):
+        path = tmp_path / "cut.bin"
+        soundfile.write(path, sine(1.0, 16000), 16000, format=format_)
+        assert len(audio_io.read_audio(path)) == 16000
+        path.write_bytes(path.read_bytes()[:-8000])
+        assert "the file was cut" in error_of(path)
+        assert 11000 < len(audio_io.read_audio(path, allow_truncated=True)) <= 12000
+
+    def test_damage_in_the_middle_is_named_with_its_time(self, tmp_path, rng):
+        for name in ("a.flac", "a.mp3"):
+            path = tmp_path / name
+            noise = rng.uniform(-0.5, 0.5, 16000 * 40)
+            soundfile.write(path, noise, 16000)
+            data = bytearray(path.read_bytes())
+            middle = len(data) // 2
+            data[middle : middle + 8000] = rng.bytes(8000)
+            path.write_bytes(data)
+            message = error_of(path)
+            assert "damaged or cut after" in message
+            seconds = float(message.split("after ")[1].split(" s")[0])
+            assert 5 < seconds < 25
+            part = audio_io.read_audio(path, allow_truncated=True)
+            assert len(part) >= 16000 * 5
+
+    def test_cut_flac(self, tmp_path, rng):
+        path = tmp_path / "cut.flac"
+        soundfile.write(path, rng.uniform(-0.5, 0.5, 16000 * 20), 16000)
+        path.write_bytes(path.read_bytes()[:-100000])
+        assert "damaged or cut after" in error_of(path)
+
+    def test_wav_header_alone(self, tmp_path):
+        path = tmp_path / "header.wav"
+        path.write_bytes(wav_bytes(10)[:30])
+        assert str(path) in error_of(path)
+
+
+# Stands in for ffmpeg: knows FILE.fake, whose content is "rate channels frames".
+FAKE_FFMPEG = """\
+import struct, sys
+options = dict(zip(sys.argv, sys.argv[1:]))
+path = options["-i"].removeprefix("file:")
+words = open(path, "rb").read()[4:].decode().split()
+if options["-v"] == "info":
+    print("  Duration: 00:01:02.50, start: 0.0", file=sys.stderr)
+if "broken" in words[3:]:
+    sys.exit("moov atom not found")
+rate, channels, frames = map(int, words[:3])
+out = sys.stdout.buffer
+out.write(struct.pack(">4s5I8x", b".snd", 32, 0xFFFFFFFF, 6, rate, channels))
+if "-t" not in options:
+    out.write(struct.pack(">f", 0.25) * (channels * frames))
+    if "cut" in words[3:]:
+        sys.exit("Error while decoding stream")
+"""
+
+
+@pytest.fixture
+def fake_ffmpeg(tmp_path, monkeypatch):
+    """A folder whose only program is a stand-in for ffmpeg, and the PATH."""
+    program = tmp_path / "bin" / "ffmpeg"
+    program.parent.mkdir()
+    script = tmp_path / "fake_ffmpeg.py"
+    script.write_text(FAKE_FFMPEG)
+    # Through the shell: a path with a space cannot stand after "#!".
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    return tmp_path
+
+
+class TestFfmpeg:
+    def test_reads_rate_channels_duration_and_samples(self, fake_ffmpeg):
+        path = fake_ffmpeg / "-song.m4a"
+        path.write_bytes(b"\0\xff\0\xff48000 2 96000")
+        info = audio_io.probe(path)
+        assert (info.sample_rate, info.channels, info.duration) == (48000, 2, 62.5)
+        assert info.format == "ffmpeg"
+        read = audio_io.read_audio(path)
+        assert len(read) == 32000
+        np.testing.assert_allclose(read[1000:-1000], 0.25, atol=1e-3)
+
+    def test_stops_when_the_caller_stops(self, fake_ffmpeg):
+        path = fake_ffmpeg / "long.m4a"
+        path.write_bytes(b"\0\xff\0\xff16000 1 16000000")
+        blocks = audio_io.open_audio(path).blocks(block_seconds=0.1)
+        assert len(next(blocks)) == 1600
+        blocks.close()
+
+    def test_no_sound_found(self, fake_ffmpeg):
+        path = fake_ffmpeg / "broken.m4a"
+        path.write_bytes(b"\0\xff\0\xff48000 2 96000 broken")
+        assert "moov atom not found" in error_of(path)
+
+    def test_damage_is_named_with_its_time(self, fake_ffmpeg):
+        path = fake_ffmpeg / "cut.m4a"
+        path.write_bytes(b"\0\xff\0\xff16000 2 24000 cut")
+        message = error_of(path)
+        assert "ffmpeg stopped after 1.500 s" in message
+        assert "Error while decoding" in message
+        assert len(audio_io.read_audio(path, allow_truncated=True)) == 24000

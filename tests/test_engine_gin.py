@@ -1,0 +1,177 @@
+"""From gin files to checkpoints: the launcher, the tiny run, several devices."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from mt3 import checkpoints as model_checkpoints
+from mt3 import gin_files
+from mt3.engine import checkpoints, export, launch
+from mt3.errors import ConfigError
+
+STEPS = 3
+
+
+def arguments(model_dir, *bindings):
+    """Returns the command line of the tiny run, a few steps long."""
+    return [
+        "--gin_file=gin/synthetic_tiny.gin",
+        f"--gin.MODEL_DIR='{model_dir}'",
+        f"--gin.CHECKPOINT_PERIOD={STEPS}",
+        "--gin.EVAL_STEPS=1",
+        "--gin.BATCH_SIZE=4",
+        "--gin.KEEP_CHECKPOINTS=None",
+        *(f"--gin.{binding}" for binding in bindings),
+    ]
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    """Folder of a run of three steps, resumed for nine more."""
+    folder = tmp_path_factory.mktemp("tiny")
+    launch.run(arguments(folder, f"train.total_steps={STEPS}"))
+    launch.run(arguments(folder, "train.total_steps=12", "train.stats_period=3"))
+    return folder
+
+
+def metrics(folder, split):
+    """Returns the lines of one split in metrics.jsonl."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["split"] == split]
+
+
+def test_tiny_run_learns(tiny_run):
+    train = metrics(tiny_run, "train")
+    assert [line["step"] for line in train] == [3, 6, 9, 12]
+    assert train[0]["loss_per_token"] > 6.0
+    assert train[-1]["loss_per_token"] < train[0]["loss_per_token"] - 0.5
+    assert 0 <= train[-1]["accuracy"] <= 1
+    evaluated = metrics(tiny_run, "synthetic_eval")
+    assert evaluated[-1]["loss_per_token"] < evaluated[0]["loss_per_token"]
+
+
+def test_run_leaves_its_configuration(tiny_run):
+    text = (tiny_run / "config.gin").read_text()
+    assert "train_script.train.total_steps = 12" in text
+    assert "from t5x import adafactor" in text
+    config = checkpoints.read_model_config(tiny_run)
+    assert config.network["emb_dim"] == 32
+    assert config.network["vocab_size"] == 1536
+    assert config.inputs_length == 64
+
+
+def test_export_is_a_loadable_model(tiny_run, tmp_path):
+    path = export.export(tiny_run, tmp_path / "model.safetensors", info={"name": "t"})
+    loaded = model_checkpoints.load(path)
+    saved = model_checkpoints.load_orbax(tiny_run / "checkpoint_12")
+    assert saved.step == 12
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, saved.params)
+    assert loaded.config.network["emb_dim"] == 32
+
+
+def test_four_devices_equal_one(tiny_run, tmp_path):
+    script = (
+        "import sys; from mt3.engine import launch; sys.exit(launch.main(sys.argv[1:]))"
+    )
+    process = subprocess.run(
+        [
+            *(sys.executable, "-c", script),
+            *arguments(
+                tmp_path,
+                f"train.total_steps={STEPS}",
+                "partitioning.PjitPartitioner.num_partitions=2",
+            ),
+        ],
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "mt3.engine stands for the module t5x" in process.stderr.splitlines()[0]
+    one = model_checkpoints.load_orbax(tiny_run / f"checkpoint_{STEPS}").params
+    four = model_checkpoints.load_orbax(tmp_path / f"checkpoint_{STEPS}").params
+    jax.tree.map(
+        lambda left, right: np.testing.assert_allclose(
+            left, right, rtol=2e-3, atol=2e-5
+        ),
+        one,
+        four,
+    )
+    assert metrics(tmp_path, "train")[-1]["loss"] == pytest.approx(
+        metrics(tiny_run, "train")[0]["loss"], rel=1e-5
+    )
+
+
+def test_names_are_put_back():
+    before = sys.modules.get("__main__")
+    with pytest.raises(ConfigError):
+        launch.run(["--gin_file=gin/model.gin", "--gin.TYPO.x=1"])
+    assert sys.modules.get("__main__") is before
+    assert "t5x.utils" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--gin_file=gin/synthetic_tyni.gin"], "Did you mean synthetic_tiny.gin"),
+        (["--gin_file=gin/model.gin"], "do not bind what 'train' needs"),
+        (
+            ["--gin_file=gin/synthetic_tiny.gin", "--gin.train.total_stepz=3"],
+            "total_stepz",
+        ),
+        (
+            ["--gin_file=gin/synthetic_tiny.gin", "--gin.nothing.total_steps=3"],
+            "nothing",
+        ),
+        (["--gin_file=gin/synthetic_tiny.gin", "--gin.BATCH_SIZE=("], "BATCH_SIZE"),
+        (["--gin_file=gin/synthetic_tiny.gin"], "MODEL_DIR"),
+        (["--gin_file=gin/synthetic_tiny.gin", "--gin.NAME"], "--gin.NAME=VALUE"),
+        (
+            ["--gin_file=gin/synthetic_tiny.gin", "--gin.network.T5Config.emb_dmi=3"],
+            "emb_dmi",
+        ),
+    ],
+)
+def test_mistakes_are_named(argv, message, capsys):
+    assert launch.main(argv) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_missing_import_is_named(tmp_path, capsys):
+    path = tmp_path / "broken.gin"
+    path.write_text("from __gin__ import dynamic_registration\nimport t5x.infer_x\n")
+    assert launch.main([f"--gin_file={path}"]) == 1
+    assert "infer_x" in capsys.readouterr().err
+
+
+def test_search_paths_come_first(tmp_path):
+    (tmp_path / "model.gin").write_text("")
+    assert gin_files.find("model.gin", [tmp_path]) == tmp_path / "model.gin"
+    assert gin_files.find("model.gin").read_text() != ""
+    assert gin_files.find("gin/model.gin").samefile(gin_files.find("model.gin"))
+
+
+def test_every_gin_file_is_a_lab_note():
+    folder = gin_files.search_paths()[0]
+    files = sorted(folder.rglob("*.gin"))
+    assert len(files) >= 4
+    for path in files:
+        head = path.read_text().split("\n\n")[0] + path.read_text()[:2000]
+        for entry in ("Goal:", "Source:", "Command:", "Hardware:", "Result:"):
+            assert entry in head, (path.name, entry)
+
+
+def test_logging_is_only_set_up_by_the_launcher():
+    assert not logging.getLogger("mt3").handlers

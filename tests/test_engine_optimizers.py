@@ -1,0 +1,196 @@
+"""Adafactor against T5X's, learning-rate schedules, the Optax wrapper."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+
+from mt3 import checkpoints, models, network
+from mt3.engine import adafactor, optimizers, trainer, utils
+from mt3.engine.train_state import TrainState
+from mt3.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def golden(request):
+    """(golden file's contents, losses and parameters of our ten steps)."""
+    folder = request.config.rootpath / "tests" / "golden" / "data"
+    expected = json.loads((folder / "adafactor_steps.json").read_text())
+    arrays = np.load(folder / "model.npz")
+    params = load_golden(folder, request.getfixturevalue("tmp_path_factory"))
+    config = network.T5Config(
+        vocab_size=1536,
+        emb_dim=32,
+        num_heads=2,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        head_dim=16,
+        mlp_dim=64,
+    )
+    model = models.ContinuousInputsEncoderDecoderModel(
+        network.Transformer(config), None, None, adafactor.Adafactor()
+    )
+    losses, params = trainer.repeat_steps(
+        model,
+        params,
+        arrays["train_inputs4"],
+        arrays["train_targets4"],
+        learning_rate=expected["learning_rate"],
+        steps=len(expected["losses"]),
+    )
+    return expected, losses, params
+
+
+def load_golden(folder, tmp_path_factory):
+    """Unpacks and loads the golden T5X checkpoint."""
+    import tarfile
+
+    target = tmp_path_factory.mktemp("golden")
+    with tarfile.open(folder / "t5x_checkpoint.tar.gz") as archive:
+        archive.extractall(target, filter="data")
+    (path,) = target.rglob("checkpoint_0")
+    return checkpoints.load(str(path))[0]
+
+
+def test_adafactor_losses_equal_t5x(golden):
+    expected, losses, _ = golden
+    assert len(expected["losses"]) == 10
+    np.testing.assert_allclose(losses, expected["losses"], rtol=1e-4)
+
+
+def test_adafactor_parameters_equal_t5x(golden):
+    expected, _, params = golden
+    flat = flatten_dict(params, sep="/")
+    assert expected["parameter_l2_after"].keys() == flat.keys()
+    for name, norm in expected["parameter_l2_after"].items():
+        assert np.linalg.norm(flat[name]) == pytest.approx(norm, rel=1e-4), name
+
+
+def test_adafactor_factors_matrices_of_128_by_128():
+    params = {"big": jnp.ones((128, 130)), "small": jnp.ones((127, 200))}
+    state = TrainState.create(params, adafactor.Adafactor()).opt_state
+    shapes = {
+        jax.tree_util.keystr(path): leaf.shape
+        for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
+    }
+    assert shapes["[0].v_row['big']"] == (128,)
+    assert shapes["[0].v_col['big']"] == (130,)
+    assert shapes["[0].v['small']"] == (127, 200)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [{"max_parameter_scale": 1.0}, {"skip_nan_updates": True}, {"factor_map": {}}],
+)
+def test_adafactor_refuses_what_it_does_not_do(kwargs):
+    with pytest.raises(ConfigError, match=next(iter(kwargs))):
+        adafactor.Adafactor(**kwargs)
+
+
+def test_adafactor_options_change_the_update():
+    params = {"a": {"kernel": jnp.full((3, 2), 2.0)}, "scale": jnp.full((2,), 2.0)}
+    grads = jax.tree.map(jnp.ones_like, params)
+
+    def updated(**kwargs):
+        definition = adafactor.Adafactor(**kwargs)
+        new, _ = definition.apply_gradient(
+            params, definition.init_state(params), grads, learning_rate=0.1
+        )
+        return new
+
+    # The first update has root mean square 1: rate times scale off each value.
+    assert updated()["scale"][0] == pytest.approx(2.0 - 0.1 * 2.0)
+    plain = updated(multiply_by_parameter_scale=False)
+    assert plain["scale"][0] == pytest.approx(2.0 - 0.1)
+    rules = adafactor.HParamMap([("kernel", True), (".*", False)])
+    mapped = updated(multiply_by_parameter_scale=rules)
+    assert mapped["scale"][0] == pytest.approx(1.9)
+    assert mapped["a"]["kernel"][0, 0] == pytest.approx(1.8)
+    assert updated(beta1=0.9)["scale"][0] == pytest.approx(2.0 - 0.1 * 0.2)
+    decayed = updated(weight_decay_rate=0.5)
+    assert decayed["scale"][0] == pytest.approx(2.0 - 0.2 - 1.0)
+
+
+def test_wrapped_optimizer_takes_the_trainers_rate_unless_it_has_its_own():
+    params = {"w": jnp.ones((2,))}
+    grads = {"w": jnp.ones((2,))}
+    follows = optimizers.sgd()
+    fixed = optimizers.sgd(learning_rate=0.5)
+    assert follows.uses_trainer_learning_rate
+    assert not fixed.uses_trainer_learning_rate
+    for definition, expected in ((follows, 0.9), (fixed, 0.5)):
+        new, _ = definition.apply_gradient(
+            params, definition.init_state(params), grads, learning_rate=0.1
+        )
+        np.testing.assert_allclose(new["w"], expected, rtol=1e-6)
+
+
+def test_wrapped_optimizer_clips_the_global_norm():
+    params = {"w": jnp.zeros((4,))}
+    grads = {"w": jnp.full((4,), 10.0)}
+    definition = optimizers.sgd(max_grad_norm=1.0)
+    new, _ = definition.apply_gradient(
+        params, definition.init_state(params), grads, learning_rate=1.0
+    )
+    assert np.linalg.norm(new["w"]) == pytest.approx(1.0)
+
+
+def test_chain_and_mask():
+    definition = optimizers.chain([optax.clip(0.5), optax.sgd(1.0)])
+    params = {"w": jnp.zeros((2, 2)), "b": jnp.zeros((2,))}
+    grads = jax.tree.map(lambda x: x + 3.0, params)
+    new, _ = definition.apply_gradient(
+        params, definition.init_state(params), grads, learning_rate=0.0
+    )
+    np.testing.assert_allclose(new["w"], -0.5)
+    assert optimizers.matrices_only(params) == {"w": True, "b": False}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "step", "expected"),
+    [
+        ({"factors": "constant", "base_learning_rate": 1e-3}, 7, 1e-3),
+        ({"warmup_steps": 100}, 50, 0.5 * 0.5 / math.sqrt(100)),
+        ({"warmup_steps": 100}, 400, 0.5 / math.sqrt(400)),
+        ({"warmup_steps": 100}, 0, 1e-8),
+        ({"factors": "rsqrt_normalized_decay", "warmup_steps": 100}, 400, 0.5),
+        ({"factors": "constant * decay_every", "steps_per_decay": 10}, 25, 0.125),
+        (
+            {"factors": "cosine_decay", "warmup_steps": 0, "steps_per_cycle": 8},
+            4,
+            0.5,
+        ),
+        (
+            {"factors": "linear_decay", "warmup_steps": 10, "decay_factor": 0.1},
+            15,
+            0.25,
+        ),
+        ({"factors": "linear_warmup", "warmup_steps": 10, "step_offset": 5}, 10, 0.5),
+    ],
+)
+def test_learning_rate_factors(kwargs, step, expected):
+    rate = utils.create_learning_rate_scheduler(**kwargs)(jnp.asarray(step))
+    assert rate.dtype == jnp.float32
+    assert rate == pytest.approx(expected, rel=1e-5)
+
+
+def test_unknown_factor_has_a_near_miss():
+    with pytest.raises(ConfigError, match="Did you mean rsqrt_decay"):
+        utils.create_learning_rate_scheduler("constant * rsqr_decay")
+
+
+def test_cosine_schedule():
+    rate = utils.create_cosine_schedule(1.0, 110, warmup_steps=10, final_fraction=0.1)
+    assert rate(0) == pytest.approx(0.1)
+    assert rate(9) == pytest.approx(1.0)
+    assert rate(60) == pytest.approx(0.55)
+    assert rate(500) == pytest.approx(0.1)
+    with pytest.raises(ConfigError, match="warmup_steps is 5"):
+        utils.create_cosine_schedule(1.0, 5, warmup_steps=5)

@@ -1,0 +1,326 @@
+"""Tests of `mt3.layers`."""
+
+from __future__ import annotations
+
+import math
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mt3 import layers
+from mt3.errors import ConfigError, ShapeError
+
+
+def init(module, *args, seed=0, **kwargs):
+    return module.init(jax.random.key(seed), *args, **kwargs)
+
+
+class TestPositions:
+    def test_table_values(self):
+        table = layers.sinusoidal_table(2048, 8)
+        # Divisors 1, 10000 ** (1 / 3), 10000 ** (2 / 3), 10000.
+        divisors = 10000.0 ** (np.arange(4) / 3)
+        for position in (0, 1, 7, 2047):
+            np.testing.assert_allclose(
+                table[position],
+                np.r_[np.sin(position / divisors), np.cos(position / divisors)],
+                atol=1e-6,
+            )
+        assert table.dtype == np.float32
+        assert table.shape == (2048, 8)
+
+    def test_odd_feature_is_zero_and_table_is_read_only(self):
+        table = layers.sinusoidal_table(5, 9)
+        assert not table[:, -1].any()
+        with pytest.raises(ValueError, match="read-only"):
+            table[0, 0] = 1.0
+
+    def test_too_few_features(self):
+        with pytest.raises(ConfigError, match="3 features, expected at least 4"):
+            layers.sinusoidal_table(5, 3)
+
+
+class TestMasks:
+    def test_causal(self):
+        mask = layers.make_causal_mask(jnp.zeros((2, 4), jnp.int32))
+        assert mask.shape == (2, 1, 4, 4)
+        assert mask.dtype == bool
+        np.testing.assert_array_equal(mask[1, 0], np.tril(np.ones((4, 4), bool)))
+
+    def test_attention_mask_of_queries_and_keys(self):
+        mask = layers.make_attention_mask(
+            jnp.array([[True, False]]), jnp.array([[True, True, False]])
+        )
+        np.testing.assert_array_equal(
+            mask[0, 0], [[True, True, False], [False, False, False]]
+        )
+
+    def test_segments_see_themselves(self):
+        ids = jnp.array([[1, 1, 2]])
+        mask = layers.make_attention_mask(ids, ids, jnp.equal)
+        np.testing.assert_array_equal(mask[0, 0], [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
+
+    def test_decoder_mask_is_causal_without_padding(self):
+        mask = layers.make_decoder_mask(jnp.array([[5, 1, 0]]))
+        np.testing.assert_array_equal(mask[0, 0], [[1, 0, 0], [1, 1, 0], [0, 0, 0]])
+
+    @given(st.lists(st.integers(0, 3), min_size=1, max_size=7))
+    def test_decoder_mask_by_its_rule(self, segments):
+        ids = np.array([segments])
+        targets = np.where(ids > 0, 9, 0)
+        mask = layers.make_decoder_mask(jnp.asarray(targets), jnp.asarray(ids))
+        for q, a in enumerate(segments):
+            for k, b in enumerate(segments):
+                assert bool(mask[0, 0, q, k]) == (k <= q and a == b and a > 0)
+
+    def test_combine(self):
+        a, b = jnp.array([True, True, False]), jnp.array([1.0, 0.0, 1.0])
+        np.testing.assert_array_equal(
+            layers.combine_masks(a, None, b), [True, False, False]
+        )
+        assert layers.combine_masks(None, None) is None
+
+
+class TestDenseGeneral:
+    def test_kernel_is_two_dimensional(self):
+        x = jnp.ones((2, 3, 4))
+        split = layers.DenseGeneral((5, 6), kernel_axes=("embed", "joined_kv"))
+        variables = init(split, x)
+        assert variables["params"]["kernel"].shape == (4, 30)
+        assert split.apply(variables, x).shape == (2, 3, 5, 6)
+        join = layers.DenseGeneral(7, axis=2, kernel_axes=("joined_kv", "embed"))
+        variables = init(join, jnp.ones((2, 3, 5, 6)))
+        assert variables["params"]["kernel"].shape == (30, 7)
+        assert join.apply(variables, jnp.ones((2, 3, 5, 6))).shape == (2, 3, 7)
+
+    def test_product(self, rng):
+        x = jnp.asarray(rng.normal(size=(2, 4)), jnp.float32)
+        dense = layers.DenseGeneral(3)
+        variables = init(dense, x)
+        np.testing.assert_allclose(
+            dense.apply(variables, x), x @ variables["params"]["kernel"], rtol=1e-6
+        )
+
+    def test_initial_variance_is_one_over_inputs(self):
+        variables = init(layers.DenseGeneral(400), jnp.ones((1, 100)))
+        kernel = np.asarray(variables["params"]["kernel"])
+        assert np.std(kernel) == pytest.approx(0.1, rel=0.02)
+        # Truncated at two standard deviations (before the correction for that).
+        assert np.abs(kernel).max() < 0.1 * 2 / 0.8796
+
+    def test_logical_axes_are_recorded(self):
+        variables = init(layers.DenseGeneral(4), jnp.ones((1, 3)))
+        assert variables["params_axes"]["kernel_axes"].names == ("embed", "mlp")
+
+
+class TestEmbed:
+    def test_lookup_and_initial_deviation(self):
+        embed = layers.Embed(500, 64)
+        tokens = jnp.array([[3, 499], [0, 3]])
+        variables = init(embed, tokens)
+        table = variables["params"]["embedding"]
+        np.testing.assert_array_equal(embed.apply(variables, tokens), table[tokens])
+        assert float(jnp.std(table)) == pytest.approx(1.0, rel=0.02)
+        assert variables["params_axes"]["embedding_axes"].names == ("vocab", "embed")
+
+    def test_tokens_must_be_integers(self):
+        with pytest.raises(ShapeError, match="type float32, expected integers"):
+            init(layers.Embed(5, 4), jnp.ones((1, 2)))
+
+    def test_attend_is_float32(self):
+        embed = layers.Embed(5, 4, dtype="bfloat16")
+        variables = init(embed, jnp.array([[1]]))
+        query = jnp.ones((1, 1, 4), jnp.bfloat16)
+        logits = embed.apply(variables, query, method="attend")
+        assert logits.dtype == jnp.float32
+        np.testing.assert_allclose(
+            logits[0, 0], variables["params"]["embedding"].sum(1), rtol=1e-5
+        )
+
+
+class TestLayerNorm:
+    def test_is_root_mean_square_without_bias(self, rng):
+        x = jnp.asarray(rng.normal(loc=3.0, size=(2, 5, 8)), jnp.float32)
+        scale = jnp.arange(1.0, 9.0)
+        y = layers.LayerNorm().apply({"params": {"scale": scale}}, x)
+        rms = np.sqrt(np.mean(np.square(x), -1, keepdims=True) + 1e-6)
+        np.testing.assert_allclose(
+            y, np.asarray(x) / rms * np.asarray(scale), rtol=1e-5
+        )
+
+    def test_mean_square_is_float32_in_bfloat16(self):
+        x = jnp.full((1, 1, 64), 300.0, jnp.bfloat16)
+        y = layers.LayerNorm(dtype="bfloat16").apply(
+            {"params": {"scale": jnp.ones(64)}}, x
+        )
+        assert y.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(y.astype(jnp.float32), np.ones((1, 1, 64)))
+
+
+class TestMlp:
+    def test_gate(self, rng):
+        x = jnp.asarray(rng.normal(size=(1, 3, 4)), jnp.float32)
+        mlp = layers.MlpBlock(6, activations=("gelu", "linear"))
+        params = init(mlp, x)["params"]
+        assert set(params) == {"wi_0", "wi_1", "wo"}
+        a, b = (x @ params[name]["kernel"] for name in ("wi_0", "wi_1"))
+        gelu = 0.5 * a * (1 + np.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a**3)))
+        np.testing.assert_allclose(
+            mlp.apply({"params": params}, x),
+            (gelu * b) @ params["wo"]["kernel"],
+            rtol=1e-5,
+            atol=1e-6,
+        )
+
+    def test_single_activation_is_named_wi(self):
+        params = init(layers.MlpBlock(6, activations=("relu",)), jnp.ones((1, 2, 4)))
+        assert set(params["params"]) == {"wi", "wo"}
+
+    def test_unknown_activation(self):
+        with pytest.raises(ConfigError, match="'gelo' is not an activation.*gelu"):
+            layers.activation("gelo")
+
+
+class TestAttention:
+    HEADS, DEPTH, OUT = 2, 3, 5
+
+    def module(self, **options):
+        return layers.MultiHeadDotProductAttention(
+            num_heads=self.HEADS, head_dim=self.DEPTH, out_features=self.OUT, **options
+        )
+
+    @pytest.fixture
+    def case(self, rng):
+        q = jnp.asarray(rng.normal(size=(2, 4, 5)), jnp.float32)
+        kv = jnp.asarray(rng.normal(size=(2, 6, 5)), jnp.float32)
+        mask = jnp.asarray(rng.random((2, 1, 4, 6)) < 0.6)
+        params = init(self.module(), q, kv)["params"]
+        return params, q, kv, mask
+
+    def reference(self, params, q, kv, mask):
+        """Attention row by row in float64, logits not divided by anything."""
+        kernels = {name: np.float64(params[name]["kernel"]) for name in params}
+        q, kv = np.float64(q), np.float64(kv)
+        result = np.zeros((*q.shape[:2], self.OUT))
+        for b, i in np.ndindex(*q.shape[:2]):
+            joined = []
+            for h in range(self.HEADS):
+                cut = slice(h * self.DEPTH, (h + 1) * self.DEPTH)
+                query = q[b, i] @ kernels["query"][:, cut]
+                logits = (kv[b] @ kernels["key"][:, cut]) @ query
+                logits = np.where(mask[b, 0, i], logits, -1e10)
+                weights = np.exp(logits - logits.max())
+                weights /= weights.sum()
+                joined.append(weights @ (kv[b] @ kernels["value"][:, cut]))
+            result[b, i] = np.concatenate(joined) @ kernels["out"]
+        return result
+
+    def test_against_definition(self, case):
+        params, q, kv, mask = case
+        np.testing.assert_allclose(
+            self.module().apply({"params": params}, q, kv, mask),
+            self.reference(params, q, kv, np.asarray(mask)),
+            atol=1e-5,
+        )
+
+    def test_row_without_keys_is_the_mean_of_values(self, case):
+        params, q, kv, mask = case
+        out = self.module().apply({"params": params}, q, kv, jnp.zeros_like(mask))
+        mean = kv.mean(1) @ params["value"]["kernel"] @ params["out"]["kernel"]
+        assert jnp.isfinite(out).all()
+        np.testing.assert_allclose(out[:, 0], mean, atol=1e-5)
+
+    def test_query_initialiser_holds_the_head_size(self):
+        module = layers.MultiHeadDotProductAttention(
+            num_heads=8, head_dim=64, out_features=256
+        )
+        x = jnp.ones((1, 2, 256))
+        params = init(module, x, x)["params"]
+        deviation = {name: float(jnp.std(params[name]["kernel"])) for name in params}
+        assert deviation["key"] == pytest.approx(1 / 16, rel=0.02)
+        assert deviation["value"] == pytest.approx(1 / 16, rel=0.02)
+        assert deviation["query"] == pytest.approx(1 / 16 / 8, rel=0.02)
+        assert deviation["out"] == pytest.approx(1 / math.sqrt(512), rel=0.02)
+
+    def test_logical_axes(self):
+        x = jnp.ones((1, 2, 5))
+        axes = init(self.module(), x, x)["params_axes"]
+        for name in ("query", "key", "value"):
+            assert axes[name]["kernel_axes"].names == ("embed", "joined_kv")
+        assert axes["out"]["kernel_axes"].names == ("joined_kv", "embed")
+
+    def test_cached_attention_equals_attention(self, case, rng):
+        params, q, kv, _ = case
+        mask = jnp.asarray(rng.random((2, 1, 1, 6)) < 0.6)
+        module, variables = self.module(), {"params": params}
+        key, value = module.apply(variables, kv, method="project_keys_values")
+        cached = layers.cache_layout(key, value)
+        assert cached[0].shape == (2, 2, 3, 6)
+        assert cached[1].shape == (2, 2, 6, 3)
+        # Four rows share each entry: what four queries are elsewhere.
+        rows = module.apply(
+            variables, q.reshape(8, 1, 5), *cached, mask, method="attend_cached"
+        )
+        np.testing.assert_allclose(
+            rows.reshape(2, 4, 5),
+            module.apply(variables, q, kv, jnp.broadcast_to(mask, (2, 1, 4, 6))),
+            atol=1e-6,
+        )
+
+    def test_cache_is_written_at_each_rows_position(self):
+        cache_k, cache_v = jnp.zeros((3, 2, 4, 5)), jnp.zeros((3, 2, 5, 4))
+        new = jnp.arange(1.0, 25.0).reshape(3, 1, 2, 4)
+        index = jnp.array([4, 0, 5])
+        k, v = layers.update_cache(cache_k, cache_v, new, new * 2, index)
+        np.testing.assert_array_equal(k[0, :, :, 4], new[0, 0])
+        np.testing.assert_array_equal(k[1, :, :, 0], new[1, 0])
+        np.testing.assert_array_equal(v[0, :, 4], new[0, 0] * 2)
+        assert jnp.count_nonzero(k) == jnp.count_nonzero(v) == 16
+        assert not k[2].any(), "a position past the end must not be written"
+
+    def test_weights_are_offered_only_where_asked_for(self, case):
+        params, q, kv, mask = case
+        for sow in (False, True):
+            _, state = self.module(sow_weights=sow).apply(
+                {"params": params}, q, kv, mask, mutable=["intermediates"]
+            )
+            assert ("intermediates" in state) == sow
+        (weights,) = state["intermediates"]["attention_weights"]
+        assert weights.shape == (2, 2, 4, 6)
+        np.testing.assert_allclose(weights.sum(-1), np.ones((2, 2, 4)), atol=1e-6)
+
+    def test_bfloat16_logits_and_softmax_are_float32(self, case):
+        params, q, kv, mask = case
+        out, state = self.module(dtype="bfloat16", sow_weights=True).apply(
+            {"params": params}, q, kv, mask, mutable=["intermediates"]
+        )
+        assert out.dtype == jnp.bfloat16
+        assert state["intermediates"]["attention_weights"][0].dtype == jnp.float32
+        np.testing.assert_allclose(
+            out.astype(jnp.float32),
+            self.reference(params, q, kv, np.asarray(mask)),
+            atol=0.05,
+        )
+
+    def test_dropout_is_shared_by_all_queries(self, case, key):
+        params, _, kv, _ = case
+        same = jnp.broadcast_to(kv[:, :1], (2, 4, 5))
+        module = self.module(dropout_rate=0.5)
+        out = module.apply(
+            {"params": params}, same, kv, deterministic=False, rngs={"dropout": key}
+        )
+        for i in range(1, 4):
+            np.testing.assert_array_equal(out[:, i], out[:, 0])
+        assert not jnp.allclose(out, module.apply({"params": params}, same, kv))
+
+    def test_missing_dropout_key_is_an_error(self, case):
+        params, q, kv, _ = case
+        with pytest.raises(flax.errors.InvalidRngError):
+            self.module(dropout_rate=0.5).apply(
+                {"params": params}, q, kv, deterministic=False
+            )

@@ -1,0 +1,508 @@
+"""Tests of `mt3.models`, `mt3.losses` and `mt3.training_metrics`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import types
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mt3 import decoding, losses, models, network, training_metrics
+from mt3.errors import ConfigError, DataError, ShapeError
+from tests import golden_model
+from tests.golden_model import TINY, tiny_params
+
+
+def golden(**options):
+    return models.ContinuousInputsEncoderDecoderModel(
+        network.Transformer(golden_model.CONFIG), **options
+    )
+
+
+def tiny(config=TINY, **options):
+    return models.ContinuousInputsEncoderDecoderModel(
+        network.Transformer(config), input_depth=config.input_depth, **options
+    )
+
+
+def tiny_batch(**options):
+    frames, inputs, targets = golden_model.tiny_batch(**options)
+    return {
+        "encoder_input_tokens": frames,
+        "decoder_input_tokens": inputs,
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": (targets > 0).astype(jnp.float32),
+    }
+
+
+def direct_loss(logits, targets, *, smoothing=0.0, z_loss=0.0):
+    """Cross-entropy per token by its definition, in float64."""
+    logits = np.float64(logits)
+    size = logits.shape[-1]
+    log_z = np.log(np.exp(logits).sum(-1))
+    log_probs = logits - log_z[..., None]
+    wanted = np.full(logits.shape, smoothing / (size - 1))
+    np.put_along_axis(wanted, np.asarray(targets)[..., None], 1 - smoothing, -1)
+    entropy = -(wanted * np.log(wanted, where=wanted > 0, out=wanted * 0)).sum(-1)
+    return -(wanted * log_probs).sum(-1) - entropy + z_loss * log_z**2
+
+
+class TestGolden:
+    def test_loss_and_metrics(self):
+        outputs = golden_model.outputs()
+        loss, metrics = golden().loss_fn(
+            golden_model.params(), golden_model.training_batch(), None
+        )
+        assert loss.dtype == jnp.float32
+        np.testing.assert_allclose(loss, outputs["loss"], rtol=1e-5)
+        np.testing.assert_allclose(metrics["loss"], outputs["loss"], rtol=1e-5)
+        np.testing.assert_allclose(
+            metrics["z_loss"], outputs["metric/z_loss"], rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            metrics["num_correct"] / metrics["num_tokens"],
+            outputs["metric/accuracy"],
+            rtol=1e-6,
+        )
+        np.testing.assert_allclose(
+            metrics["loss"] / metrics["num_tokens"],
+            outputs["metric/loss_per_nonpadding_target_token"],
+            rtol=1e-5,
+        )
+        assert metrics["num_examples"] == outputs["metric/timing/seqs"]
+
+    def test_scores(self):
+        scores = golden().score_batch(
+            golden_model.params(), golden_model.training_batch()
+        )
+        golden_scores = golden_model.outputs()["score_batch"]
+        assert scores.shape == golden_scores.shape == (4,)
+        np.testing.assert_allclose(scores, golden_scores, rtol=1e-4, atol=1e-4)
+
+    def test_predictions_inside_jit(self):
+        outputs = golden_model.outputs()
+        batch = {
+            "encoder_input_tokens": jnp.asarray(outputs["inputs"][:2]),
+            "decoder_input_tokens": jnp.zeros((2, 128), jnp.int32),
+        }
+        ids, aux = jax.jit(golden().predict_batch_with_aux)(
+            golden_model.params(), batch
+        )
+        np.testing.assert_array_equal(ids, outputs["beam1_ids"][:2])
+        np.testing.assert_allclose(
+            aux["scores"], outputs["beam1_scores"][:2], rtol=1e-4, atol=1e-4
+        )
+
+
+class TestLoss:
+    @pytest.fixture
+    def case(self, rng):
+        logits = jnp.asarray(rng.normal(size=(2, 4, 7)) * 3, jnp.float32)
+        targets = jnp.asarray(rng.integers(0, 7, size=(2, 4)), jnp.int32)
+        return logits, targets
+
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+    @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
+    def test_against_definition(self, case, smoothing, z_loss):
+        logits, targets = case
+        loss, penalty = losses.cross_entropy(
+            logits, targets, z_loss=z_loss, label_smoothing=smoothing
+        )
+        np.testing.assert_allclose(
+            loss,
+            direct_loss(logits, targets, smoothing=smoothing, z_loss=z_loss),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+        log_z = np.log(np.exp(np.float64(logits)).sum(-1))
+        np.testing.assert_allclose(penalty, z_loss * log_z**2, rtol=1e-4)
+
+    def test_gradient_is_softmax_minus_target(self, case):
+        logits, targets = case
+        gradient = jax.grad(lambda x: jnp.sum(losses.cross_entropy(x, targets)[0]))(
+            logits
+        )
+        wanted = jax.nn.softmax(logits) - jax.nn.one_hot(targets, 7)
+        np.testing.assert_allclose(gradient, wanted, atol=1e-5)
+
+    def test_smoothed_loss_can_reach_zero(self):
+        smoothing, size = 0.1, 5
+        probabilities = np.full(size, smoothing / (size - 1))
+        probabilities[2] = 1 - smoothing
+        loss, _ = losses.cross_entropy(
+            jnp.log(jnp.asarray(probabilities, jnp.float32))[None, None],
+            jnp.array([[2]]),
+            label_smoothing=smoothing,
+        )
+        np.testing.assert_allclose(loss, [[0.0]], atol=1e-6)
+
+    def test_targets_of_another_shape(self, case):
+        with pytest.raises(ShapeError, match=r"shape \(2, 3\), expected \(2, 4\)"):
+            losses.cross_entropy(case[0], case[1][:, :3])
+
+    def test_model_loss_is_the_weighted_sum(self):
+        batch = tiny_batch()
+        batch["decoder_loss_weights"] = batch["decoder_loss_weights"].at[1, 0].set(0.5)
+        model = tiny(label_smoothing=0.1, z_loss=1e-2)
+        logits = model.module.apply(
+            {"params": tiny_params()},
+            *(batch[name] for name in models.BATCH_FEATURES),
+            enable_dropout=False,
+        )
+        tokens = direct_loss(
+            logits, batch["decoder_target_tokens"], smoothing=0.1, z_loss=1e-2
+        )
+        loss, metrics = model.eval_fn(tiny_params(), batch)
+        wanted = (tokens * np.asarray(batch["decoder_loss_weights"])).sum()
+        np.testing.assert_allclose(loss, wanted, rtol=1e-4)
+        assert metrics["num_tokens"] == 13
+
+    def test_padding_does_not_count_without_weights(self):
+        batch = tiny_batch()
+        loss, _ = tiny().eval_fn(tiny_params(), batch)
+        del batch["decoder_loss_weights"]
+        assert tiny().eval_fn(tiny_params(), batch)[0] == loss
+        np.testing.assert_allclose(
+            tiny().score_batch(tiny_params(), batch).sum(),
+            -tiny(z_loss=0.0).eval_fn(tiny_params(), batch)[0],
+            rtol=1e-5,
+        )
+
+    @pytest.mark.parametrize(
+        ("factor", "divisor"),
+        [(4.0, 4.0), ("num_real_target_tokens", 13), ("NUM_TOTAL_TARGET_TOKENS", 15)],
+    )
+    def test_normalizing_factor(self, factor, divisor):
+        batch = tiny_batch()
+        summed, _ = tiny().eval_fn(tiny_params(), batch)
+        loss, _ = tiny(loss_normalizing_factor=factor).eval_fn(tiny_params(), batch)
+        np.testing.assert_allclose(loss, summed / divisor, rtol=1e-5)
+
+    def test_average_per_sequence(self):
+        batch = tiny_batch()
+        means = []
+        for row in range(3):
+            one = {name: value[row : row + 1] for name, value in batch.items()}
+            loss, metrics = tiny().eval_fn(tiny_params(), one)
+            means.append(loss / metrics["num_tokens"])
+        loss, metrics = tiny(loss_normalizing_factor="AVERAGE_PER_SEQUENCE").eval_fn(
+            tiny_params(), batch
+        )
+        np.testing.assert_allclose(loss, np.mean(means), rtol=1e-5)
+        assert metrics["num_tokens"] == 13
+
+    def test_average_per_packed_sequence(self):
+        batch = {
+            "decoder_target_tokens": jnp.array([[5, 6, 7, 8, 0], [5, 0, 0, 0, 0]]),
+            "decoder_segment_ids": jnp.array([[1, 1, 1, 2, 0], [1, 0, 0, 0, 0]]),
+        }
+        divisor, weights = losses.normalizing_factor_and_weights(
+            "AVERAGE_PER_SEQUENCE", batch
+        )
+        third = 1 / 3
+        np.testing.assert_allclose(
+            weights, [[third, third, third, 1, 0], [1, 0, 0, 0, 0]], rtol=1e-6
+        )
+        assert divisor == pytest.approx(3.0)
+
+    @pytest.mark.parametrize("factor", [None, *losses.NORMALIZERS])
+    def test_batch_of_padding_has_loss_zero(self, factor):
+        batch = tiny_batch()
+        batch["decoder_target_tokens"] *= 0
+        batch["decoder_loss_weights"] *= 0
+        model = tiny(loss_normalizing_factor=factor)
+        gradient, metrics = jax.grad(model.loss_fn, has_aux=True)(
+            tiny_params(), batch, None
+        )
+        assert metrics["loss"] == metrics["num_tokens"] == metrics["num_examples"] == 0
+        for leaf in jax.tree.leaves(gradient):
+            assert not leaf.any()
+
+
+class TestTraining:
+    def test_dropout_key_matters_and_none_is_deterministic(self):
+        model, batch = tiny(), tiny_batch()
+        first = model.loss_fn(tiny_params(), batch, jax.random.key(1))[0]
+        assert first == model.loss_fn(tiny_params(), batch, jax.random.key(1))[0]
+        assert first != model.loss_fn(tiny_params(), batch, jax.random.key(2))[0]
+        assert (
+            model.loss_fn(tiny_params(), batch, None)[0]
+            == model.eval_fn(tiny_params(), batch)[0]
+        )
+
+    def test_metrics_of_two_batches_add_up(self):
+        model = tiny(z_loss=1e-2)
+        whole = tiny_batch(batch=4)
+        parts = [
+            {name: value[cut] for name, value in whole.items()}
+            for cut in (slice(0, 1), slice(1, 4))
+        ]
+        total = model.eval_fn(tiny_params(), whole)[1]
+        first, second = (model.eval_fn(tiny_params(), part)[1] for part in parts)
+        for name, value in total.items():
+            assert value.shape == ()
+            assert value.dtype == jnp.float32
+            np.testing.assert_allclose(first[name] + second[name], value, rtol=1e-5)
+
+    def test_every_parameter_gets_a_gradient(self):
+        gradient = jax.grad(
+            lambda params: tiny().loss_fn(params, tiny_batch(), None)[0]
+        )(tiny_params())
+        flat = flax.traverse_util.flatten_dict(gradient, sep="/")
+        assert [name for name, leaf in flat.items() if not leaf.any()] == []
+
+    def test_bfloat16_gradients_are_float32(self):
+        config = dataclasses.replace(TINY, dtype="bfloat16")
+        gradient, metrics = jax.grad(tiny(config).loss_fn, has_aux=True)(
+            tiny_params(), tiny_batch(), None
+        )
+        assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {
+            jnp.dtype("float32")
+        }
+        expected = tiny().eval_fn(tiny_params(), tiny_batch())[0]
+        np.testing.assert_allclose(metrics["loss"], expected, rtol=0.05)
+
+    def test_missing_feature_is_named(self):
+        batch = tiny_batch()
+        del batch["decoder_target_tokens"]
+        with pytest.raises(DataError, match="lacks decoder_target_tokens; expected"):
+            tiny().loss_fn(tiny_params(), batch, None)
+
+
+class TestInitialVariables:
+    SHAPES = {"encoder_input_tokens": (8, 6, 5), "decoder_input_tokens": (8, 7)}
+
+    def test_parameters_and_axes(self):
+        variables = tiny().get_initial_variables(
+            jax.random.key(0), self.SHAPES, {"encoder_input_tokens": jnp.float32}
+        )
+        assert set(variables) == {"params", "params_axes"}
+        assert isinstance(variables, flax.core.FrozenDict)
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            flax.core.unfreeze(variables["params"]),
+            tiny_params(),
+        )
+
+    def test_depth_may_be_left_out(self):
+        shapes = {**self.SHAPES, "encoder_input_tokens": (8, 6)}
+        variables = jax.eval_shape(
+            lambda: tiny().get_initial_variables(jax.random.key(0), shapes)["params"]
+        )
+        kernel = variables["encoder"]["continuous_inputs_projection"]["kernel"]
+        assert kernel.shape == (5, 8)
+
+    def test_too_many_frames(self):
+        shapes = {**self.SHAPES, "encoder_input_tokens": (8, 3000, 5)}
+        with pytest.raises(ShapeError, match="3000 frames"):
+            jax.eval_shape(
+                lambda: tiny().get_initial_variables(jax.random.key(0), shapes)
+            )
+
+    def test_missing_shape(self):
+        with pytest.raises(DataError, match="lacks decoder_input_tokens"):
+            tiny().get_initial_variables(
+                jax.random.key(0), {"encoder_input_tokens": (1, 6, 5)}
+            )
+
+
+class TestScores:
+    def test_intermediates(self):
+        batch = tiny_batch()
+        scores, found = tiny().score_batch(
+            tiny_params(), batch, return_intermediates=True
+        )
+        np.testing.assert_allclose(
+            scores, tiny().score_batch(tiny_params(), batch), rtol=1e-6
+        )
+        (tokens,) = found["decoder"]["token_scores"]
+        np.testing.assert_allclose(tokens.sum(-1), scores, rtol=1e-6)
+        assert (tokens <= 0).all()
+        (weights,) = found["decoder"]["layers_1"]["encoder_decoder_attention"][
+            "attention_weights"
+        ]
+        assert weights.shape == (3, 2, 5, 6)
+        np.testing.assert_array_equal(
+            found["decoder"]["target_tokens"][0], batch["decoder_target_tokens"]
+        )
+
+    def test_smoothing_and_z_loss_play_no_part(self):
+        plain = tiny(z_loss=0.0).score_batch(tiny_params(), tiny_batch())
+        other = tiny(z_loss=1.0, label_smoothing=0.3)
+        np.testing.assert_array_equal(
+            other.score_batch(tiny_params(), tiny_batch()), plain
+        )
+
+
+class TestPredictions:
+    def run(self, model, **options):
+        return model.predict_batch_with_aux(tiny_params(), tiny_batch(), **options)
+
+    def test_best_beam_is_returned(self):
+        model = tiny(decode_method="beam3")
+        ids, aux = self.run(model)
+        every, scores = self.run(model, return_all_decodes=True)
+        assert every.shape == (3, 3, 5)
+        np.testing.assert_array_equal(ids, every[:, -1])
+        np.testing.assert_array_equal(aux["scores"], scores["scores"][:, -1])
+        np.testing.assert_array_equal(
+            model.predict_batch(tiny_params(), tiny_batch()), ids
+        )
+
+    def test_one_sequence_gets_an_axis_when_all_are_asked_for(self):
+        ids, aux = self.run(tiny(decode_method="greedy"), return_all_decodes=True)
+        assert ids.shape == (3, 1, 5)
+        assert aux["scores"].shape == (3, 1)
+
+    def test_num_decodes(self):
+        ids, _ = self.run(tiny(), num_decodes=2, return_all_decodes=True)
+        assert ids.shape == (3, 2, 5)
+        with pytest.raises(ConfigError, match="num_decodes=2.*only beam search"):
+            self.run(tiny(decode_method="greedy"), num_decodes=2)
+
+    def test_strategy_object(self):
+        by_name, _ = self.run(tiny(decode_method="greedy"))
+        by_object, _ = self.run(tiny(decode_method=decoding.Greedy()))
+        np.testing.assert_array_equal(by_object, by_name)
+
+    def test_key_decides_random_draws(self):
+        model = tiny(decode_method="temperature1.0")
+        key = jax.random.key(5)
+        first, _ = self.run(model, rng=key)
+        again, _ = self.run(model, decoder_params={"decode_rng": key})
+        other, _ = self.run(model, rng=jax.random.key(6))
+        np.testing.assert_array_equal(first, again)
+        assert not np.array_equal(first, other)
+
+    def test_what_is_not_offered(self):
+        key = jax.random.key(0)
+        with pytest.raises(ConfigError, match="prompt_with_targets"):
+            self.run(tiny(), prompt_with_targets=True)
+        with pytest.raises(ConfigError, match=r"decoder_params\['alpha'\]"):
+            self.run(tiny(), decoder_params={"alpha": 0.3})
+        with pytest.raises(ConfigError, match="expected one of them"):
+            self.run(tiny(), rng=key, decoder_params={"decode_rng": key})
+        model = tiny(decode_method="temperature1.0")
+        with pytest.raises(ConfigError, match=r"inside jax\.jit needs a fixed seed"):
+            jax.jit(model.predict_batch)(tiny_params(), tiny_batch(), key)
+
+
+class TestConstruction:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"metrics": "plian"}, "metrics='plian' is unknown.*plain"),
+            ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+            ({"z_loss": -1.0}, "z_loss is -1.0"),
+            ({"loss_normalizing_factor": "NUM_REAL"}, "loss_normalizing_factor"),
+            ({"loss_normalizing_factor": 0}, "expected a positive number"),
+        ],
+    )
+    def test_bad_options(self, options, message):
+        with pytest.raises(ConfigError, match=message):
+            tiny(**options)
+
+    def test_input_depth_must_be_the_networks(self):
+        with pytest.raises(ConfigError, match=r"input_depth is 512.*is 5;"):
+            models.ContinuousInputsEncoderDecoderModel(network.Transformer(TINY))
+
+    def test_attributes_that_engines_read(self):
+        marks = [object() for _ in range(4)]
+        model = models.ContinuousInputsEncoderDecoderModel(
+            network.Transformer(TINY),
+            *marks[:3],
+            input_depth=5,
+            feature_converter_cls=marks[3],
+        )
+        assert model.input_vocabulary is marks[0]
+        assert model.output_vocabulary is marks[1]
+        assert model.optimizer_def is marks[2]
+        assert model.FEATURE_CONVERTER_CLS is marks[3]
+
+    def test_signatures_are_t5x_ones(self):
+        wanted = {
+            "loss_fn": ["params", "batch", "dropout_rng"],
+            "eval_fn": ["params", "batch"],
+            "predict_batch": ["params", "batch", "rng"],
+            "predict_batch_with_aux": [
+                "params",
+                "batch",
+                "rng",
+                "decoder_params",
+                "return_all_decodes",
+                "num_decodes",
+                "prompt_with_targets",
+            ],
+            "score_batch": ["params", "batch", "return_intermediates"],
+            "get_initial_variables": ["rng", "input_shapes", "input_types"],
+        }
+        for name, parameters in wanted.items():
+            method = getattr(models.ContinuousInputsEncoderDecoderModel, name)
+            assert list(inspect.signature(method).parameters)[1:] == parameters
+
+    def test_feature_converter_needs_the_train_extra(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "mt3.feature_converters", None)
+        # `from mt3 import ...` looks at the package's attribute first.
+        monkeypatch.delattr("mt3.feature_converters", raising=False)
+        with pytest.raises(ConfigError, match=r"mt3-transcription\[train\]"):
+            _ = tiny().FEATURE_CONVERTER_CLS
+
+    def test_feature_converter_is_found_when_it_is_asked_for(self, monkeypatch):
+        module = types.ModuleType("mt3.feature_converters")
+        module.ContinuousInputsEncDecFeatureConverter = marker = object()
+        monkeypatch.setitem(sys.modules, "mt3.feature_converters", module)
+        monkeypatch.setattr("mt3.feature_converters", module, raising=False)
+        assert tiny().FEATURE_CONVERTER_CLS is marker
+        assert models.ContinuousInputsEncoderDecoderModel.FEATURE_CONVERTER_CLS is (
+            marker
+        )
+
+
+class TestCluMetrics:
+    @dataclasses.dataclass
+    class Average:
+        """Stands in for `clu.metrics.Average`."""
+
+        total: jax.Array
+        count: jax.Array
+
+    def test_same_facts_as_plain(self, monkeypatch):
+        package = types.ModuleType("clu")
+        package.metrics = types.ModuleType("clu.metrics")
+        package.metrics.Average = self.Average
+        monkeypatch.setitem(sys.modules, "clu", package)
+        monkeypatch.setitem(sys.modules, "clu.metrics", package.metrics)
+        plain = tiny().eval_fn(tiny_params(), tiny_batch())[1]
+        found = tiny(metrics="clu").eval_fn(tiny_params(), tiny_batch())[1]
+        accuracy = found["accuracy"]
+        assert accuracy.total == plain["num_correct"]
+        assert accuracy.count == plain["num_tokens"]
+        np.testing.assert_allclose(
+            found["cross_ent_loss"].total, plain["loss"] - plain["z_loss"], rtol=1e-6
+        )
+        assert found["loss"].count == 1
+        fraction = found["non_padding_fraction/loss_weights"]
+        assert float(fraction.total / fraction.count) == pytest.approx(13 / 15)
+
+    def test_clu_is_not_installed(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "clu", None)
+        monkeypatch.setitem(sys.modules, "clu.metrics", None)
+        with pytest.raises(ConfigError, match=r"clu; install mt3-transcription"):
+            tiny(metrics="clu").eval_fn(tiny_params(), tiny_batch())
+
+    def test_plain_is_the_default(self):
+        assert training_metrics.METRICS["plain"] is training_metrics.plain_metrics
+
+    def test_a_subclass_may_count_other_things(self):
+        class Model(models.ContinuousInputsEncoderDecoderModel):
+            def _compute_metrics(self, *, logits, **others):
+                return {"largest": jnp.max(logits)}
+
+        model = Model(network.Transformer(TINY), input_depth=5)
+        assert set(model.eval_fn(tiny_params(), tiny_batch())[1]) == {"largest"}

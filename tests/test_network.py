@@ -1,0 +1,494 @@
+"""Tests of `mt3.network`, `mt3.network_config` and `mt3.network_shapes`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mt3 import network
+from mt3.errors import ConfigError, ShapeError
+from tests import golden_model
+from tests.golden_model import TINY, tiny_batch, tiny_params
+
+RELEASED = {
+    "mt3": network.T5Config(vocab_size=1536),
+    "ismir2021": network.T5Config(vocab_size=1664),
+    "ismir2022_base": network.T5Config(
+        vocab_size=1536,
+        emb_dim=768,
+        num_heads=12,
+        num_encoder_layers=12,
+        num_decoder_layers=12,
+        mlp_dim=2048,
+    ),
+}
+
+
+def init_shapes(config):
+    """Shapes of all variables, without computing any."""
+
+    def init():
+        tokens = jnp.zeros((1, 2), jnp.int32)
+        return network.Transformer(config).init(
+            jax.random.key(0),
+            jnp.zeros((1, 3, config.input_depth)),
+            tokens,
+            tokens,
+            enable_dropout=False,
+        )
+
+    return jax.eval_shape(init)
+
+
+def apply(config, *args, params=None, **kwargs):
+    kwargs.setdefault("enable_dropout", False)
+    params = tiny_params(config) if params is None else params
+    return network.Transformer(config).apply({"params": params}, *args, **kwargs)
+
+
+class TestParameters:
+    @pytest.mark.parametrize("name", RELEASED)
+    def test_names_and_shapes_are_the_released_ones(self, name, golden_data):
+        golden = json.loads((golden_data / "parameter_shapes.json").read_text())[name]
+        assert len(golden) > 100
+        params = init_shapes(RELEASED[name])["params"]
+        flat = flax.traverse_util.flatten_dict(params, sep="/")
+        assert {key: list(leaf.shape) for key, leaf in flat.items()} == golden
+        assert {leaf.dtype for leaf in flat.values()} == {jnp.dtype("float32")}
+
+    def test_number_of_parameters(self):
+        leaves = jax.tree.leaves(init_shapes(RELEASED["mt3"])["params"])
+        assert sum(leaf.size for leaf in leaves) == pytest.approx(45.9e6, rel=2e-3)
+
+    def test_every_parameter_has_logical_axes(self):
+        variables = init_shapes(TINY)
+        params = flax.traverse_util.flatten_dict(variables["params"], sep="/")
+        axes = flax.traverse_util.flatten_dict(variables["params_axes"], sep="/")
+        assert set(axes) == {f"{name}_axes" for name in params}
+        known = {"vocab", "embed", "mlp", "joined_kv"}
+        for name, leaf in params.items():
+            names = axes[f"{name}_axes"].names
+            assert len(names) == leaf.ndim, name
+            assert set(names) <= known, name
+
+    def test_tied_logits_have_no_output_layer(self):
+        tied = dataclasses.replace(TINY, logits_via_embedding=True)
+        own = set(tiny_params(TINY)["decoder"])
+        assert own - set(tiny_params(tied)["decoder"]) == {"logits_dense"}
+
+
+class TestGolden:
+    def test_teacher_forced_logits(self):
+        golden = golden_model.outputs()["teacher_forced_logits"]
+        batch = golden_model.training_batch()
+        logits = apply(
+            golden_model.CONFIG,
+            batch["encoder_input_tokens"],
+            batch["decoder_input_tokens"],
+            batch["decoder_target_tokens"],
+            params=golden_model.params(),
+        )
+        assert logits.dtype == jnp.float32
+        # Positions of padding too: there each row sees everything alike.
+        np.testing.assert_allclose(logits[:, : golden.shape[1]], golden, atol=1e-4)
+
+    def test_bfloat16_stays_near(self):
+        golden = golden_model.outputs()["teacher_forced_logits"]
+        batch = golden_model.training_batch()
+        logits = apply(
+            dataclasses.replace(golden_model.CONFIG, dtype="bfloat16"),
+            batch["encoder_input_tokens"],
+            batch["decoder_input_tokens"][:, :16],
+            batch["decoder_target_tokens"][:, :16],
+            params=golden_model.params(),
+        )
+        assert logits.dtype == jnp.float32
+        real = np.asarray(batch["decoder_target_tokens"][:, :16]) > 0
+        error = np.abs(np.asarray(logits) - golden)[real]
+        # Eight bits of mantissa: relative error near 1/100 on logits of size 10.
+        assert 0.0 < np.mean(error) < 0.1
+
+
+class TestForward:
+    def test_shapes(self):
+        frames, inputs, targets = tiny_batch(batch=3, frames=6, length=5)
+        assert apply(TINY, frames, inputs, targets).shape == (3, 5, 24)
+        encoded = apply(TINY, frames, method="encode")
+        assert encoded.shape == (3, 6, 8)
+
+    def test_encode_then_decode_is_call(self):
+        frames, inputs, targets = tiny_batch()
+        encoded = apply(TINY, frames, method="encode")
+        np.testing.assert_array_equal(
+            apply(TINY, encoded, inputs, targets, method="decode"),
+            apply(TINY, frames, inputs, targets),
+        )
+
+    def test_later_tokens_do_not_matter(self):
+        frames, inputs, targets = tiny_batch()
+        changed = inputs.at[:, 3:].set(7)
+        before = apply(TINY, frames, inputs, targets)
+        after = apply(TINY, frames, changed, targets)
+        np.testing.assert_allclose(after[1:, :3], before[1:, :3], atol=1e-6)
+        assert not np.allclose(after[1:, 3:], before[1:, 3:], atol=1e-3)
+
+    def test_rows_of_a_batch_are_independent(self):
+        frames, inputs, targets = tiny_batch()
+        alone = apply(TINY, frames[1:2], inputs[1:2], targets[1:2])
+        together = apply(TINY, frames, inputs, targets)
+        np.testing.assert_allclose(alone[0], together[1], atol=1e-6)
+
+    def test_silent_frames_after_the_end_are_seen(self):
+        frames, inputs, targets = tiny_batch()
+        longer = jnp.pad(frames, ((0, 0), (0, 2), (0, 0)))
+        assert not np.allclose(
+            apply(TINY, frames, inputs, targets),
+            apply(TINY, longer, inputs, targets),
+            atol=1e-4,
+        )
+
+    def test_half_precision_inputs_are_taken(self):
+        frames, inputs, targets = tiny_batch()
+        half = frames.astype(jnp.float16)
+        np.testing.assert_array_equal(
+            apply(TINY, half, inputs, targets),
+            apply(TINY, half.astype(jnp.float32), inputs, targets),
+        )
+
+    def test_tied_logits(self):
+        config = dataclasses.replace(TINY, logits_via_embedding=True)
+        decoder = network.Decoder(config)
+        params = tiny_params(config)["decoder"]
+        y = jax.random.normal(jax.random.key(1), (2, 3, 8))
+        logits = decoder.apply({"params": params}, y, method="to_logits")
+        rms = np.sqrt(np.mean(np.square(y), -1, keepdims=True) + 1e-6)
+        table = np.asarray(params["token_embedder"]["embedding"])
+        np.testing.assert_allclose(
+            logits, np.asarray(y) / rms @ table.T / np.sqrt(8.0), rtol=1e-4, atol=1e-5
+        )
+        frames, inputs, targets = tiny_batch()
+        assert apply(config, frames, inputs, targets).shape == (3, 5, 24)
+
+    def test_cross_attention_weights_are_offered(self):
+        frames, inputs, targets = tiny_batch()
+        _, state = apply(TINY, frames, inputs, targets, mutable=["intermediates"])
+        decoder = state["intermediates"]["decoder"]
+        assert set(state["intermediates"]) == {"decoder"}
+        assert set(decoder) == {"layers_0", "layers_1"}
+        for layer in decoder.values():
+            assert set(layer) == {"encoder_decoder_attention"}
+            (weights,) = layer["encoder_decoder_attention"]["attention_weights"]
+            assert weights.shape == (3, 2, 5, 6)
+
+
+class TestDropout:
+    def run(self, seed=None):
+        frames, inputs, targets = tiny_batch()
+        config = dataclasses.replace(TINY, dropout_rate=0.3)
+        if seed is None:
+            return apply(config, frames, inputs, targets)
+        rngs = {"dropout": jax.random.key(seed)}
+        return apply(config, frames, inputs, targets, enable_dropout=True, rngs=rngs)
+
+    def test_off_is_deterministic_and_needs_no_key(self):
+        np.testing.assert_array_equal(self.run(), self.run())
+
+    def test_on_depends_on_the_key_alone(self):
+        np.testing.assert_array_equal(self.run(1), self.run(1))
+        assert not np.allclose(self.run(1), self.run(2))
+        assert not np.allclose(self.run(1), self.run())
+
+    def test_encoder_draws_per_position_only_at_its_end(self):
+        config = dataclasses.replace(TINY, dropout_rate=0.5, emb_dim=64)
+        encoder = network.Encoder(config)
+        x = jnp.ones((2, 40, 64))
+        params = {"encoder_norm": {"scale": jnp.ones(64)}}
+        end = encoder.apply(
+            {"params": params},
+            x,
+            method="finish",
+            deterministic=False,
+            rngs={"dropout": jax.random.key(0)},
+        )
+        assert len(np.unique(np.asarray(end[0]) == 0, axis=0)) == 40
+        decoder = network.Decoder(dataclasses.replace(config, vocab_size=64))
+        params = {
+            "decoder_norm": {"scale": jnp.ones(64)},
+            "logits_dense": {"kernel": jnp.eye(64)},
+        }
+        end = decoder.apply(
+            {"params": params},
+            x,
+            method="to_logits",
+            deterministic=False,
+            rngs={"dropout": jax.random.key(0)},
+        )
+        assert len(np.unique(np.asarray(end[0]) == 0, axis=0)) == 1
+
+
+class TestPositionsAndPacking:
+    def test_positions_from_zero_are_the_default(self):
+        frames, inputs, targets = tiny_batch(batch=3, frames=6, length=5)
+        explicit = apply(
+            TINY,
+            frames,
+            inputs,
+            targets,
+            encoder_positions=jnp.tile(jnp.arange(6)[None], (3, 1)),
+            decoder_positions=jnp.tile(jnp.arange(5)[None], (3, 1)),
+        )
+        default = apply(TINY, frames, inputs, targets)
+        np.testing.assert_allclose(explicit, default, atol=1e-6)
+
+    @pytest.mark.parametrize("name", ["encoder_positions", "decoder_positions"])
+    def test_positions_are_honoured(self, name):
+        frames, inputs, targets = tiny_batch(batch=3, frames=5, length=5)
+        shifted = jnp.tile(jnp.arange(7, 12)[None], (3, 1))
+        assert not np.allclose(
+            apply(TINY, frames, inputs, targets, **{name: shifted}),
+            apply(TINY, frames, inputs, targets),
+            atol=1e-3,
+        )
+
+    def test_packed_examples_do_not_see_each_other(self):
+        frames, inputs, targets = tiny_batch(batch=2, frames=4, length=3, seed=3)
+        targets = targets.at[:].set(jnp.maximum(targets, 3))
+        inputs = golden_model.shift_right(targets)
+        apart = apply(TINY, frames, inputs, targets)
+
+        def pack(x):
+            return jnp.concatenate([x[:1], x[1:]], axis=1)
+
+        def ids(length):
+            return jnp.array([[1] * length + [2] * length])
+
+        def positions(length):
+            return jnp.array([list(range(length)) * 2])
+
+        packed = apply(
+            TINY,
+            pack(frames),
+            pack(inputs),
+            pack(targets),
+            encoder_segment_ids=ids(4),
+            decoder_segment_ids=ids(3),
+            encoder_positions=positions(4),
+            decoder_positions=positions(3),
+        )
+        np.testing.assert_allclose(packed, pack(apart), atol=1e-5)
+
+
+class TestDecodeStep:
+    def run(self, config, params, encoded, inputs, rows=1):
+        """Decodes step by step; each segment has `rows` equal rows."""
+        decoder = network.Decoder(config)
+        layer = network.DecoderLayer(config)
+        layers = [
+            params["decoder"][f"layers_{i}"] for i in range(config.num_decoder_layers)
+        ]
+        variables = {"params": params["decoder"]}
+        inputs = jnp.repeat(inputs, rows, axis=0)
+        batch, length = inputs.shape
+        cross = [
+            layer.apply({"params": p}, encoded, method="project_cross") for p in layers
+        ]
+        heads, depth = config.num_heads, config.head_dim
+        # Not zeros: what lies beyond the position must not matter.
+        caches = [
+            (
+                jnp.full((batch, heads, depth, length + 2), 3.0, config.dtype),
+                jnp.full((batch, heads, length + 2, depth), 3.0, config.dtype),
+            )
+            for _ in layers
+        ]
+
+        @jax.jit
+        def step(tokens, index, caches):
+            y = decoder.apply(variables, tokens, index[:, None], method="embed_tokens")
+            new = []
+            for p, kv, cache in zip(layers, cross, caches, strict=True):
+                y, *cache = layer.apply(
+                    {"params": p}, y, *kv, *cache, index, method="decode_step"
+                )
+                new.append(tuple(cache))
+            return decoder.apply(variables, y, method="to_logits"), new
+
+        logits = []
+        for i in range(length):
+            out, caches = step(inputs[:, i : i + 1], jnp.full((batch,), i), caches)
+            logits.append(out)
+        return jnp.concatenate(logits, axis=1)
+
+    def test_equals_teacher_forcing_on_golden_weights(self):
+        batch = golden_model.training_batch()
+        config, params = golden_model.CONFIG, golden_model.params()
+        length = 12
+        inputs = batch["decoder_input_tokens"][2:3, :length]
+        targets = batch["decoder_target_tokens"][2:3, :length]
+        assert (targets > 0).all()
+        encoded = apply(
+            config,
+            batch["encoder_input_tokens"][2:3],
+            params=params,
+            method="encode",
+        )
+        steps = self.run(config, params, encoded, inputs)
+        full = apply(config, encoded, inputs, targets, params=params, method="decode")
+        np.testing.assert_allclose(steps, full, atol=1e-4)
+
+    @pytest.mark.parametrize("rows", [1, 3])
+    def test_equals_teacher_forcing_with_several_rows(self, rows):
+        frames, inputs, targets = tiny_batch()
+        encoded = apply(TINY, frames, method="encode")
+        steps = self.run(TINY, tiny_params(), encoded, inputs, rows)
+        full = apply(TINY, encoded, inputs, jnp.ones_like(targets), method="decode")
+        np.testing.assert_allclose(steps, jnp.repeat(full, rows, axis=0), atol=1e-5)
+
+    def test_rows_may_stand_at_different_positions(self):
+        layer = network.DecoderLayer(TINY)
+        params = {"params": tiny_params()["decoder"]["layers_0"]}
+        y = jax.random.normal(jax.random.key(0), (2, 1, 8))
+        encoded = jax.random.normal(jax.random.key(1), (2, 6, 8))
+        cross = layer.apply(params, encoded, method="project_cross")
+        cache = (
+            jax.random.normal(jax.random.key(2), (2, 2, 3, 4)),
+            jax.random.normal(jax.random.key(3), (2, 2, 4, 3)),
+        )
+        step = functools.partial(layer.apply, params, method="decode_step")
+        together = step(y, *cross, *cache, jnp.array([3, 1]))
+        for row, index in enumerate((3, 1)):
+            cut = slice(row, row + 1)
+            alone = step(
+                y[cut], *(x[cut] for x in (*cross, *cache)), jnp.array([index])
+            )
+            for a, b in zip(alone, together, strict=True):
+                np.testing.assert_allclose(a, b[cut], atol=1e-6)
+
+    def test_encoder_in_parts_equals_the_encoder(self):
+        frames, *_ = tiny_batch()
+        encoder = network.Encoder(TINY)
+        params = tiny_params()["encoder"]
+        x = encoder.apply({"params": params}, frames, method="embed_frames")
+        x = network.EncoderLayer(TINY).apply({"params": params["layers_0"]}, x)
+        np.testing.assert_allclose(
+            encoder.apply({"params": params}, x, method="finish"),
+            apply(TINY, frames, method="encode"),
+            atol=1e-6,
+        )
+
+
+class TestShapeErrors:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"frames": (3, 5)}, r"shape \(3, 5\), expected rank 3"),
+            ({"frames": (3, 6, 4)}, "4 features a frame, expected 5"),
+            ({"frames": (3, 2049, 5)}, "encoder: 2049 frames, expected at most 2048"),
+            ({"frames": (2, 6, 5)}, "a batch of 3 token rows, expected 2"),
+            ({"inputs": (15,)}, r"shape \(15,\), expected rank 2"),
+            (
+                {"inputs": (3, 2049), "targets": (3, 2049)},
+                "decoder: 2049 tokens, expected at most 2048",
+            ),
+            (
+                {"targets": (3, 4)},
+                r"decoder_target_tokens: shape \(3, 4\), expected \(3, 5\)",
+            ),
+        ],
+    )
+    def test_shapes(self, change, message):
+        shapes = {"frames": (3, 6, 5), "inputs": (3, 5), "targets": (3, 5), **change}
+
+        def run():
+            return apply(
+                TINY,
+                jnp.zeros(shapes["frames"]),
+                jnp.zeros(shapes["inputs"], jnp.int32),
+                jnp.zeros(shapes["targets"], jnp.int32),
+                params=tiny_params(),
+            )
+
+        with pytest.raises(ShapeError, match=message):
+            jax.eval_shape(run)
+
+    def test_longest_inputs_are_allowed(self):
+        tokens = jax.ShapeDtypeStruct((1, 2048), jnp.int32)
+        frames = jax.ShapeDtypeStruct((1, 2048, 5), jnp.float32)
+        out = jax.eval_shape(
+            lambda *a: apply(TINY, *a, params=tiny_params()), frames, tokens, tokens
+        )
+        assert out.shape == (1, 2048, 24)
+
+    def test_types(self):
+        frames, inputs, targets = tiny_batch()
+        with pytest.raises(ShapeError, match="type int32, expected floating point"):
+            apply(TINY, frames.astype(jnp.int32), inputs, targets)
+        with pytest.raises(ShapeError, match="decoder_positions: type float32"):
+            apply(TINY, frames, inputs, targets, decoder_positions=jnp.zeros((3, 5)))
+
+    @pytest.mark.parametrize("value", [-1, 2048])
+    def test_position_beyond_the_table(self, value):
+        frames, inputs, targets = tiny_batch()
+        positions = jnp.full((3, 5), value)
+        with pytest.raises(ShapeError, match=f"values {value} to {value}, expected 0"):
+            apply(TINY, frames, inputs, targets, decoder_positions=positions)
+
+    def test_segment_ids_go_together(self):
+        frames, inputs, targets = tiny_batch()
+        with pytest.raises(ShapeError, match="go together"):
+            apply(
+                TINY, frames, inputs, targets, decoder_segment_ids=jnp.ones((3, 5), int)
+            )
+        with pytest.raises(ShapeError, match=r"encoder_segment_ids: shape \(3, 5\)"):
+            apply(
+                TINY, frames, inputs, targets, encoder_segment_ids=jnp.ones((3, 5), int)
+            )
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"vocab_size": 0}, "vocab_size: got 0"),
+            ({"num_heads": -1}, "num_heads: got -1"),
+            ({"mlp_dim": 1.5}, "mlp_dim: got 1.5"),
+            ({"num_encoder_layers": True}, "num_encoder_layers: got True"),
+            ({"emb_dim": 7}, "emb_dim: got 7, expected an even number"),
+            ({"emb_dim": 2}, "emb_dim: got 2"),
+            ({"dropout_rate": 1.0}, r"dropout_rate: got 1.0, expected \[0, 1\)"),
+            ({"dtype": "float64"}, "dtype: got 'float64', expected one of float32"),
+            ({"dtype": "flaot32"}, "dtype: got 'flaot32'"),
+            ({"mlp_activations": ()}, "mlp_activations: empty"),
+            ({"mlp_activations": "gelu"}, "mlp_activations: got a string"),
+            ({"mlp_activations": ("gelu", "liner")}, "mlp_activations: 'liner'"),
+        ],
+    )
+    def test_bad_values_name_the_field(self, fields, message):
+        with pytest.raises(ConfigError, match=message):
+            network.T5Config(**{"vocab_size": 16, **fields})
+
+    def test_values_from_gin_and_json_are_normalised(self):
+        config = network.T5Config(
+            vocab_size=np.int64(16), dtype=jnp.bfloat16, mlp_activations=["relu"]
+        )
+        assert config.dtype == "bfloat16"
+        assert type(config.vocab_size) is int
+        assert config.mlp_activations == ("relu",)
+        assert hash(config) == hash(dataclasses.replace(config))
+
+    def test_round_trip_through_json(self):
+        text = json.dumps(golden_model.CONFIG.to_dict())
+        assert network.T5Config.from_dict(json.loads(text)) == golden_model.CONFIG
+
+    def test_from_dict_names_what_is_wrong(self):
+        with pytest.raises(ConfigError, match="'num_head'.*num_heads"):
+            network.T5Config.from_dict({"vocab_size": 16, "num_head": 2})
+        with pytest.raises(ConfigError, match="vocab_size is missing"):
+            network.T5Config.from_dict({"emb_dim": 16})

@@ -1,0 +1,280 @@
+"""MIDI files: what is written is what other readers read."""
+
+from __future__ import annotations
+
+import io
+
+import mido
+import pretty_midi
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mt3.errors import ConfigError, MidiError
+from mt3.note_sequences import Note
+from mt3.outputs import Transcription, general_midi, midi
+from mt3.outputs.midi_reader import read_midi
+from tests.note_strategies import note_lists
+
+
+def load(result, **options):
+    return mido.MidiFile(file=io.BytesIO(midi.midi_bytes(result, **options)))
+
+
+def save(tmp_path, file):
+    path = tmp_path / "file.mid"
+    file.save(path)
+    return path
+
+
+def as_pretty_midi(data):
+    return sorted(
+        Note(note.start, note.end, note.pitch, note.velocity, i.program, i.is_drum)
+        for i in pretty_midi.PrettyMIDI(io.BytesIO(data)).instruments
+        for note in i.notes
+    )
+
+
+def assert_same_notes(got, want, tolerance):
+    assert [(n.pitch, n.velocity, n.program, n.is_drum) for n in got] == [
+        (n.pitch, n.velocity, n.program, n.is_drum) for n in want
+    ]
+    for one, other in zip(got, want, strict=True):
+        assert one.start_time == pytest.approx(other.start_time, abs=tolerance)
+        assert one.end_time == pytest.approx(other.end_time, abs=tolerance)
+
+
+def without_overlap(notes):
+    """The notes that one MIDI file can hold as they are, sorted."""
+    kept = []
+    for note in sorted(notes):
+        key = (note.pitch, note.program, note.is_drum)
+        if not any(
+            (o.pitch, o.program, o.is_drum) == key and o.end_time > note.start_time
+            for o in kept
+        ):
+            kept.append(note)
+    return kept
+
+
+@given(note_lists(), st.floats(4, 1000))
+def test_round_trip_at_any_tempo(tmp_path_factory, notes, tempo):
+    notes = without_overlap(notes)
+    data = midi.midi_bytes(Transcription(notes), tempo=tempo)
+    path = tmp_path_factory.mktemp("midi") / "notes.mid"
+    path.write_bytes(data)
+    assert_same_notes(read_midi(path), notes, 0.0006)
+
+
+@given(note_lists())
+def test_the_ten_millisecond_grid_is_kept_exactly(notes):
+    notes = without_overlap(notes)
+    got = as_pretty_midi(midi.midi_bytes(Transcription(notes)))
+    assert_same_notes(got, notes, 1e-9)
+
+
+@given(note_lists(max_step=20))
+def test_overlapping_notes_never_hang_or_die_early(notes):
+    file = load(Transcription(notes))
+    starts = {(n.pitch, 0 if n.is_drum else n.program, n.is_drum) for n in notes}
+    sounding, heard = {}, set()
+    tick = 0
+    for message in mido.merge_tracks(file.tracks):
+        tick += message.time
+        if message.type not in ("note_on", "note_off"):
+            continue
+        key = (message.channel, message.note)
+        if message.type == "note_on":
+            assert key not in sounding
+            sounding[key] = tick
+            heard.add(key)
+        else:
+            assert tick > sounding.pop(key)
+    assert not sounding
+    assert len(heard) == len(starts)
+
+
+def test_a_struck_again_note_is_cut_and_reported():
+    notes = [Note(0, 2, 60), Note(1, 3, 60), Note(1, 1.5, 60), Note(1, 2, 62)]
+    stream = io.BytesIO()
+    warnings = midi.write_midi(Transcription(notes), stream)
+    assert [w.split(":")[0] for w in warnings] == [
+        "1 notes ended early",
+        "1 notes left out",
+    ]
+    got = as_pretty_midi(stream.getvalue())
+    assert [(n.start_time, n.end_time, n.pitch) for n in got] == [
+        (0, 1, 60),
+        (1, 2, 62),
+        (1, 3, 60),
+    ]
+
+
+def test_layout_names_and_provenance():
+    notes = [
+        Note(0, 1, 60, program=40),
+        Note(0, 1, 36, program=25, is_drum=True),
+        Note(0, 1, 60, program=0),
+    ]
+    result = Transcription(
+        notes, source="Bühne\n1.wav", model="small", model_sha256="ab" * 32
+    )
+    file = load(result, tempo=90)
+    assert file.type == 1
+    assert file.ticks_per_beat >= 480
+    names = [track.name for track in file.tracks]
+    assert names[1:] == ["Acoustic Grand Piano", "Violin", "Drums"]
+    conductor = mido.MidiFile(
+        file=io.BytesIO(midi.midi_bytes(result)), charset="utf-8"
+    ).tracks[0]
+    assert conductor.name == "Bühne 1.wav"
+    assert any("ab" * 32 in m.text for m in conductor if m.type == "text")
+    tempo = next(m.tempo for m in file.tracks[0] if m.type == "set_tempo")
+    assert round(mido.tempo2bpm(tempo)) == 90
+    channels = [
+        {m.channel for m in track if m.type == "note_on"} for track in file.tracks[1:]
+    ]
+    assert channels == [{0}, {1}, {general_midi.DRUM_CHANNEL}]
+
+
+def test_more_programs_than_channels_share_and_sound_right():
+    # Programs 0..19 all play the same four pitches in turn and some at once.
+    notes = [
+        Note(step * 0.5, step * 0.5 + 0.5, 60 + step % 4, program=program)
+        for program in range(20)
+        for step in range(program, 24, 3)
+    ]
+    stream = io.BytesIO()
+    warnings = midi.write_midi(Transcription(notes), stream)
+    assert sum("shares channel" in warning for warning in warnings) == 5
+    file = mido.MidiFile(file=io.BytesIO(stream.getvalue()))
+    assert len(file.tracks) == 21
+    # As a synthesizer hears it: all tracks merged, one program per channel.
+    program, sounding, heard, tick = {}, {}, [], 0
+    for message in mido.merge_tracks(file.tracks):
+        tick += message.time
+        if message.type == "program_change":
+            program[message.channel] = message.program
+        elif message.type == "note_on":
+            key = (message.channel, message.note)
+            assert key not in sounding
+            sounding[key] = (tick, program[message.channel])
+        elif message.type == "note_off":
+            start, sound = sounding.pop((message.channel, message.note))
+            heard.append((start / 1000, message.note, sound))
+    assert not sounding
+    assert 9 not in program
+    wanted = {(n.start_time, n.pitch, n.program) for n in notes}
+    lost = sum(int(w.split()[0]) for w in warnings if "left out" in w)
+    assert set(heard) <= wanted
+    assert len(heard) == len(wanted) - lost
+
+
+def test_hours_stay_within_what_readers_accept():
+    notes = [Note(0, 1, 60), Note(5 * 3600, 5 * 3600 + 0.01, 60)]
+    got = as_pretty_midi(midi.midi_bytes(Transcription(notes)))
+    assert got[1].start_time == pytest.approx(5 * 3600, abs=0.001)
+
+
+@pytest.mark.parametrize("tempo", [0, -1, 3.9, 1001, float("nan")])
+def test_impossible_tempos_are_refused(tempo):
+    with pytest.raises(ConfigError, match="beats per minute"):
+        midi.midi_bytes(Transcription([]), tempo=tempo)
+
+
+def test_reader_follows_tempo_changes_of_any_track(tmp_path):
+    file = mido.MidiFile(ticks_per_beat=100)
+    file.tracks = [
+        mido.MidiTrack([mido.Message("note_on", note=60, time=200)]),
+        mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=1_000_000, time=100)]),
+    ]
+    file.tracks[0].append(mido.Message("note_off", note=60, time=100))
+    (note,) = read_midi(save(tmp_path, file))
+    assert (note.start_time, note.end_time) == (1.5, 2.5)
+
+
+def pedal_file(tmp_path):
+    """Two notes under one pedal; 60 is struck again; a drum is hit."""
+    on, off = "note_on", "note_off"
+    pedal = {"type": "control_change", "control": 64}
+    events = [
+        (0, {**pedal, "value": 127}),
+        (0, {"type": on, "note": 60}),
+        (10, {"type": off, "note": 60}),
+        (10, {"type": on, "note": 64}),
+        (20, {"type": off, "note": 64}),
+        (50, {"type": on, "note": 60}),
+        (60, {"type": off, "note": 60}),
+        (100, {**pedal, "value": 0}),
+        (110, {"type": on, "note": 62}),
+        (120, {"type": off, "note": 62}),
+        (120, {"type": on, "note": 36, "channel": 9}),
+        (130, {"type": off, "note": 36, "channel": 9}),
+    ]
+    file, now = mido.MidiFile(ticks_per_beat=50), 0
+    file.tracks.append(mido.MidiTrack())
+    for tick, message in events:
+        file.tracks[0].append(mido.Message(time=tick - now, **message))
+        now = tick
+    return save(tmp_path, file)
+
+
+def test_sustain_pedal_lengthens_notes(tmp_path):
+    path = pedal_file(tmp_path)
+    held = [(n.pitch, n.start_time, n.end_time) for n in read_midi(path)]
+    assert held == [
+        (60, 0.0, 0.5),
+        (64, 0.1, 1.0),
+        (60, 0.5, 1.0),
+        (62, 1.1, 1.2),
+        (36, 1.2, 1.3),
+    ]
+    dry = read_midi(path, apply_sustain=False)
+    assert [n.end_time for n in dry] == pytest.approx([0.1, 0.2, 0.6, 1.2, 1.3])
+
+
+def test_drum_programs_and_late_program_changes_are_kept(tmp_path):
+    track = mido.MidiTrack(
+        [
+            mido.Message("program_change", channel=9, program=25),
+            mido.Message("note_on", channel=9, note=36),
+            mido.Message("note_off", channel=9, note=36, time=10),
+            mido.Message("note_on", note=60),
+            mido.Message("note_off", note=60, time=10),
+            mido.Message("program_change", program=33),
+            mido.Message("note_on", note=60),
+            mido.Message("note_off", note=60, time=10),
+        ]
+    )
+    file = mido.MidiFile()
+    file.tracks.append(track)
+    notes = read_midi(save(tmp_path, file))
+    assert [(n.program, n.is_drum) for n in notes] == [
+        (25, True),
+        (0, False),
+        (33, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "an empty file"),
+        (b"RIFFxxxx", "RIFF"),
+        (b"MThd", "damaged"),
+        (b"MThd\0\0\0\6\0\1\0\1\0\x60MTrk\0\0\0\x10\0", "damaged"),
+        (b"MThd\0\0\0\6\0\2\0\0\0\x60", "type 2"),
+        (b"MThd\0\0\0\6\0\1\0\0\xe7\x28", "SMPTE"),
+    ],
+)
+def test_files_that_are_no_midi_are_named(tmp_path, content, found):
+    path = tmp_path / "song.mid"
+    path.write_bytes(content)
+    with pytest.raises(MidiError, match=r"song\.mid") as caught:
+        read_midi(path)
+    assert found in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(MidiError, match=r"gone\.mid: cannot read: No such file"):
+        read_midi(tmp_path / "gone.mid")

@@ -1,0 +1,78 @@
+"""Frames, filters and logarithms."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mt3 import spectral_ops, spectrograms
+from mt3.errors import ConfigError, ShapeError
+from mt3.spectrograms import SpectrogramConfig
+
+
+def test_rates_by_exact_division():
+    config = SpectrogramConfig()
+    assert config.frames_per_second == 125
+    assert config.abbrev_str == ""
+    assert SpectrogramConfig(hop_width=256, num_mel_bins=229).abbrev_str == "hw256mb229"
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(0, 1), (127, 1), (128, 2), (129, 2)])
+def test_a_recording_is_always_padded(samples, frames):
+    split = spectrograms.split_audio(np.ones(samples), SpectrogramConfig())
+    assert split.shape == (frames, 128)
+    assert spectrograms.number_of_frames(samples, SpectrogramConfig()) == frames
+    assert spectrograms.flatten_frames(split).sum() == samples
+
+
+def test_frames_end_in_zeros():
+    frames = spectral_ops.frame(np.arange(1.0, 11.0), 6, 4)
+    assert frames.tolist() == [
+        [1, 2, 3, 4, 5, 6],
+        [5, 6, 7, 8, 9, 10],
+        [9, 10, 0, 0, 0, 0],
+    ]
+
+
+def test_numpy_and_jax_agree():
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(2, 8192)).astype(np.float32)
+    config = SpectrogramConfig()
+    host = spectrograms.compute_spectrogram(samples, config)
+    device = spectrograms.compute_spectrogram(jnp.asarray(samples), config, jnp)
+    assert host.shape == device.shape == (2, 64, 512)
+    assert host.dtype == device.dtype == np.float32
+    np.testing.assert_allclose(host, device, atol=2e-3)
+
+
+def test_a_tone_is_loudest_in_its_band():
+    time = np.arange(16000) / 16000
+    config = SpectrogramConfig()
+    mel = spectrograms.compute_spectrogram(np.sin(2 * np.pi * 1000 * time), config)
+    edges = np.linspace(
+        spectral_ops.hertz_to_mel(20), spectral_ops.hertz_to_mel(7600), 514
+    )
+    band = np.abs(edges[1:-1] - spectral_ops.hertz_to_mel(1000)).argmin()
+    assert abs(int(mel[40].argmax()) - band) <= 1
+
+
+def test_silence_is_the_floor():
+    mel = spectrograms.compute_spectrogram(np.zeros(1000), SpectrogramConfig())
+    assert (mel == np.log(np.float32(1e-5))).all()
+
+
+def test_quiet_is_below_the_floor():
+    # Only values <= 0 are replaced; quieter sounds than the floor keep their logarithm.
+    rng = np.random.default_rng(0)
+    mel = spectrograms.compute_spectrogram(
+        1e-9 * rng.normal(size=4096), SpectrogramConfig()
+    )
+    assert mel.min() < np.log(1e-5)
+
+
+def test_bad_settings_and_shapes():
+    with pytest.raises(ConfigError, match="half the sample rate"):
+        SpectrogramConfig(sample_rate=8000)
+    with pytest.raises(ConfigError, match="hop_width"):
+        SpectrogramConfig(hop_width=0)
+    with pytest.raises(ShapeError, match=r"\(2, 3\)"):
+        spectrograms.split_audio(np.zeros((2, 3)), SpectrogramConfig())

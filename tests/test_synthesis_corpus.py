@@ -1,0 +1,310 @@
+"""Corpora, samplers, augmentation and the command."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from mt3.errors import ConfigError, DataError
+from mt3.note_sequences import NOTE_DTYPE
+from mt3.synthesis import corpus, midi_library, recipes
+from mt3.synthesis.augmentation import NO_AUGMENTATION, AugmentationConfig, Augmenter
+from mt3.synthesis.command import synthesize
+from mt3.synthesis.sampler import HISTORY_SAMPLES, ClipSampler
+from tests.test_synthesis_midi import make_library
+
+OPTIONS = {"seed": 5, "clip_seconds": 3.0, "clips_per_shard": 8}
+SHARD_HOURS = 8 * 3.0 / 3600
+
+
+@pytest.fixture(scope="module")
+def midi(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("midi")
+    make_library(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, midi):
+    folder = tmp_path_factory.mktemp("corpus")
+    corpus.build_corpus(folder, hours=2 * SHARD_HOURS, midi_folders=[midi], **OPTIONS)
+    return folder
+
+
+def shard_arrays(folder, shard):
+    return {
+        path.name: np.load(path)
+        for path in sorted((folder / f"shard_{shard:05d}").iterdir())
+    }
+
+
+def test_shards_hold_audio_and_matching_notes(built):
+    for shard in range(2):
+        arrays = shard_arrays(built, shard)
+        audio, notes = arrays["audio.npy"], arrays["notes.npy"]
+        offsets = arrays["offsets.npy"]
+        assert audio.shape == (8, 48000)
+        assert audio.dtype == np.int16
+        assert notes.dtype == NOTE_DTYPE
+        assert offsets.shape == (9,)
+        assert offsets[-1] == len(notes)
+        assert (notes["start_time"] < 3.0).all()
+        assert (notes["end_time"] > 0.0).all()
+        assert (notes["end_time"] > notes["start_time"]).all()
+        for place in range(8):
+            some_notes = offsets[place + 1] > offsets[place]
+            assert some_notes == (np.abs(audio[place].astype(int)).max() > 20000)
+
+
+def test_a_stopped_build_goes_on_and_comes_to_the_same(built, midi, tmp_path):
+    folder = tmp_path / "corpus"
+    corpus.build_corpus(folder, hours=SHARD_HOURS, midi_folders=[midi], **OPTIONS)
+    kept = (folder / "shard_00000" / "audio.npy").stat().st_mtime_ns
+    (folder / "shard_00001.1.partial").mkdir()  # what a killed process leaves
+    calls = []
+    corpus.build_corpus(
+        folder,
+        hours=2 * SHARD_HOURS,
+        midi_folders=[midi],
+        progress=lambda *done: calls.append(done),
+        **OPTIONS,
+    )
+    assert calls == [(2, 2)]
+    assert (folder / "shard_00000" / "audio.npy").stat().st_mtime_ns == kept
+    for shard in range(2):
+        ours, theirs = shard_arrays(folder, shard), shard_arrays(built, shard)
+        for name, array in ours.items():
+            np.testing.assert_array_equal(array, theirs[name])
+
+
+def test_another_corpus_is_not_mixed_in(built, midi):
+    options = OPTIONS | {"seed": 6}
+    with pytest.raises(DataError, match="seed 5, now asked for with 6"):
+        corpus.build_corpus(built, hours=0.01, midi_folders=[midi], **options)
+
+
+def test_wrong_mixtures_are_explained(tmp_path):
+    with pytest.raises(ConfigError, match="Did you mean solo_piano"):
+        corpus.build_corpus(tmp_path, hours=0.01, mixture={"solo_pino": 1.0})
+    with pytest.raises(ConfigError, match="empty"):
+        corpus.build_corpus(tmp_path, hours=0.01, mixture={"solo": 0.0})
+
+
+def test_two_workers_make_the_same_corpus(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for workers, folder in enumerate(folders, start=1):
+        corpus.build_corpus(
+            folder,
+            hours=2 * 2 / 3600,
+            seed=1,
+            clip_seconds=1.0,
+            clips_per_shard=2,
+            mixture={"random": 1.0},
+            workers=workers,
+        )
+    for shard in range(2):
+        one, two = (shard_arrays(folder, shard) for folder in folders)
+        for name in one:
+            np.testing.assert_array_equal(one[name], two[name])
+
+
+@pytest.mark.parametrize("kind", sorted(recipes.KINDS))
+@pytest.mark.parametrize("with_songs", [True, False])
+def test_every_kind_of_clip_can_be_drawn(kind, with_songs, midi, rng):
+    from mt3.synthesis import song_library, soundfont
+
+    library = song_library.load_library([midi])[0] if with_songs else None
+    font = soundfont.open_soundfont(soundfont.default_soundfont())
+    for _ in range(5):
+        clip = recipes.draw_clip(rng, kind, library, font, 4.0)
+        assert (clip.notes["start_time"] < 4.0).all()
+        parts = {(int(n["program"]), bool(n["is_drum"])) for n in clip.notes}
+        assert parts <= set(clip.sounds)
+        if kind in ("solo", "solo_piano"):
+            assert len(parts) <= 1
+            assert not clip.notes["is_drum"].any()
+        if kind == "solo_piano":
+            assert (clip.notes["program"] < 8).all()
+
+
+def test_examples_are_a_function_of_seed_and_index(built):
+    first = ClipSampler(built, segment_seconds=1.024, seed=3)
+    in_order = [first.example(index) for index in range(12)]
+    second = ClipSampler(built, segment_seconds=1.024, seed=3)
+    for index in reversed(range(12)):
+        example = second.example(index)
+        np.testing.assert_array_equal(example.samples, in_order[index].samples)
+        np.testing.assert_array_equal(example.notes, in_order[index].notes)
+        assert example.kinds == in_order[index].kinds
+    other = ClipSampler(built, segment_seconds=1.024, seed=4).example(0)
+    assert not np.array_equal(other.samples, in_order[0].samples)
+
+
+def test_examples_have_the_right_form(built):
+    sampler = ClipSampler(built, segment_seconds=1.024, seed=0, mix=1.0)
+    mixed = held = 0
+    for index in range(60):
+        example = sampler.example(index)
+        assert example.samples.shape == (16384,)
+        assert example.samples.dtype == np.float32
+        assert np.abs(example.samples).max() <= 1.0
+        notes = example.notes
+        assert notes.dtype == NOTE_DTYPE
+        assert (notes["start_time"] < 1.024).all()
+        assert ((notes["end_time"] > 0) | notes["is_drum"]).all()
+        assert (notes["start_time"][notes["is_drum"]] >= 0).all()
+        held += int((notes["start_time"] < 0).sum())
+        mixed += len(example.kinds) == 2
+        keys = notes[["program", "is_drum", "pitch"]]
+        order = np.lexsort((notes["start_time"], notes["pitch"], notes["program"]))
+        for a, b in zip(order[:-1], order[1:], strict=True):
+            if keys[a] == keys[b]:
+                assert notes["end_time"][a] <= notes["start_time"][b] + 1e-9
+    assert held
+    assert mixed
+
+
+def similarity(clip, segment):
+    """The greatest correlation of a segment with any stretch of a clip."""
+    from scipy import signal
+
+    product = signal.fftconvolve(clip, segment[::-1], "valid")
+    power = signal.fftconvolve(clip**2, np.ones(len(segment)), "valid")
+    norms = np.sqrt(np.maximum(power, 1.0)) * np.linalg.norm(segment)
+    return np.max(product / norms)
+
+
+def test_segments_match_their_clips_audio(built):
+    sampler = ClipSampler(
+        built, segment_seconds=0.512, mix=0.0, augmentation=NO_AUGMENTATION
+    )
+    clips = np.concatenate(
+        [shard_arrays(built, shard)["audio.npy"] for shard in range(2)]
+    ).astype(np.float64)
+    for index in range(4):
+        samples = sampler.example(index).samples.astype(np.float64)
+        if not samples.any():
+            continue
+        best = max(similarity(clip, samples) for clip in clips)
+        assert best > 0.999
+
+
+def test_limits_make_easy_examples(built):
+    sampler = ClipSampler(built, segment_seconds=1.024, mix=1.0)
+    for index in range(20):
+        example = sampler.example(index, max_parts=1, kinds=["solo", "solo_piano"])
+        assert set(example.kinds) <= {"solo", "solo_piano"}
+        assert len(np.unique(example.notes["program"])) <= 1
+    with pytest.raises(DataError, match="none of 16 clips"):
+        sampler.example(0, max_notes_per_second=0.0)
+    with pytest.raises(DataError, match="Did you mean"):
+        sampler.example(0, kinds=["solos"])
+
+
+def test_new_shards_are_taken_up_and_old_counts_can_be_kept(built, tmp_path):
+    folder = tmp_path / "corpus"
+    shutil.copytree(built, folder)
+    shutil.move(folder / "shard_00001", folder / "later")
+    sampler = ClipSampler(folder, segment_seconds=1.024)
+    before = sampler.example(7)
+    assert (sampler.num_shards, sampler.num_clips) == (1, 8)
+    shutil.move(folder / "later", folder / "shard_00001")
+    assert sampler.refresh() == 2
+    assert sampler.num_clips == 16
+    resumed = ClipSampler(folder, segment_seconds=1.024, num_shards=1)
+    np.testing.assert_array_equal(resumed.example(7).samples, before.samples)
+    with pytest.raises(DataError, match="3 shards"):
+        ClipSampler(folder, num_shards=3)
+
+
+def test_folders_that_are_no_corpus_are_named(tmp_path):
+    with pytest.raises(DataError, match="mt3 synthesize"):
+        ClipSampler(tmp_path)
+
+
+def test_augmentation_is_repeatable_and_off_when_told(rng):
+    audio = rng.normal(0, 0.1, HISTORY_SAMPLES + 4000).astype(np.float32)
+    always = AugmentationConfig(
+        equaliser=1.0, low_pass=1.0, room=1.0, noise=1.0, compression=1.0
+    )
+    augment = Augmenter(4000, config=always, seed=1)
+    first, again = (augment(np.random.default_rng(2), audio) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == (4000,)
+    assert first.dtype == np.float32
+    assert np.abs(first).max() <= 1.0
+    assert not np.allclose(first, augment(np.random.default_rng(3), audio))
+    plain = Augmenter(4000, config=NO_AUGMENTATION)(rng, audio)
+    kept = audio[HISTORY_SAMPLES:]
+    np.testing.assert_allclose(plain / np.std(plain), kept / np.std(kept), rtol=1e-3)
+
+
+def test_rooms_never_sound_before_their_cause(rng):
+    room = AugmentationConfig(
+        equaliser=0, low_pass=0, room=1, noise=0, compression=0, level_db=(-20, -20)
+    )
+    augment = Augmenter(8000, config=room)
+    audio = np.zeros(HISTORY_SAMPLES + 8000, np.float32)
+    audio[HISTORY_SAMPLES + 4000] = 1.0
+    heard = augment(rng, audio)
+    assert np.argmax(np.abs(heard)) == 4000
+    assert np.abs(heard[:4000]).max() < 1e-4 * np.abs(heard).max()
+    assert np.abs(heard[4100:]).max() > 1e-4 * np.abs(heard).max()
+
+
+def test_silence_stays_silence_without_noise(rng):
+    augment = Augmenter(1000, config=AugmentationConfig(noise=0.0))
+    assert not augment(rng, np.zeros(HISTORY_SAMPLES + 1000, np.float32)).any()
+
+
+def test_the_command_writes_pairs_and_skips_what_is_there(midi, tmp_path):
+    lines = []
+    result = synthesize(
+        [midi], output=tmp_path, random=1, seconds=1.0, log=lines.append
+    )
+    assert [path.name for path in result.written] == [
+        "band.wav",
+        "groove.wav",
+        "score.wav",
+        "tiny.wav",
+        "random_00000.wav",
+    ]
+    assert len(result.failures) == 1
+    assert "broken.mid" in result.failures[0]
+    for path in result.written:
+        samples, rate = soundfile.read(path)
+        notes = midi_library.read_midi(path.with_suffix(".mid"))
+        assert rate == 16000
+        assert len(notes)
+        assert len(samples) / rate >= max(n.end_time for n in notes) - 0.01
+    again = synthesize([midi], output=tmp_path, random=1, seconds=1.0)
+    assert not again.written
+    assert len(again.skipped) == 5
+
+
+def test_the_command_re_orchestrates_by_seed(midi, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        synthesize(
+            [midi / "score.mid"], output=tmp_path / name, seed=seed, reorchestrate=True
+        )
+    a, b, c = ((tmp_path / n / "score.wav").read_bytes() for n in "abc")
+    assert a == b != c
+
+
+def test_the_command_makes_a_corpus(midi, tmp_path):
+    result = synthesize(
+        [midi], output=tmp_path / "corpus", hours=0.001, clips_per_shard=2
+    )
+    assert result.written == (tmp_path / "corpus",)
+    assert "broken.mid" in result.failures[0]
+    assert len(corpus.shard_folders(tmp_path / "corpus")) == 1
+
+
+def test_the_command_refuses_to_destroy_or_to_do_nothing(midi, tmp_path):
+    with pytest.raises(ConfigError, match="Nothing to render"):
+        synthesize(output=tmp_path)
+    with pytest.raises(ConfigError, match="written over"):
+        synthesize([midi], output=midi)

@@ -14,6 +14,9 @@ of them changes the network that is shipped:
 3. *Smooth time tokens*: embeddings and output columns of time shifts start as a
    rotation of the position table's rows at the matching frames instead of as
    independent random rows.
+4. *Centred inputs*: the projection of frames starts without a response to what all
+   bands have in common (log-mel silence is far from 0), and smaller, so that it
+   does not drown the positions that are added to it.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mt3 import layers, models, vocabularies
+from mt3 import layers, losses, models, vocabularies
 from mt3.configs import ModelConfig
 from mt3.network import MAX_POSITIONS
 
@@ -49,6 +52,7 @@ class GuideConfig:
       attention_reach: frames before and after the event that count as near.
       first_guided_layer: decoder layers from this on have a guided head.
       smooth_time_tokens: whether time shifts start smooth.
+      centred_inputs: whether the input projection starts centred.
     """
 
     frame_weight: float = 0.1
@@ -56,6 +60,11 @@ class GuideConfig:
     attention_reach: tuple[int, int] = (3, 3)
     first_guided_layer: int = 1
     smooth_time_tokens: bool = True
+    centred_inputs: bool = True
+
+
+# Log-mel values vary by about 3 where there is sound; positions by 0.7.
+_INPUT_SCALE = 0.3
 
 
 def frame_of_time(seconds: Any, config: ModelConfig) -> Any:
@@ -136,6 +145,11 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         params = variables["params"]
         if self.guide.smooth_time_tokens:
             params["decoder"] = _with_smooth_time_tokens(params["decoder"], self.config)
+        if self.guide.centred_inputs:
+            projection = params["encoder"]["continuous_inputs_projection"]
+            kernel = projection["kernel"]
+            kernel = kernel - jnp.mean(kernel, axis=0, keepdims=True)
+            projection["kernel"] = _INPUT_SCALE * kernel
         depth = self.module.config.emb_dim
         params[AUXILIARY] = {
             "kernel": jnp.zeros((depth, FRAME_FEATURES), jnp.float32),
@@ -181,8 +195,15 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
             "frame_loss": frame_loss,
             "attention_loss": attention_loss,
         }
-        loss = loss + self.guide.frame_weight * frame_loss
-        return loss + self.guide.attention_weight * attention_loss, metrics
+        aids = (
+            self.guide.frame_weight * frame_loss
+            + self.guide.attention_weight * attention_loss
+        )
+        # The aids' weights are relative to the token loss, however that is scaled.
+        divisor, _ = losses.normalizing_factor_and_weights(
+            self._loss_normalizing_factor, batch
+        )
+        return loss + (aids if divisor is None else aids / divisor), metrics
 
     def _attention_loss(self, intermediates: Mapping[str, Any], batch) -> jax.Array:
         targets = batch["decoder_target_tokens"]

@@ -80,13 +80,9 @@ def shift_right(targets: jax.Array) -> jax.Array:
 def tiny_params(config: network.T5Config = TINY) -> dict[str, Any]:
     """Fresh parameters of a tiny network."""
     tokens = jnp.zeros((1, 2), jnp.int32)
-    return network.Transformer(config).init(
-        jax.random.key(0),
-        jnp.zeros((1, 3, config.input_depth)),
-        tokens,
-        tokens,
-        enable_dropout=False,
-    )["params"]
+    frames = jnp.zeros((1, 3, config.input_depth))
+    init = functools.partial(network.Transformer(config).init, enable_dropout=False)
+    return jax.jit(init)(jax.random.key(0), frames, tokens, tokens)["params"]
 
 
 def tiny_batch(batch: int = 3, frames: int = 6, length: int = 5, seed: int = 0):

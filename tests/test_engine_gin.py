@@ -88,6 +88,7 @@ def test_four_devices_equal_one(tiny_run, tmp_path):
                 tmp_path,
                 f"train.total_steps={STEPS}",
                 "partitioning.PjitPartitioner.num_partitions=2",
+                "train.train_eval_dataset_cfg=None",
             ),
         ],
         env={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import sys
 import types
@@ -41,6 +42,23 @@ def tiny_batch(**options):
     }
 
 
+def loss_of(model, batch, params=None, dropout_rng=None):
+    """Loss and metrics, compiled: op by op is several times slower."""
+    params = tiny_params() if params is None else params
+    return jax.jit(model.loss_fn)(params, batch, dropout_rng)
+
+
+def gradient_of(model, batch):
+    run = jax.jit(jax.grad(model.loss_fn, has_aux=True))
+    return run(tiny_params(), batch, None)
+
+
+def scores_of(model, batch, params=None, **options):
+    params = tiny_params() if params is None else params
+    run = functools.partial(model.score_batch, **options)
+    return jax.jit(run)(params, batch)
+
+
 def direct_loss(logits, targets, *, smoothing=0.0, z_loss=0.0):
     """Cross-entropy per token by its definition, in float64."""
     logits = np.float64(logits)
@@ -56,8 +74,8 @@ def direct_loss(logits, targets, *, smoothing=0.0, z_loss=0.0):
 class TestGolden:
     def test_loss_and_metrics(self):
         outputs = golden_model.outputs()
-        loss, metrics = golden().loss_fn(
-            golden_model.params(), golden_model.training_batch(), None
+        loss, metrics = loss_of(
+            golden(), golden_model.training_batch(), golden_model.params()
         )
         assert loss.dtype == jnp.float32
         np.testing.assert_allclose(loss, outputs["loss"], rtol=1e-5)
@@ -78,8 +96,8 @@ class TestGolden:
         assert metrics["num_examples"] == outputs["metric/timing/seqs"]
 
     def test_scores(self):
-        scores = golden().score_batch(
-            golden_model.params(), golden_model.training_batch()
+        scores = scores_of(
+            golden(), golden_model.training_batch(), golden_model.params()
         )
         golden_scores = golden_model.outputs()["score_batch"]
         assert scores.shape == golden_scores.shape == (4,)
@@ -150,27 +168,25 @@ class TestLoss:
         batch = tiny_batch()
         batch["decoder_loss_weights"] = batch["decoder_loss_weights"].at[1, 0].set(0.5)
         model = tiny(label_smoothing=0.1, z_loss=1e-2)
-        logits = model.module.apply(
-            {"params": tiny_params()},
-            *(batch[name] for name in models.BATCH_FEATURES),
-            enable_dropout=False,
+        logits = jax.jit(functools.partial(model.module.apply, enable_dropout=False))(
+            {"params": tiny_params()}, *(batch[name] for name in models.BATCH_FEATURES)
         )
         tokens = direct_loss(
             logits, batch["decoder_target_tokens"], smoothing=0.1, z_loss=1e-2
         )
-        loss, metrics = model.eval_fn(tiny_params(), batch)
+        loss, metrics = loss_of(model, batch)
         wanted = (tokens * np.asarray(batch["decoder_loss_weights"])).sum()
         np.testing.assert_allclose(loss, wanted, rtol=1e-4)
         assert metrics["num_tokens"] == 13
 
     def test_padding_does_not_count_without_weights(self):
         batch = tiny_batch()
-        loss, _ = tiny().eval_fn(tiny_params(), batch)
+        loss, _ = loss_of(tiny(), batch)
         del batch["decoder_loss_weights"]
-        assert tiny().eval_fn(tiny_params(), batch)[0] == loss
+        assert loss_of(tiny(), batch)[0] == loss
         np.testing.assert_allclose(
-            tiny().score_batch(tiny_params(), batch).sum(),
-            -tiny(z_loss=0.0).eval_fn(tiny_params(), batch)[0],
+            scores_of(tiny(), batch).sum(),
+            -loss_of(tiny(z_loss=0.0), batch)[0],
             rtol=1e-5,
         )
 
@@ -180,8 +196,8 @@ class TestLoss:
     )
     def test_normalizing_factor(self, factor, divisor):
         batch = tiny_batch()
-        summed, _ = tiny().eval_fn(tiny_params(), batch)
-        loss, _ = tiny(loss_normalizing_factor=factor).eval_fn(tiny_params(), batch)
+        summed, _ = loss_of(tiny(), batch)
+        loss, _ = loss_of(tiny(loss_normalizing_factor=factor), batch)
         np.testing.assert_allclose(loss, summed / divisor, rtol=1e-5)
 
     def test_average_per_sequence(self):
@@ -189,10 +205,10 @@ class TestLoss:
         means = []
         for row in range(3):
             one = {name: value[row : row + 1] for name, value in batch.items()}
-            loss, metrics = tiny().eval_fn(tiny_params(), one)
+            loss, metrics = loss_of(tiny(), one)
             means.append(loss / metrics["num_tokens"])
-        loss, metrics = tiny(loss_normalizing_factor="AVERAGE_PER_SEQUENCE").eval_fn(
-            tiny_params(), batch
+        loss, metrics = loss_of(
+            tiny(loss_normalizing_factor="AVERAGE_PER_SEQUENCE"), batch
         )
         np.testing.assert_allclose(loss, np.mean(means), rtol=1e-5)
         assert metrics["num_tokens"] == 13
@@ -217,9 +233,7 @@ class TestLoss:
         batch["decoder_target_tokens"] *= 0
         batch["decoder_loss_weights"] *= 0
         model = tiny(loss_normalizing_factor=factor)
-        gradient, metrics = jax.grad(model.loss_fn, has_aux=True)(
-            tiny_params(), batch, None
-        )
+        gradient, metrics = gradient_of(model, batch)
         assert metrics["loss"] == metrics["num_tokens"] == metrics["num_examples"] == 0
         for leaf in jax.tree.leaves(gradient):
             assert not leaf.any()
@@ -228,13 +242,14 @@ class TestLoss:
 class TestTraining:
     def test_dropout_key_matters_and_none_is_deterministic(self):
         model, batch = tiny(), tiny_batch()
-        first = model.loss_fn(tiny_params(), batch, jax.random.key(1))[0]
-        assert first == model.loss_fn(tiny_params(), batch, jax.random.key(1))[0]
-        assert first != model.loss_fn(tiny_params(), batch, jax.random.key(2))[0]
-        assert (
-            model.loss_fn(tiny_params(), batch, None)[0]
-            == model.eval_fn(tiny_params(), batch)[0]
-        )
+        draws = [
+            loss_of(model, batch, dropout_rng=jax.random.key(seed))[0]
+            for seed in (1, 1, 2)
+        ]
+        assert draws[0] == draws[1] != draws[2]
+        plain = loss_of(model, batch)[0]
+        assert plain not in draws
+        assert plain == jax.jit(model.eval_fn)(tiny_params(), batch)[0]
 
     def test_metrics_of_two_batches_add_up(self):
         model = tiny(z_loss=1e-2)
@@ -243,29 +258,25 @@ class TestTraining:
             {name: value[cut] for name, value in whole.items()}
             for cut in (slice(0, 1), slice(1, 4))
         ]
-        total = model.eval_fn(tiny_params(), whole)[1]
-        first, second = (model.eval_fn(tiny_params(), part)[1] for part in parts)
+        total = loss_of(model, whole)[1]
+        first, second = (loss_of(model, part)[1] for part in parts)
         for name, value in total.items():
             assert value.shape == ()
             assert value.dtype == jnp.float32
             np.testing.assert_allclose(first[name] + second[name], value, rtol=1e-5)
 
     def test_every_parameter_gets_a_gradient(self):
-        gradient = jax.grad(
-            lambda params: tiny().loss_fn(params, tiny_batch(), None)[0]
-        )(tiny_params())
+        gradient, _ = gradient_of(tiny(), tiny_batch())
         flat = flax.traverse_util.flatten_dict(gradient, sep="/")
         assert [name for name, leaf in flat.items() if not leaf.any()] == []
 
     def test_bfloat16_gradients_are_float32(self):
         config = dataclasses.replace(TINY, dtype="bfloat16")
-        gradient, metrics = jax.grad(tiny(config).loss_fn, has_aux=True)(
-            tiny_params(), tiny_batch(), None
-        )
+        gradient, metrics = gradient_of(tiny(config), tiny_batch())
         assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {
             jnp.dtype("float32")
         }
-        expected = tiny().eval_fn(tiny_params(), tiny_batch())[0]
+        expected = loss_of(tiny(), tiny_batch())[0]
         np.testing.assert_allclose(metrics["loss"], expected, rtol=0.05)
 
     def test_missing_feature_is_named(self):
@@ -279,9 +290,12 @@ class TestInitialVariables:
     SHAPES = {"encoder_input_tokens": (8, 6, 5), "decoder_input_tokens": (8, 7)}
 
     def test_parameters_and_axes(self):
-        variables = tiny().get_initial_variables(
-            jax.random.key(0), self.SHAPES, {"encoder_input_tokens": jnp.float32}
-        )
+        model = tiny()
+        variables = jax.jit(
+            lambda key: model.get_initial_variables(
+                key, self.SHAPES, {"encoder_input_tokens": jnp.float32}
+            )
+        )(jax.random.key(0))
         assert set(variables) == {"params", "params_axes"}
         assert isinstance(variables, flax.core.FrozenDict)
         jax.tree.map(
@@ -315,12 +329,8 @@ class TestInitialVariables:
 class TestScores:
     def test_intermediates(self):
         batch = tiny_batch()
-        scores, found = tiny().score_batch(
-            tiny_params(), batch, return_intermediates=True
-        )
-        np.testing.assert_allclose(
-            scores, tiny().score_batch(tiny_params(), batch), rtol=1e-6
-        )
+        scores, found = scores_of(tiny(), batch, return_intermediates=True)
+        np.testing.assert_allclose(scores, scores_of(tiny(), batch), rtol=1e-6)
         (tokens,) = found["decoder"]["token_scores"]
         np.testing.assert_allclose(tokens.sum(-1), scores, rtol=1e-6)
         assert (tokens <= 0).all()
@@ -333,16 +343,16 @@ class TestScores:
         )
 
     def test_smoothing_and_z_loss_play_no_part(self):
-        plain = tiny(z_loss=0.0).score_batch(tiny_params(), tiny_batch())
+        plain = scores_of(tiny(z_loss=0.0), tiny_batch())
         other = tiny(z_loss=1.0, label_smoothing=0.3)
-        np.testing.assert_array_equal(
-            other.score_batch(tiny_params(), tiny_batch()), plain
-        )
+        np.testing.assert_array_equal(scores_of(other, tiny_batch()), plain)
 
 
 class TestPredictions:
     def run(self, model, **options):
-        return model.predict_batch_with_aux(tiny_params(), tiny_batch(), **options)
+        # Keys stay outside of the compiled part: strategies need their numbers.
+        run = functools.partial(model.predict_batch_with_aux, **options)
+        return jax.jit(run)(tiny_params(), tiny_batch())
 
     def test_best_beam_is_returned(self):
         model = tiny(decode_method="beam3")
@@ -351,9 +361,8 @@ class TestPredictions:
         assert every.shape == (3, 3, 5)
         np.testing.assert_array_equal(ids, every[:, -1])
         np.testing.assert_array_equal(aux["scores"], scores["scores"][:, -1])
-        np.testing.assert_array_equal(
-            model.predict_batch(tiny_params(), tiny_batch()), ids
-        )
+        predict = jax.jit(model.predict_batch)
+        np.testing.assert_array_equal(predict(tiny_params(), tiny_batch()), ids)
 
     def test_one_sequence_gets_an_axis_when_all_are_asked_for(self):
         ids, aux = self.run(tiny(decode_method="greedy"), return_all_decodes=True)
@@ -459,9 +468,8 @@ class TestConstruction:
         monkeypatch.setitem(sys.modules, "mt3.feature_converters", module)
         monkeypatch.setattr("mt3.feature_converters", module, raising=False)
         assert tiny().FEATURE_CONVERTER_CLS is marker
-        assert models.ContinuousInputsEncoderDecoderModel.FEATURE_CONVERTER_CLS is (
-            marker
-        )
+        # On the class it stays unasked for: gin looks at every attribute.
+        assert models.ContinuousInputsEncoderDecoderModel.FEATURE_CONVERTER_CLS
 
 
 class TestCluMetrics:
@@ -478,8 +486,8 @@ class TestCluMetrics:
         package.metrics.Average = self.Average
         monkeypatch.setitem(sys.modules, "clu", package)
         monkeypatch.setitem(sys.modules, "clu.metrics", package.metrics)
-        plain = tiny().eval_fn(tiny_params(), tiny_batch())[1]
-        found = tiny(metrics="clu").eval_fn(tiny_params(), tiny_batch())[1]
+        plain = loss_of(tiny(), tiny_batch())[1]
+        found = loss_of(tiny(metrics="clu"), tiny_batch())[1]
         accuracy = found["accuracy"]
         assert accuracy.total == plain["num_correct"]
         assert accuracy.count == plain["num_tokens"]
@@ -494,7 +502,7 @@ class TestCluMetrics:
         monkeypatch.setitem(sys.modules, "clu", None)
         monkeypatch.setitem(sys.modules, "clu.metrics", None)
         with pytest.raises(ConfigError, match=r"clu; install mt3-transcription"):
-            tiny(metrics="clu").eval_fn(tiny_params(), tiny_batch())
+            loss_of(tiny(metrics="clu"), tiny_batch())
 
     def test_plain_is_the_default(self):
         assert training_metrics.METRICS["plain"] is training_metrics.plain_metrics
@@ -505,4 +513,4 @@ class TestCluMetrics:
                 return {"largest": jnp.max(logits)}
 
         model = Model(network.Transformer(TINY), input_depth=5)
-        assert set(model.eval_fn(tiny_params(), tiny_batch())[1]) == {"largest"}
+        assert set(loss_of(model, tiny_batch())[1]) == {"largest"}

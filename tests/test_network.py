@@ -47,10 +47,15 @@ def init_shapes(config):
     return jax.eval_shape(init)
 
 
-def apply(config, *args, params=None, **kwargs):
-    kwargs.setdefault("enable_dropout", False)
+def apply(config, *args, params=None, rngs=None, **options):
+    """Applies the network, compiled: op by op is several times slower."""
     params = tiny_params(config) if params is None else params
-    return network.Transformer(config).apply({"params": params}, *args, **kwargs)
+    static = {"enable_dropout": rngs is not None}
+    for name in ("method", "mutable"):
+        if name in options:
+            static[name] = options.pop(name)
+    run = jax.jit(functools.partial(network.Transformer(config).apply, **static))
+    return run({"params": params}, *args, rngs=rngs, **options)
 
 
 class TestParameters:
@@ -195,7 +200,7 @@ class TestDropout:
         if seed is None:
             return apply(config, frames, inputs, targets)
         rngs = {"dropout": jax.random.key(seed)}
-        return apply(config, frames, inputs, targets, enable_dropout=True, rngs=rngs)
+        return apply(config, frames, inputs, targets, rngs=rngs)
 
     def test_off_is_deterministic_and_needs_no_key(self):
         np.testing.assert_array_equal(self.run(), self.run())
@@ -296,9 +301,8 @@ class TestDecodeStep:
         variables = {"params": params["decoder"]}
         inputs = jnp.repeat(inputs, rows, axis=0)
         batch, length = inputs.shape
-        cross = [
-            layer.apply({"params": p}, encoded, method="project_cross") for p in layers
-        ]
+        project = jax.jit(functools.partial(layer.apply, method="project_cross"))
+        cross = [project({"params": p}, encoded) for p in layers]
         heads, depth = config.num_heads, config.head_dim
         # Not zeros: what lies beyond the position must not matter.
         caches = [
@@ -361,7 +365,7 @@ class TestDecodeStep:
             jax.random.normal(jax.random.key(2), (2, 2, 3, 4)),
             jax.random.normal(jax.random.key(3), (2, 2, 4, 3)),
         )
-        step = functools.partial(layer.apply, params, method="decode_step")
+        step = jax.jit(functools.partial(layer.apply, params, method="decode_step"))
         together = step(y, *cross, *cache, jnp.array([3, 1]))
         for row, index in enumerate((3, 1)):
             cut = slice(row, row + 1)
@@ -437,8 +441,16 @@ class TestShapeErrors:
     def test_position_beyond_the_table(self, value):
         frames, inputs, targets = tiny_batch()
         positions = jnp.full((3, 5), value)
+        run = functools.partial(
+            network.Transformer(TINY).apply,
+            {"params": tiny_params()},
+            frames,
+            inputs,
+            targets,
+            enable_dropout=False,
+        )
         with pytest.raises(ShapeError, match=f"values {value} to {value}, expected 0"):
-            apply(TINY, frames, inputs, targets, decoder_positions=positions)
+            run(decoder_positions=positions)
 
     def test_segment_ids_go_together(self):
         frames, inputs, targets = tiny_batch()

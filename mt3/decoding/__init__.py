@@ -16,13 +16,14 @@ import jax.numpy as jnp
 from mt3 import network
 from mt3.decoding.compilation import cache_folder, enable_compilation_cache
 from mt3.decoding.masks import GrammarMask, LogitMask
-from mt3.decoding.program import Spec, decode_batch
+from mt3.decoding.program import decode_batch
 from mt3.decoding.slots import (
     DecodeOptions,
     Result,
     SegmentDecoder,
     usable_cache_sizes,
 )
+from mt3.decoding.steps import Spec
 from mt3.decoding.strategies import (
     Beam,
     Greedy,

@@ -23,7 +23,8 @@ import numpy as np
 
 from mt3 import network
 from mt3.decoding.masks import LogitMask
-from mt3.decoding.program import Carry, KeysValues, Program, Spec
+from mt3.decoding.program import Program
+from mt3.decoding.steps import Carry, KeysValues, Spec
 from mt3.decoding.strategies import Beam, Strategy
 from mt3.errors import ConfigError, ShapeError
 from mt3.vocabularies import EOS_ID

@@ -113,6 +113,8 @@ def wrap_optax_optimizer(
     parameters.insert(position, extra)
     wrapped.__signature__ = signature.replace(parameters=parameters)
     wrapped.__module__ = __name__
+    # Gin would look through the wrapper, and miss `max_grad_norm`.
+    del wrapped.__wrapped__
     return wrapped
 
 

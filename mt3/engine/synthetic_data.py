@@ -92,6 +92,9 @@ class SegmentBatches:
       seed: of everything drawn.
       split: streams of different splits have nothing in common.
       extra_features: see `example_features`.
+      length_multiple: cut the batch's padding after its longest target, rounded up to
+        a multiple of this (each length that occurs is one more compilation); None
+        keeps all.
       skipped: segments passed over so far in this process, because their targets
         were too long.
     """
@@ -102,6 +105,7 @@ class SegmentBatches:
     seed: int
     split: str = "train"
     extra_features: Mapping[str, ExtraFeature] = dataclasses.field(default_factory=dict)
+    length_multiple: int | None = None
     skipped: int = 0
 
     def __post_init__(self):
@@ -125,10 +129,17 @@ class SegmentBatches:
         """
         first = index * self.batch_size
         examples = [self.example(first + place) for place in range(self.batch_size)]
-        return {
+        batch = {
             name: np.stack([example[name] for example in examples])
             for name in examples[0]
         }
+        if self.length_multiple:
+            longest = int((batch["decoder_target_tokens"] > 0).sum(axis=1).max())
+            length = -(-longest // self.length_multiple) * self.length_multiple
+            for name in batch:
+                if name.startswith("decoder_"):
+                    batch[name] = batch[name][:, :length]
+        return batch
 
     def example(self, index: int) -> dict[str, np.ndarray]:
         """Returns one example; segments with too many tokens are drawn again."""
@@ -155,8 +166,10 @@ class _SegmentDataset:
         self,
         model_config: ModelConfig,
         extra_features: Mapping[str, ExtraFeature] | None,
+        length_multiple: int | None = None,
     ):
         self.model_config = model_config
+        self._length_multiple = length_multiple
         # Gin hands over wrappers, which worker processes cannot be sent.
         self._extra_features = {
             name: inspect.unwrap(function)
@@ -200,6 +213,7 @@ class _SegmentDataset:
             seed=cfg.seed,
             split=cfg.split,
             extra_features=self._extra_features,
+            length_multiple=self._length_multiple,
         )
 
 
@@ -284,6 +298,7 @@ class Corpus(_SegmentDataset):
         num_shards: int | None = None,
         stages: Sequence[tuple[int, Mapping[str, Any]]] = ((0, {}),),
         extra_features: Mapping[str, ExtraFeature] | None = None,
+        length_multiple: int | None = None,
     ):
         """Takes where clips are and how they are used.
 
@@ -298,11 +313,12 @@ class Corpus(_SegmentDataset):
           stages: (first batch, limits of `ClipSampler.example`) pairs in order: an
             easy beginning. Evaluation has the last stage's limits.
           extra_features: see `example_features`.
+          length_multiple: see `SegmentBatches`.
 
         Raises:
           ConfigError: stages are not in order, or do not begin with batch 0.
         """
-        super().__init__(model_config, extra_features)
+        super().__init__(model_config, extra_features, length_multiple)
         starts = [first for first, _ in stages]
         if not starts or starts[0] != 0 or starts != sorted(set(starts)):
             raise ConfigError(

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mt3 import losses
 from mt3.engine import metrics_writer
 from mt3.engine.partitioning import PjitPartitioner
 from mt3.engine.train_state import TrainState
@@ -32,27 +33,40 @@ _STEPS_IN_FLIGHT = 2
 
 
 def scalar_metrics(
-    loss: jax.Array, metrics: Mapping[str, Any], batch: Mapping[str, jax.Array]
+    model: Any,
+    objective: jax.Array,
+    metrics: Mapping[str, Any],
+    batch: Mapping[str, jax.Array],
 ) -> Metrics:
     """Returns a model's metrics as float32 scalars that add up over batches.
 
     Metric objects with `total` and `count` (clu's averages) count with their
-    total. `accuracy` becomes `num_correct`; `loss` and `num_tokens` (the
-    non-padding targets) are always there.
+    total, and `accuracy` becomes `num_correct`. Always there are `loss` (summed
+    over tokens, whatever the model divides it by), `num_tokens` (non-padding
+    targets) and `objective` (what is minimised: aids counted, after division).
+
+    Args:
+      model: its `_loss_normalizing_factor` tells how the loss is divided.
+      objective: the value that `loss_fn` returned.
+      metrics: the metrics that it returned.
+      batch: arrays [B, ...].
     """
     result = {}
     for name, value in metrics.items():
         total = getattr(value, "total", value)
-        if hasattr(total, "shape") and jnp.ndim(total) == 0:
+        if jnp.ndim(total) == 0:
             result[name] = jnp.asarray(total, jnp.float32)
-    accuracy = metrics.get("accuracy")
-    if hasattr(accuracy, "count"):
+    if hasattr(metrics.get("accuracy"), "count"):
         result["num_correct"] = result.pop("accuracy")
-    weights = batch.get("decoder_loss_weights")
-    if weights is None:
-        weights = batch["decoder_target_tokens"] > 0
-    result["num_tokens"] = jnp.sum(weights, dtype=jnp.float32)
-    result["loss"] = jnp.asarray(loss, jnp.float32)
+    factor = getattr(model, "_loss_normalizing_factor", None)
+    divisor, weights = losses.normalizing_factor_and_weights(factor, batch)
+    result.setdefault("loss", jnp.asarray(objective, jnp.float32))
+    if divisor is not None:
+        for name in ("loss", "z_loss"):
+            if name in result:
+                result[name] = result[name] * divisor
+    result["num_tokens"] = jnp.sum(weights > 0, dtype=jnp.float32)
+    result["objective"] = jnp.asarray(objective, jnp.float32)
     return result
 
 
@@ -81,7 +95,7 @@ def accumulate_gradients(
 
     def loss_fn(params, batch, rng):
         loss, metrics = model.loss_fn(params, batch, rng)
-        return loss, scalar_metrics(loss, metrics, batch)
+        return loss, scalar_metrics(model, loss, metrics, batch)
 
     gradient_fn = jax.grad(loss_fn, has_aux=True)
     if not num_microbatches or num_microbatches == 1:
@@ -188,7 +202,7 @@ class Trainer:
 
     def _one_evaluation(self, params, batch):
         loss, metrics = self._model.eval_fn(params, batch)
-        return scalar_metrics(loss, metrics, batch)
+        return scalar_metrics(self._model, loss, metrics, batch)
 
     def train_step(self, batch: Mapping[str, np.ndarray]) -> Metrics:
         """Applies one update and returns its metrics, still on the devices."""

@@ -299,6 +299,44 @@ def create_cosine_schedule(
     return learning_rate
 
 
+def create_stable_schedule(
+    base_learning_rate: float,
+    total_steps: int,
+    decay_steps: int,
+    warmup_steps: int = 0,
+    final_fraction: float = 0.0,
+) -> LearningRateFn:
+    """Returns a linear warm-up, a constant rate, and a line down to the end.
+
+    How long the constant part lasts can be decided while the run goes on: resume it
+    with other `total_steps`.
+
+    Args:
+      base_learning_rate: rate between warm-up and decay.
+      total_steps: steps of the whole run.
+      decay_steps: steps of the line down, at the end.
+      warmup_steps: steps of the warm-up.
+      final_fraction: rate at `total_steps`, relative to the base.
+
+    Raises:
+      ConfigError: warm-up and decay do not fit into the run.
+    """
+    if warmup_steps < 0 or decay_steps < 1 or warmup_steps + decay_steps > total_steps:
+        raise ConfigError(
+            f"create_stable_schedule: warmup_steps {warmup_steps} and decay_steps "
+            f"{decay_steps} (at least 1) do not fit into total_steps, {total_steps}"
+        )
+
+    def learning_rate(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        warm = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
+        left = jnp.clip((total_steps - step) / decay_steps, 0.0, 1.0)
+        shape = final_fraction + (1.0 - final_fraction) * left
+        return (base_learning_rate * warm * shape).astype(jnp.float32)
+
+    return learning_rate
+
+
 def get_dataset(
     cfg: DatasetConfig,
     shard_id: int,

@@ -94,3 +94,121 @@ def scores(reference_notes, estimated_notes, track_specs=None) -> dict[str, floa
         track_specs=specs,
         **metrics.ORIGINAL,
     )
+
+
+def load_checkpoint(path) -> dict[str, Any]:
+    """Returns the parameters of a checkpoint, a nested dict of arrays."""
+    from mt3 import checkpoints
+
+    return checkpoints.load(path).params
+
+
+def _network_config(sizes):
+    from mt3 import network
+
+    return network.T5Config.from_dict(dict(sizes))
+
+
+def _model(sizes):
+    from mt3 import models, network
+
+    config = _network_config(sizes)
+    return models.ContinuousInputsEncoderDecoderModel(
+        network.Transformer(config), input_depth=config.input_depth
+    )
+
+
+def _batch(inputs, targets):
+    targets = np.asarray(targets, np.int32)
+    decoder_inputs = np.zeros_like(targets)
+    decoder_inputs[:, 1:] = targets[:, :-1]
+    return {
+        "encoder_input_tokens": np.asarray(inputs, np.float32),
+        "decoder_input_tokens": decoder_inputs,
+        "decoder_target_tokens": targets,
+    }
+
+
+def logits(params, sizes, inputs, targets) -> np.ndarray:
+    """Returns teacher-forced logits, float32 [batch, length, vocabulary].
+
+    Args:
+      params: as `load_checkpoint` returns them.
+      sizes: `network.T5Config` fields.
+      inputs: frames, float32 [batch, frames, depth].
+      targets: ids, int32 [batch, length], 0 is padding.
+    """
+    from mt3 import network
+
+    batch = _batch(inputs, targets)
+    module = network.Transformer(_network_config(sizes))
+    return np.asarray(
+        module.apply({"params": params}, *batch.values(), enable_dropout=False)
+    )
+
+
+def loss(params, sizes, inputs, targets) -> float:
+    """Returns the training loss: summed cross-entropy and z-loss, no dropout."""
+    return float(_model(sizes).loss_fn(params, _batch(inputs, targets), None)[0])
+
+
+def decode(params, sizes, inputs, max_length, method, beams=1):
+    """Decodes a batch.
+
+    Args:
+      params: as `load_checkpoint` returns them.
+      sizes: `network.T5Config` fields.
+      inputs: frames, float32 [batch, frames, depth].
+      max_length: most tokens.
+      method: "beam" or "greedy".
+      beams: for "beam".
+
+    Returns:
+      ids, int32 [batch, max_length] or, with several beams, [batch, beams,
+      max_length] in ascending order of score; and scores.
+    """
+    from mt3 import decoding
+
+    strategy = (
+        decoding.Greedy() if method == "greedy" else decoding.Beam(num_beams=beams)
+    )
+    ids, scores = decoding.decode(
+        params,
+        _network_config(sizes),
+        np.asarray(inputs, np.float32),
+        max_length=max_length,
+        strategy=strategy,
+    )
+    return np.asarray(ids), np.asarray(scores)
+
+
+def adafactor_steps(params, sizes, inputs, targets, learning_rate, steps):
+    """Takes Adafactor steps on one batch, without dropout.
+
+    Returns:
+      The loss before each step, and the parameters after the last.
+    """
+    import jax
+
+    from mt3.engine import adafactor
+
+    model = _model(sizes)
+    batch = _batch(inputs, targets)
+    optimizer = adafactor.Adafactor()
+    state = optimizer.init_state(params)
+
+    @jax.jit
+    def step(params, state):
+        (value, _), gradients = jax.value_and_grad(
+            lambda p: model.loss_fn(p, batch, None), has_aux=True
+        )(params)
+        params, state = optimizer.apply_gradient(
+            params, state, gradients, learning_rate=learning_rate
+        )
+        return value, params, state
+
+    losses = []
+    for _ in range(steps):
+        value, params, state = step(params, state)
+        losses.append(float(value))
+    return losses, jax.tree.map(np.asarray, params)

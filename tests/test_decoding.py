@@ -1,0 +1,265 @@
+"""Decoding of whole segments: one batch, and streams through slots."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mt3 import decoding, network
+from mt3.decoding import steps
+from mt3.errors import CheckpointError, ConfigError, ShapeError
+
+EOS = 1
+MAX_LENGTH = 32
+CONFIG = network.T5Config(
+    vocab_size=24,
+    emb_dim=16,
+    num_heads=2,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    head_dim=8,
+    mlp_dim=32,
+    input_depth=6,
+)
+
+
+@pytest.fixture(scope="module")
+def params():
+    """A random network whose outputs are far from uniform."""
+    tokens = jnp.ones((1, 4), jnp.int32)
+    frames = jnp.zeros((1, 5, CONFIG.input_depth))
+    init = functools.partial(network.Transformer(CONFIG).init, enable_dropout=False)
+    params = jax.jit(init)(jax.random.key(3), frames, tokens, tokens)["params"]
+    params["decoder"]["logits_dense"]["kernel"] *= 3.0
+    return params
+
+
+@pytest.fixture(scope="module")
+def segments():
+    """Eleven segments of 5 frames."""
+    rng = np.random.default_rng(1)
+    return 3 * rng.normal(size=(11, 5, CONFIG.input_depth)).astype(np.float32)
+
+
+def stream(params, segments, order=None, **options):
+    """Decodes segments in an order; returns the results in their own order."""
+    options = {"max_length": MAX_LENGTH, "cache_sizes": (8, 16), **options}
+    options = decoding.DecodeOptions(**options)
+    decoder = decoding.SegmentDecoder(params, CONFIG, options)
+    order = range(len(segments)) if order is None else order
+    results = {r.key: r for r in decoder.run((i, segments[i]) for i in order)}
+    assert len(results) == len(segments)
+    return [results[i] for i in range(len(segments))]
+
+
+@functools.cache
+def teacher_forced():
+    """Logits after each position, from the network's ordinary forward pass."""
+    model = network.Transformer(CONFIG)
+
+    @jax.jit
+    def logits(params, frames, ids):
+        inputs = jnp.pad(ids, ((0, 0), (1, 0)))[:, :-1]
+        # No target is padding here, since 0 may be a token too.
+        targets = jnp.ones_like(inputs)
+        return model.apply(
+            {"params": params}, frames, inputs, targets, enable_dropout=False
+        )
+
+    return logits
+
+
+def plain_greedy(params, frames):
+    """Greedy ids by running the whole decoder anew for each token."""
+    ids = np.zeros((len(frames), MAX_LENGTH), np.int32)
+    ended = np.zeros(len(frames), bool)
+    for position in range(MAX_LENGTH):
+        logits = teacher_forced()(params, frames, ids)[:, position]
+        ids[:, position] = np.where(ended, 0, np.argmax(logits, axis=-1))
+        ended |= ids[:, position] == EOS
+    return ids
+
+
+def test_greedy_equals_the_ordinary_forward_pass(params, segments):
+    ids, scores = decoding.decode(
+        params, CONFIG, segments, max_length=MAX_LENGTH, strategy=decoding.Greedy()
+    )
+    expected = plain_greedy(params, segments)
+    np.testing.assert_array_equal(ids, expected)
+    assert len(set((expected == EOS).argmax(1).tolist())) > 2  # Various lengths.
+    logits = teacher_forced()(params, segments, expected)
+    logprobs = jax.nn.log_softmax(logits)
+    chosen = np.take_along_axis(np.asarray(logprobs), expected[:, :, None], 2)[..., 0]
+    before_end = np.cumsum(expected == EOS, axis=1) - (expected == EOS) == 0
+    np.testing.assert_allclose(scores, (chosen * before_end).sum(1), atol=1e-3)
+
+
+def test_scores_of_beams_equal_the_ordinary_forward_pass(params, segments):
+    ids, scores = decoding.decode(
+        params, CONFIG, segments, max_length=MAX_LENGTH, strategy=decoding.Beam(3)
+    )
+    ids, scores = np.asarray(ids), np.asarray(scores)
+    assert ids.shape == (11, 3, MAX_LENGTH)
+    assert (np.diff(scores, axis=1) >= 0).all()
+    ends_all = (ids == EOS).any(2)
+    assert ends_all.any()
+    for beam in range(3):
+        logits = teacher_forced()(params, segments, ids[:, beam])
+        logprobs = np.asarray(jax.nn.log_softmax(logits))
+        for slot in np.flatnonzero(ends_all[:, beam]):
+            row = ids[slot, beam]
+            length = int(np.argmax(row == EOS)) + 1
+            logprob = logprobs[slot, np.arange(length), row[:length]].sum()
+            expected = logprob / ((5 + length) / 6) ** 0.6
+            assert scores[slot, beam] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [decoding.Beam(), decoding.Greedy(), decoding.Beam(3), decoding.Temperature(1.5)],
+)
+def test_tokens_do_not_depend_on_slots_caches_or_order(params, segments, strategy):
+    ids, scores = decoding.decode(
+        params, CONFIG, segments, max_length=MAX_LENGTH, strategy=strategy
+    )
+    if strategy.beams > 1:
+        ids, scores = ids[:, -1], scores[:, -1]
+    ways = [
+        {"num_slots": 1, "cache_sizes": ()},
+        {"num_slots": 3, "steps_per_dispatch": 5, "encode_batch": 2},
+        {"num_slots": 8, "cache_sizes": (4, 8, 16), "encode_batch": 4},
+    ]
+    if not isinstance(strategy, decoding.Temperature):
+        ways[2]["order"] = range(len(segments))[::-1]
+    for way in ways:
+        results = stream(params, segments, strategy=strategy, **way)
+        for result, expected, score in zip(results, ids, scores, strict=True):
+            count = len(result.ids)
+            np.testing.assert_array_equal(result.ids, expected[:count])
+            assert not np.any(expected[count:])
+            assert result.score == pytest.approx(float(score), abs=1e-4)
+            assert result.ids.dtype == np.int32
+            assert count <= result.steps <= MAX_LENGTH or strategy.beams == 1
+
+
+def test_smaller_caches_cost_no_precision_in_one_batch(params, segments):
+    for strategy in (decoding.Greedy(), decoding.Beam(2)):
+        options = {"max_length": MAX_LENGTH, "strategy": strategy}
+        one = decoding.decode(params, CONFIG, segments, **options)
+        several = decoding.decode(
+            params, CONFIG, segments, cache_sizes=(4, 16, 64), **options
+        )
+        np.testing.assert_array_equal(one[0], several[0])
+        np.testing.assert_allclose(one[1], several[1], atol=1e-5)
+
+
+def test_batch_decoding_can_be_traced(params, segments):
+    @jax.jit
+    def run(params, frames):
+        return decoding.decode(params, CONFIG, frames, max_length=MAX_LENGTH)
+
+    ids, scores = run(params, segments)
+    expected = decoding.decode(params, CONFIG, segments, max_length=MAX_LENGTH)
+    np.testing.assert_array_equal(ids, expected[0])
+    np.testing.assert_allclose(scores, expected[1], atol=1e-5)
+
+
+def test_segments_are_pulled_lazily(params, segments):
+    pulled = []
+
+    def source():
+        for i in itertools.count():
+            pulled.append(i)
+            yield i, segments[i % len(segments)]
+
+    options = decoding.DecodeOptions(
+        strategy=decoding.Greedy(),
+        max_length=MAX_LENGTH,
+        num_slots=3,
+        cache_sizes=(),
+        encode_batch=2,
+    )
+    decoder = decoding.SegmentDecoder(params, CONFIG, options)
+    results = decoder.run(source())
+    assert not pulled
+    for count, _ in enumerate(itertools.islice(results, 30), start=1):
+        assert len(pulled) <= count + 3 + 2 * 2
+    results.close()
+
+
+def test_number_of_compilations_does_not_grow_with_segments(params, segments):
+    options = {"strategy": decoding.Greedy(), "num_slots": 4, "cache_sizes": (8,)}
+    stream(params, segments, **options)
+    compiled = (steps.encode, steps.admit, steps.run_steps, steps.take_slots)
+    from mt3.decoding import program
+
+    functions = [getattr(program, f"_{function.__name__}") for function in compiled] + [
+        program._result,
+        program._fit_cache,
+    ]
+    before = [function._cache_size() for function in functions]
+    many = np.concatenate([segments] * 5)
+    stream(params, many, **options)
+    assert [function._cache_size() for function in functions] == before
+    assert all(before)
+
+
+def test_no_segments(params):
+    assert stream(params, []) == []
+
+
+def test_half_precision_runs(params, segments):
+    results = stream(
+        params, segments[:2], dtype="bfloat16", num_slots=2, cache_sizes=()
+    )
+    assert all(result.ids.size for result in results)
+    assert np.isfinite([result.score for result in results]).all()
+
+
+def test_misshapen_segments(params, segments):
+    decoder = decoding.SegmentDecoder(
+        params, CONFIG, decoding.DecodeOptions(max_length=MAX_LENGTH, num_slots=3)
+    )
+    with pytest.raises(ShapeError, match=r"segment 'a' has shape \(5, 7\).*6"):
+        list(decoder.run([("a", np.zeros((5, 7), np.float32))]))
+    with pytest.raises(ShapeError, match=r"'b'.*\(4, 6\).*\(5, 6\), as the first"):
+        list(decoder.run([("a", segments[0]), ("b", segments[0, :4])]))
+    with pytest.raises(ShapeError, match="expected"):
+        decoding.decode(params, CONFIG, segments[0])
+    with pytest.raises(ShapeError, match="max_length is 4000"):
+        decoding.decode(params, CONFIG, segments, max_length=4000)
+    with pytest.raises(ShapeError, match="max_length is 4000"):
+        decoding.SegmentDecoder(params, CONFIG, decoding.DecodeOptions(max_length=4000))
+
+
+def test_missing_layer(params):
+    lacking = {**params, "decoder": dict(params["decoder"])}
+    del lacking["decoder"]["layers_1"]
+    with pytest.raises(CheckpointError, match="lack decoder/layers_1"):
+        decoding.SegmentDecoder(lacking, CONFIG)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_length": 0},
+        {"num_slots": 0},
+        {"encode_batch": -1},
+        {"cache_sizes": (16, 8)},
+        {"cache_sizes": (0, 8)},
+    ],
+)
+def test_impossible_options(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        decoding.DecodeOptions(**wrong)
+
+
+def test_cache_sizes_end_at_the_maximum_length():
+    options = decoding.DecodeOptions(max_length=200, cache_sizes=(64, 128, 256))
+    assert options.usable_cache_sizes == (64, 128, 200)
+    assert decoding.DecodeOptions().usable_cache_sizes == (64, 128, 256, 512, 1024)

@@ -198,9 +198,7 @@ def _score(options: argparse.Namespace) -> int:
         metrics=patterns,
     )
     if options.json:
-        import json
-
-        print(json.dumps(report.to_dict(), indent=2))
+        print(report.to_json())
     elif options.main:
         print(scoring.format_short_table(report.mean), end="")
     else:
@@ -274,7 +272,11 @@ def _add_synthesize(commands) -> None:
     add("inputs", nargs="*", metavar="MIDI|FOLDER", help="MIDI files or folders")
     add("-o", "--output", required=True, metavar="DIR", help="folder to write to")
     add(
-        "--random", type=int, default=0, metavar="N", help="add N pieces of random notes"
+        "--random",
+        type=int,
+        default=0,
+        metavar="N",
+        help="add N pieces of random notes",
     )
     add("--seconds", type=float, default=30.0, help="length of each random piece")
     add(

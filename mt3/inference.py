@@ -286,9 +286,7 @@ class _Feed:
                 del self._open[number]
                 if not isinstance(error, MT3Error):
                     error = AudioError(f"{recording.source}: reading audio: {error}")
-                self._failed.append(
-                    FileResult(number, recording.source, None, error)
-                )
+                self._failed.append(FileResult(number, recording.source, None, error))
 
     def _cut(self, audio: Audio, recording: _Recording) -> Iterator[np.ndarray]:
         """Yields a recording's segments; its number of segments is known in time.
@@ -330,9 +328,7 @@ class _Feed:
         frames = spectrograms.compute_spectrogram(samples, config.spectrogram)
         return np.pad(frames, ((0, config.inputs_length - len(frames)), (0, 0)))
 
-    def take(
-        self, result: decoding.Result
-    ) -> Iterator[SegmentNotes | FileResult]:
+    def take(self, result: decoding.Result) -> Iterator[SegmentNotes | FileResult]:
         """Takes one decoded segment; yields what is now in order."""
         number, segment = result.key
         recording = self._open.get(number)
@@ -487,9 +483,11 @@ def write_inferences_to_file(
         unique_id, start = _segment_of(example, config)
         tokens = np.asarray(prediction)
         if vocabulary is not None:
-            tokens = np.asarray(vocabulary.decode_tf(tokens)) if not hasattr(
-                vocabulary, "decode"
-            ) else np.asarray(vocabulary.decode(tokens.tolist()))
+            tokens = (
+                np.asarray(vocabulary.decode_tf(tokens))
+                if not hasattr(vocabulary, "decode")
+                else np.asarray(vocabulary.decode(tokens.tolist()))
+            )
         songs.setdefault(unique_id, []).append((start, tokens[tokens != -1]))
     with atomic_file(path) as stream:
         for unique_id, predictions in songs.items():
@@ -509,9 +507,7 @@ def write_inferences_to_file(
             stream.write((json.dumps(record) + "\n").encode())
 
 
-def _segment_of(
-    example: Mapping[str, Any], config: ModelConfig
-) -> tuple[str, float]:
+def _segment_of(example: Mapping[str, Any], config: ModelConfig) -> tuple[str, float]:
     """Returns an example's recording and start time (s), rounded down to a step."""
     for feature in ("unique_id", "input_times"):
         if feature not in example:

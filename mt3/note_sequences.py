@@ -202,7 +202,9 @@ def note_events(
     bins = vocabularies.velocity_to_bin(np.where(is_on, both["velocity"], 0), num_bins)
     is_drum = both["is_drum"]
     tokens = np.full((len(both), 3), -1, np.int32)
-    tokens[:, 0] = np.where(is_drum, -1, codec.encode_values("program", both["program"]))
+    tokens[:, 0] = np.where(
+        is_drum, -1, codec.encode_values("program", both["program"])
+    )
     tokens[:, 1] = codec.encode_values("velocity", bins)
     tokens[:, 2] = np.where(
         is_drum,

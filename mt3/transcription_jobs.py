@@ -75,7 +75,9 @@ def parse_instruments(text: str) -> tuple[tuple[int, ...] | None, bool]:
             known = [*families, *programs_by_name, "drums"]
             hint = near_misses(name, known)
             if hint.startswith(" Known"):
-                hint = f" Families: {', '.join(families)}; or a program 0-127, or drums."
+                hint = (
+                    f" Families: {', '.join(families)}; or a program 0-127, or drums."
+                )
             raise ConfigError(f"--instruments: unknown instrument {name!r}.{hint}")
     if not programs and not drums:
         raise ConfigError("--instruments: the list is empty")
@@ -172,7 +174,7 @@ def run(options: argparse.Namespace) -> int:
             "expected one recording, or jsonl"
         )
     for problem in problems.values():
-        _report(problem)
+        print(f"mt3: error: {problem}", file=sys.stderr, flush=True)
     failures = len(problems)
     if waiting:
         failures += _Run(options, formats, programs, drums, waiting).run()
@@ -193,10 +195,6 @@ def _is_done(job: Job, formats: Sequence[str]) -> bool:
     return all(outputs.output_path(job.stem, name).exists() for name in formats)
 
 
-def _report(message: str) -> None:
-    print(f"mt3: error: {message}", file=sys.stderr, flush=True)
-
-
 class _Run:
     """One run over some jobs."""
 
@@ -214,6 +212,7 @@ class _Run:
         self._drums = drums
         self._jobs = jobs
         self._failures = 0
+        self._progress = _Progress([], quiet=True)
 
     def run(self) -> int:
         """Transcribes all jobs; returns how many failed."""
@@ -238,7 +237,8 @@ class _Run:
             num_heads=options.num_heads,
         )
         durations = [duration for _, duration in readable]
-        with _Progress(durations, options.quiet) as progress:
+        self._progress = _Progress(durations, options.quiet)
+        with self._progress as progress:
             recordings = (job.source for job, _ in readable)
             for item in model.run(recordings):
                 job, _ = readable[item.file]
@@ -247,7 +247,7 @@ class _Run:
                     self._stream(item, job)
                     continue
                 progress.finish(item.file)
-                self._settle(item, job, progress)
+                self._settle(item, job)
         return self._failures
 
     def _readable(self, audio_io: Any) -> Iterator[tuple[Job, float | None]]:
@@ -275,7 +275,7 @@ class _Run:
         sys.stdout.buffer.write(b"".join(lines))
         sys.stdout.buffer.flush()
 
-    def _settle(self, result: Any, job: Job, progress: _Progress) -> None:
+    def _settle(self, result: Any, job: Job) -> None:
         """Writes a recording's results, or says why there are none."""
         if result.error is not None:
             self._fail(str(result.error))
@@ -301,10 +301,12 @@ class _Run:
             return
         for file in written:
             for warning in file.warnings:
-                print(f"mt3: warning: {file.path}: {warning}", file=sys.stderr)
+                self._progress.say(
+                    f"mt3: warning: {file.path}: {warning}", always=True
+                )
         count = len(result.transcription.notes)
         names = ", ".join(str(file.path) for file in written)
-        progress.say(f"{job.source}: {count} notes -> {names}")
+        self._progress.say(f"{job.source}: {count} notes -> {names}")
 
     def _to_standard_output(self, transcription: Any, output_options: Any) -> None:
         from mt3 import outputs
@@ -318,7 +320,7 @@ class _Run:
 
     def _fail(self, message: str) -> None:
         self._failures += 1
-        _report(message)
+        self._progress.say(f"mt3: error: {message}", always=True)
 
 
 def _with_source(line: bytes, job: Job) -> bytes:
@@ -342,7 +344,7 @@ class _Progress:
             from tqdm import tqdm
 
             known = [duration for duration in self._known if duration is not None]
-            total = round(sum(known), 1) if len(known) == len(self._known) else None
+            total = sum(known) if len(known) == len(self._known) else None
             interactive = sys.stderr.isatty()
             self._bar = tqdm(
                 total=total,
@@ -376,9 +378,14 @@ class _Progress:
     def _add(self, file: int, seconds: float) -> None:
         self._done[file] += seconds
         if self._bar is not None:
+            # Headers may promise less than there is, and sums of times are rounded.
+            if self._bar.total is not None:
+                seconds = min(seconds, self._bar.total - self._bar.n)
             self._bar.update(seconds)
 
-    def say(self, line: str) -> None:
-        """Prints a line above the bar."""
+    def say(self, line: str, *, always: bool = False) -> None:
+        """Prints a line above the bar; without a bar only if `always`."""
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
+        elif always:
+            print(line, file=sys.stderr, flush=True)

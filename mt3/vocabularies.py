@@ -228,9 +228,7 @@ PROGRAM_GRANULARITIES = {
     "midi_class": ProgramGranularity(
         programs_to_midi_classes, lambda program: 8 * (program // 8)
     ),
-    "full": ProgramGranularity(
-        lambda tokens, codec: tokens, lambda program: program
-    ),
+    "full": ProgramGranularity(lambda tokens, codec: tokens, lambda program: program),
 }
 
 

@@ -77,13 +77,10 @@ def test_export_is_a_loadable_model(tiny_run, tmp_path):
     assert loaded.config.network["emb_dim"] == 32
 
 
-def test_four_devices_equal_one(tiny_run, tmp_path):
-    script = (
-        "import sys; from mt3.engine import launch; sys.exit(launch.main(sys.argv[1:]))"
-    )
+def test_mt3_train_on_four_devices_equals_one(tiny_run, tmp_path):
     process = subprocess.run(
         [
-            *(sys.executable, "-c", script),
+            *(sys.executable, "-m", "mt3.cli", "train"),
             *arguments(
                 tmp_path,
                 f"train.total_steps={STEPS}",

@@ -20,15 +20,25 @@ from tests import golden_model
 from tests.golden_model import TINY, tiny_params
 
 
+@functools.lru_cache(maxsize=64)
 def golden(**options):
     return models.ContinuousInputsEncoderDecoderModel(
         network.Transformer(golden_model.CONFIG), **options
     )
 
 
+@functools.lru_cache(maxsize=64)
 def tiny(config=TINY, **options):
     return models.ContinuousInputsEncoderDecoderModel(
         network.Transformer(config), input_depth=config.input_depth, **options
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(function, **options):
+    """Compiles once: op by op is several times slower."""
+    return jax.jit(
+        functools.partial(function, **options), compiler_options=golden_model.QUICK
     )
 
 
@@ -43,20 +53,22 @@ def tiny_batch(**options):
 
 
 def loss_of(model, batch, params=None, dropout_rng=None):
-    """Loss and metrics, compiled: op by op is several times slower."""
     params = tiny_params() if params is None else params
-    return jax.jit(model.loss_fn)(params, batch, dropout_rng)
+    return compiled(model.loss_fn)(params, batch, dropout_rng)
+
+
+@functools.lru_cache(maxsize=64)
+def gradient_function(model):
+    return jax.grad(model.loss_fn, has_aux=True)
 
 
 def gradient_of(model, batch):
-    run = jax.jit(jax.grad(model.loss_fn, has_aux=True))
-    return run(tiny_params(), batch, None)
+    return compiled(gradient_function(model))(tiny_params(), batch, None)
 
 
 def scores_of(model, batch, params=None, **options):
     params = tiny_params() if params is None else params
-    run = functools.partial(model.score_batch, **options)
-    return jax.jit(run)(params, batch)
+    return compiled(model.score_batch, **options)(params, batch)
 
 
 def direct_loss(logits, targets, *, smoothing=0.0, z_loss=0.0):
@@ -109,9 +121,8 @@ class TestGolden:
             "encoder_input_tokens": jnp.asarray(outputs["inputs"][:2]),
             "decoder_input_tokens": jnp.zeros((2, 128), jnp.int32),
         }
-        ids, aux = jax.jit(golden().predict_batch_with_aux)(
-            golden_model.params(), batch
-        )
+        predict = compiled(golden().predict_batch_with_aux)
+        ids, aux = predict(golden_model.params(), batch)
         np.testing.assert_array_equal(ids, outputs["beam1_ids"][:2])
         np.testing.assert_allclose(
             aux["scores"], outputs["beam1_scores"][:2], rtol=1e-4, atol=1e-4
@@ -168,7 +179,7 @@ class TestLoss:
         batch = tiny_batch()
         batch["decoder_loss_weights"] = batch["decoder_loss_weights"].at[1, 0].set(0.5)
         model = tiny(label_smoothing=0.1, z_loss=1e-2)
-        logits = jax.jit(functools.partial(model.module.apply, enable_dropout=False))(
+        logits = compiled(model.module.apply, enable_dropout=False)(
             {"params": tiny_params()}, *(batch[name] for name in models.BATCH_FEATURES)
         )
         tokens = direct_loss(
@@ -249,7 +260,7 @@ class TestTraining:
         assert draws[0] == draws[1] != draws[2]
         plain = loss_of(model, batch)[0]
         assert plain not in draws
-        assert plain == jax.jit(model.eval_fn)(tiny_params(), batch)[0]
+        assert plain == compiled(model.eval_fn)(tiny_params(), batch)[0]
 
     def test_metrics_of_two_batches_add_up(self):
         model = tiny(z_loss=1e-2)
@@ -334,7 +345,7 @@ class TestScores:
         (tokens,) = found["decoder"]["token_scores"]
         np.testing.assert_allclose(tokens.sum(-1), scores, rtol=1e-6)
         assert (tokens <= 0).all()
-        (weights,) = found["decoder"]["layers_1"]["encoder_decoder_attention"][
+        (weights,) = found["decoder"]["layers_0"]["encoder_decoder_attention"][
             "attention_weights"
         ]
         assert weights.shape == (3, 2, 5, 6)
@@ -352,7 +363,8 @@ class TestPredictions:
     def run(self, model, **options):
         # Keys stay outside of the compiled part: strategies need their numbers.
         run = functools.partial(model.predict_batch_with_aux, **options)
-        return jax.jit(run)(tiny_params(), tiny_batch())
+        run = jax.jit(run, compiler_options=golden_model.QUICK)
+        return run(tiny_params(), tiny_batch())
 
     def test_best_beam_is_returned(self):
         model = tiny(decode_method="beam3")
@@ -361,7 +373,7 @@ class TestPredictions:
         assert every.shape == (3, 3, 5)
         np.testing.assert_array_equal(ids, every[:, -1])
         np.testing.assert_array_equal(aux["scores"], scores["scores"][:, -1])
-        predict = jax.jit(model.predict_batch)
+        predict = compiled(model.predict_batch)
         np.testing.assert_array_equal(predict(tiny_params(), tiny_batch()), ids)
 
     def test_one_sequence_gets_an_axis_when_all_are_asked_for(self):

@@ -305,7 +305,8 @@ def get_training_eval_datasets(
 ) -> dict[str, Iterable[Batch]]:
     """Returns the evaluation streams, each of `eval_steps` batches, by name.
 
-    A source with `batch(index)` gives the same batches at every evaluation.
+    Every evaluation sees the same batches, kept in memory where the configuration
+    says `use_memory_cache`.
 
     Args:
       cfg: `utils.DatasetConfig` of the evaluation stream.
@@ -317,16 +318,23 @@ def get_training_eval_datasets(
     """
     data = get_dataset_fn(cfg, shard_id, num_shards, feature_converter_cls)
     name = str(cfg.mixture_or_task_name or cfg.split)
-    return {name: _FirstBatches(data, eval_steps)}
+    return {name: _FirstBatches(data, eval_steps, cfg.use_memory_cache)}
 
 
 class _FirstBatches:
-    """The first batches of a data set, each time it is iterated."""
+    """The same first batches of a data set, each time it is iterated."""
 
-    def __init__(self, data: Any, count: int):
+    def __init__(self, data: Any, count: int, keep: bool):
         self._data = data
         self._count = count
+        self._keep = keep
+        self._kept: list[Batch] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        source = as_data_source(self._data)
-        return itertools.islice(source, self._count)
+        if self._kept is not None:
+            return iter(self._kept)
+        batches = itertools.islice(as_data_source(self._data), self._count)
+        if not self._keep:
+            return batches
+        self._kept = list(batches)
+        return iter(self._kept)

@@ -23,10 +23,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +34,10 @@ import numpy as np
 from mt3.configs import ModelConfig
 from mt3.engine import checkpoints, data_sources, gin_utils, metrics_writer, utils
 from mt3.engine.partitioning import PjitPartitioner, logical_axis_names
+from mt3.engine.run_loop import Periods, RunLoop, stop_request
 from mt3.engine.train_state import TrainState
 from mt3.engine.trainer import Trainer
-from mt3.errors import ConfigError, DataError
+from mt3.errors import ConfigError
 
 _LOG = logging.getLogger("mt3")
 
@@ -203,7 +201,7 @@ def train(
         summarize_config_fn(str(folder), writer, step)
         prefetcher = data_sources.Prefetcher(source, depth=prefetch)
         stack.callback(prefetcher.close)
-        run = _Run(
+        run = RunLoop(
             trainer=trainer,
             batches=prefetcher,
             eval_streams=eval_streams,
@@ -212,160 +210,11 @@ def train(
             periods=periods,
             seed=seed,
         )
-        stop = stack.enter_context(_stop_request(max_minutes))
+        stop = stack.enter_context(stop_request(max_minutes))
         if run_eval_before_training:
             run.evaluate(step)
-        step = run.loop(step, stop)
+        step = run.run(step, stop)
     return step, trainer.train_state
-
-
-@dataclasses.dataclass(frozen=True)
-class Periods:
-    """When a run pauses: every so many steps, and at certain ones.
-
-    Attributes:
-      stats: steps between lines of metrics, or None for a fitting number.
-      evaluation: steps between evaluations, or None.
-      checkpoint: steps between checkpoints, or None.
-      checkpoint_steps: further steps with a checkpoint.
-      total: the last step.
-    """
-
-    stats: int | None
-    evaluation: int | None
-    checkpoint: int | None
-    checkpoint_steps: tuple[int, ...]
-    total: int
-
-    @property
-    def stats_period(self) -> int:
-        """Steps between lines of metrics."""
-        return self.stats or min(self.evaluation or 100, self.checkpoint or 100, 100)
-
-    def next_pause(self, step: int) -> int:
-        """Returns the first step after `step` at which something is due."""
-        regular = (self.stats_period, self.evaluation, self.checkpoint)
-        candidates = [step + period - step % period for period in regular if period]
-        candidates += [at for at in self.checkpoint_steps if at > step]
-        return min(*candidates, self.total)
-
-    def checkpoint_due(self, step: int) -> bool:
-        """Tells whether a checkpoint is written after this step."""
-        regular = self.checkpoint and step % self.checkpoint == 0
-        return bool(regular) or step in self.checkpoint_steps
-
-
-class _Run:
-    """The loop of one run and what it reports to."""
-
-    def __init__(
-        self, *, trainer, batches, eval_streams, manager, writer, periods, seed
-    ):
-        self._trainer = trainer
-        self._batches = batches
-        self._eval_streams = eval_streams
-        self._manager = manager
-        self._writer = writer
-        self._periods = periods
-        self._seed = seed
-        self._clock = metrics_writer.ProgressClock(periods.total)
-
-    def loop(self, step: int, stop: _StopRequest) -> int:
-        """Trains until the last step or a request to stop; returns the step."""
-        _LOG.info("training from step %d to %d", step, self._periods.total)
-        window, timed_steps, timed_examples, waited = [], 0, 0, 0.0
-        compiled = False
-        ended = False
-        while step < self._periods.total and not stop.requested() and not ended:
-            # The first step alone, since it compiles.
-            pause = self._periods.next_pause(step) if compiled else step + 1
-            result = self._trainer.train(self._batches, pause - step, stop.requested)
-            step += len(result.steps)
-            window += result.steps
-            ended = result.ended
-            waited += result.data_seconds
-            if compiled:
-                timed_steps += len(result.steps)
-                timed_examples += result.examples
-            compiled = True
-            self._clock.start()
-            last = step == self._periods.total or stop.requested() or ended
-            if window and (last or step % self._periods.stats_period == 0):
-                speed = self._clock.read(step, timed_steps, timed_examples)
-                values = {**metrics_writer.summarize(window), **speed}
-                values["data_wait_seconds"] = waited
-                self._report("train", step, values)
-                window, timed_steps, timed_examples, waited = [], 0, 0, 0.0
-            self._clock.pause()
-            if self._periods.evaluation and (
-                last or step % self._periods.evaluation == 0
-            ):
-                self.evaluate(step)
-            if last or self._periods.checkpoint_due(step):
-                self._save()
-            self._clock.resume()
-        if ended and step < self._periods.total:
-            raise DataError(
-                f"train: the batches ended after step {step}; expected enough for "
-                f"{self._periods.total} steps"
-            )
-        if stop.requested() and step < self._periods.total:
-            _LOG.warning("stopped at step %d: %s", step, stop.reason)
-        return step
-
-    def evaluate(self, step: int) -> None:
-        """Evaluates every stream and reports it."""
-        for name, values in self._trainer.eval(self._eval_streams).items():
-            self._report(name, step, values)
-
-    def _report(self, split: str, step: int, values: Mapping[str, float]) -> None:
-        metrics_writer.log_line(split, step, values)
-        self._writer.write(split, step, values)
-
-    def _save(self) -> None:
-        if self._manager is not None:
-            position = {"source": self._batches.state(), "random_seed": self._seed}
-            self._manager.save(self._trainer.train_state, position)
-
-
-class _StopRequest:
-    """Whether the run should end after the step in progress, and why."""
-
-    def __init__(self, max_minutes: float | None):
-        self._deadline = (
-            None if max_minutes is None else time.monotonic() + 60 * max_minutes
-        )
-        self.reason = ""
-
-    def requested(self) -> bool:
-        """Tells whether to stop."""
-        if not self.reason and self._deadline is not None:
-            if time.monotonic() >= self._deadline:
-                self.reason = "max_minutes is over"
-        return bool(self.reason)
-
-
-@contextlib.contextmanager
-def _stop_request(max_minutes: float | None) -> Iterator[_StopRequest]:
-    """Turns SIGTERM and Ctrl-C into a request; a second one ends at once."""
-    request = _StopRequest(max_minutes)
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    previous = {}
-
-    def handle(number, frame):
-        del frame
-        request.reason = f"received {signal.Signals(number).name}"
-        signal.signal(number, previous[number])
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        previous[number] = signal.signal(number, handle)
-    try:
-        yield request
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _choose_seed(folder: Path, random_seed: int | None) -> int:

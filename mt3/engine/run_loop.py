@@ -1,0 +1,213 @@
+"""The loop of a run: when it pauses, what it reports, and how it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from mt3.engine import metrics_writer
+from mt3.engine.checkpoints import CheckpointManager
+from mt3.engine.data_sources import Prefetcher
+from mt3.engine.trainer import Trainer, TrainResult
+from mt3.errors import DataError
+
+_LOG = logging.getLogger("mt3")
+
+
+@dataclasses.dataclass(frozen=True)
+class Periods:
+    """When a run pauses: every so many steps, and at certain ones.
+
+    Attributes:
+      stats: steps between lines of metrics, or None for a fitting number.
+      evaluation: steps between evaluations, or None.
+      checkpoint: steps between checkpoints, or None.
+      checkpoint_steps: further steps with a checkpoint.
+      total: the last step.
+    """
+
+    stats: int | None
+    evaluation: int | None
+    checkpoint: int | None
+    checkpoint_steps: tuple[int, ...]
+    total: int
+
+    @property
+    def stats_period(self) -> int:
+        """Steps between lines of metrics."""
+        return self.stats or min(self.evaluation or 100, self.checkpoint or 100, 100)
+
+    def next_pause(self, step: int) -> int:
+        """Returns the first step after `step` at which something is due."""
+        regular = (self.stats_period, self.evaluation, self.checkpoint)
+        candidates = [step + period - step % period for period in regular if period]
+        candidates += [at for at in self.checkpoint_steps if at > step]
+        return min(*candidates, self.total)
+
+    def checkpoint_due(self, step: int) -> bool:
+        """Tells whether a checkpoint is written after this step."""
+        regular = self.checkpoint and step % self.checkpoint == 0
+        return bool(regular) or step in self.checkpoint_steps
+
+
+class _Window:
+    """What happened since the last line of metrics."""
+
+    def __init__(self):
+        self.steps: list[Mapping[str, float]] = []
+        self._timed_steps = 0
+        self._timed_examples = 0
+        self._data_seconds = 0.0
+
+    def add(self, result: TrainResult, *, timed: bool) -> None:
+        """Adds some steps; untimed ones do not count for the speed."""
+        self.steps += result.steps
+        self._data_seconds += result.data_seconds
+        if timed:
+            self._timed_steps += len(result.steps)
+            self._timed_examples += result.examples
+
+    def summary(
+        self, step: int, clock: metrics_writer.ProgressClock
+    ) -> dict[str, float]:
+        """Returns means, speed, and seconds spent waiting for data."""
+        return {
+            **metrics_writer.summarize(self.steps),
+            **clock.read(step, self._timed_steps, self._timed_examples),
+            "data_wait_seconds": self._data_seconds,
+        }
+
+
+class RunLoop:
+    """The loop of one run and what it reports to."""
+
+    def __init__(
+        self,
+        *,
+        trainer: Trainer,
+        batches: Prefetcher,
+        eval_streams: Mapping[str, Iterable[Any]],
+        manager: CheckpointManager | None,
+        writer: metrics_writer.MetricsWriter,
+        periods: Periods,
+        seed: int,
+    ):
+        """Takes the run's parts.
+
+        Args:
+          trainer: takes the steps.
+          batches: prepared ahead; knows its position.
+          eval_streams: batches to evaluate on, by name.
+          manager: writes checkpoints, or None for none.
+          writer: takes the metrics.
+          periods: when the run pauses.
+          seed: kept in the checkpoints.
+        """
+        self._trainer = trainer
+        self._batches = batches
+        self._eval_streams = eval_streams
+        self._manager = manager
+        self._writer = writer
+        self._periods = periods
+        self._seed = seed
+        self._clock = metrics_writer.ProgressClock(periods.total)
+
+    def run(self, step: int, stop: StopRequest) -> int:
+        """Trains until the last step or a request to stop; returns the step.
+
+        Raises:
+          DataError: the batches ended too early, after a checkpoint was written.
+          TrainingError: a metric is not finite.
+        """
+        _LOG.info("training from step %d to %d", step, self._periods.total)
+        window = _Window()
+        compiled = ended = False
+        while step < self._periods.total and not stop.requested() and not ended:
+            # The first step alone, since it compiles.
+            pause = self._periods.next_pause(step) if compiled else step + 1
+            result = self._trainer.train(self._batches, pause - step, stop.requested)
+            step += len(result.steps)
+            ended = result.ended
+            window.add(result, timed=compiled)
+            compiled = True
+            self._clock.start()
+            last = step == self._periods.total or stop.requested() or ended
+            if window.steps and (last or step % self._periods.stats_period == 0):
+                self._report("train", step, window.summary(step, self._clock))
+                window = _Window()
+            self._clock.pause()
+            if self._periods.evaluation and (
+                last or step % self._periods.evaluation == 0
+            ):
+                self.evaluate(step)
+            if last or self._periods.checkpoint_due(step):
+                self._save()
+            self._clock.resume()
+        if ended and step < self._periods.total:
+            raise DataError(
+                f"train: the batches ended after step {step}; expected enough for "
+                f"{self._periods.total} steps"
+            )
+        if stop.requested() and step < self._periods.total:
+            _LOG.warning("stopped at step %d: %s", step, stop.reason)
+        return step
+
+    def evaluate(self, step: int) -> None:
+        """Evaluates every stream and reports it."""
+        for name, values in self._trainer.eval(self._eval_streams).items():
+            self._report(name, step, values)
+
+    def _report(self, split: str, step: int, values: Mapping[str, float]) -> None:
+        metrics_writer.log_line(split, step, values)
+        self._writer.write(split, step, values)
+
+    def _save(self) -> None:
+        if self._manager is not None:
+            position = {"source": self._batches.state(), "random_seed": self._seed}
+            self._manager.save(self._trainer.train_state, position)
+
+
+class StopRequest:
+    """Whether the run should end after the step in progress, and why."""
+
+    def __init__(self, max_minutes: float | None):
+        self._deadline = (
+            None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        )
+        self.reason = ""
+
+    def requested(self) -> bool:
+        """Tells whether to stop."""
+        if not self.reason and self._deadline is not None:
+            if time.monotonic() >= self._deadline:
+                self.reason = "max_minutes is over"
+        return bool(self.reason)
+
+
+@contextlib.contextmanager
+def stop_request(max_minutes: float | None) -> Iterator[StopRequest]:
+    """Turns SIGTERM and Ctrl-C into a request; a second one ends at once."""
+    request = StopRequest(max_minutes)
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    previous = {}
+
+    def handle(number, frame):
+        del frame
+        request.reason = f"received {signal.Signals(number).name}"
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous[number] = signal.signal(number, handle)
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,249 @@
+"""The command line as a user meets it."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pretty_midi
+import pytest
+import soundfile
+
+from mt3 import cli, transcription_jobs
+from mt3.errors import ConfigError
+from tests.test_inference import weights  # noqa: F401 (a fixture)
+
+
+@pytest.fixture
+def noise(rng):
+    return (0.1 * rng.normal(size=3 * 16000)).astype(np.float32)
+
+
+def transcribe(*arguments, weights):
+    return cli.main(
+        ["transcribe", *map(str, arguments), "--model", str(weights), "--grammar"]
+    )
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys\nfrom mt3 import cli\n"
+        "try: cli.main(['transcribe', '--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'numpy', 'jax', 'flax', 'soundfile', 'tqdm'}\n"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip().endswith("[]")
+
+
+def test_no_command_prints_help(capsys):
+    assert cli.main([]) == 2
+    assert "transcribe" in capsys.readouterr().out
+
+
+def test_bad_files_are_named_and_good_ones_done(weights, noise, tmp_path, capsys):  # noqa: F811
+    soundfile.write(tmp_path / "good.wav", noise, 16000)
+    (tmp_path / "text.wav").write_text("not audio at all\n" * 9)
+    (tmp_path / "empty.wav").write_bytes(b"")
+    bad = noise.copy()
+    bad[20000] = np.nan
+    soundfile.write(tmp_path / "nan.wav", bad, 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "one_sample.wav", noise[:1], 16000)
+    whole = (tmp_path / "good.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    stereo = np.stack([np.repeat(noise, 3)] * 2, axis=1)
+    soundfile.write(tmp_path / "stereo48k.wav", stereo, 48000)
+    names = "good text missing empty nan one_sample cut stereo48k".split()
+    paths = [tmp_path / f"{name}.wav" for name in names]
+    assert transcribe(*paths, "-o", tmp_path / "out", weights=weights) == 1
+    errors = capsys.readouterr().err
+    for name in ("text", "missing", "empty", "nan", "cut"):
+        lines = [
+            line
+            for line in errors.splitlines()
+            if line.startswith("mt3: error:") and f"{name}.wav" in line
+        ]
+        assert len(lines) == 1, (name, errors)
+    assert "Traceback" not in errors
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["good.mid", "one_sample.mid", "stereo48k.mid"]
+
+
+def test_formats_and_resume(weights, noise, tmp_path, capsys):  # noqa: F811
+    soundfile.write(tmp_path / "a.wav", noise, 16000)
+    soundfile.write(tmp_path / "b.wav", noise[:20000], 16000)
+    out = tmp_path / "out"
+    formats = "mid,json,jsonl,csv,png,html,wav"
+    run = [tmp_path / "a.wav", "-o", out, "--format", formats]
+    assert transcribe(*run, weights=weights) == 0
+    endings = {path.name[1:] for path in out.iterdir()}
+    assert endings == {
+        ".mid",
+        ".json",
+        ".jsonl",
+        ".csv",
+        ".png",
+        ".html",
+        ".notes.wav",
+    }
+    record = json.loads((out / "a.json").read_text())
+    midi = pretty_midi.PrettyMIDI(str(out / "a.mid"))
+    # MIDI cannot hold two notes of one instrument and pitch that start together.
+    keys = ("start_time", "pitch", "program", "is_drum")
+    distinct = {tuple(note[key] for key in keys) for note in record["notes"]}
+    assert sum(len(i.notes) for i in midi.instruments) == len(distinct) > 0
+    # A second run does what is missing, and nothing again.
+    stamps = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    (out / "a.csv").unlink()
+    capsys.readouterr()
+    assert transcribe(tmp_path, "-o", out, weights=weights) == 0
+    assert "1 of 2 done already" in capsys.readouterr().err
+    assert (out / "b.mid").exists()
+    for path, stamp in stamps.items():
+        if path.exists():
+            assert path.stat().st_mtime_ns == stamp
+    again = [tmp_path / "a.wav", "-o", out, "--overwrite", "-q"]
+    assert transcribe(*again, weights=weights) == 0
+    assert (out / "a.mid").stat().st_mtime_ns > stamps[out / "a.mid"]
+
+
+def test_interrupted_run_resumes(weights, noise, tmp_path):  # noqa: F811
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    long = np.tile(noise, 60)
+    for index in range(6):
+        soundfile.write(folder / f"{index}.wav", long, 16000)
+    command = [sys.executable, "-m", "mt3.cli", "transcribe", str(folder)]
+    command += ["-o", str(out), "--model", str(weights), "--slots", "4"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("*.mid")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    messages = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, messages
+    assert "Traceback" not in messages
+    first = {path: path.stat().st_mtime_ns for path in out.glob("*")}
+    assert 1 <= len(first) < 6
+    assert all(path.suffix == ".mid" for path in first)  # no half-written files
+    subprocess.run(command, check=True, capture_output=True)
+    assert len(list(out.glob("*.mid"))) == 6
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in first.items())
+
+
+def test_standard_output(weights, noise, tmp_path):  # noqa: F811
+    soundfile.write(tmp_path / "a.wav", noise, 16000)
+    command = [sys.executable, "-m", "mt3.cli", "transcribe", str(tmp_path / "a.wav")]
+    command += ["--model", str(weights), "--grammar", "-o", "-", "--format", "jsonl"]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    notes = [json.loads(line) for line in result.stdout.splitlines()]
+    assert notes and {"start_time", "pitch", "instrument"} <= notes[0].keys()
+    assert not (tmp_path / "a.mid").exists()
+
+
+def test_wrong_options_are_told_before_the_model_loads(tmp_path, capsys):
+    for arguments, message in (
+        (["--format", "midi"], "Did you mean mid?"),
+        (["--instruments", "pianno"], "Did you mean piano?"),
+        (["--tempo", "0"], "--tempo"),
+        (["-o", "-", "--format", "mid,csv"], "standard output"),
+    ):
+        assert cli.main(["transcribe", "x.wav", *arguments]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_unwritable_output(weights, noise, tmp_path, capsys):  # noqa: F811
+    soundfile.write(tmp_path / "a.wav", noise, 16000)
+    (tmp_path / "out").write_text("a file where the folder should be")
+    status = transcribe(tmp_path / "a.wav", "-o", tmp_path / "out", weights=weights)
+    assert status == 1
+    errors = capsys.readouterr().err
+    assert str(tmp_path / "out") in errors and "Traceback" not in errors
+
+
+def test_instruments():
+    parse = transcription_jobs.parse_instruments
+    assert parse("piano") == (tuple(range(8)), False)
+    assert parse("Violin, drums,33") == ((33, 40), True)
+    assert parse("synth_lead")[0] == tuple(range(80, 88))
+    assert parse("drums") == ((), True)
+    with pytest.raises(ConfigError, match="empty"):
+        parse(" , ")
+    with pytest.raises(ConfigError, match="200"):
+        parse("200")
+
+
+def test_places_of_results(tmp_path):
+    for name in ("x/a.wav", "x/a.mp3", "x/sub/b.flac", "x/c.notes.wav", "x/d.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    jobs, problems = transcription_jobs.find_jobs(
+        [str(tmp_path / "x"), str(tmp_path / "empty")], "out"
+    )
+    found = {job.source.name: job.stem.as_posix() for job in jobs}
+    # Two recordings of one name keep their endings.
+    assert found == {
+        "a.wav": "out/a.wav",
+        "a.mp3": "out/a.mp3",
+        "b.flac": "out/sub/b",
+    }
+    assert "no audio files" in problems[str(tmp_path / "empty")]
+    (job,), _ = transcription_jobs.find_jobs([str(tmp_path / "x" / "a.wav")], None)
+    assert job.stem == tmp_path / "x" / "a"
+
+
+def test_same_place_from_two_folders(tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.wav").write_bytes(b"")
+    inputs = [str(tmp_path / folder / "a.wav") for folder in ("x", "y")]
+    jobs, problems = transcription_jobs.find_jobs(inputs, "out")
+    assert len(jobs) == 1
+    assert "would overwrite" in problems[inputs[1]]
+
+
+def test_score(tmp_path, capsys):
+    example = pathlib.Path(__file__).parent.parent / "examples" / "example.mid"
+    assert cli.main(["score", str(example), str(example), "--main"]) == 0
+    assert "1.000" in capsys.readouterr().out
+    assert cli.main(["score", str(example), str(example), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["mean"]["Onset F1"] == 1.0
+    assert cli.main(["score", str(example), str(tmp_path / "none.mid")]) == 1
+    assert "none.mid" in capsys.readouterr().err
+
+
+def test_models_lists_the_default(capsys):
+    assert cli.main(["models", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert [entry["is_default"] for entry in entries].count(True) == 1
+    assert cli.main(["models"]) == 0
+    text = capsys.readouterr().out
+    for entry in entries:
+        assert entry["licence"] and entry["sha256"] in text
+
+
+def test_convert(weights, tmp_path, capsys):  # noqa: F811
+    target = tmp_path / "copy.safetensors"
+    assert cli.main(["models", "--convert", str(weights), str(target)]) == 0
+    assert target.exists()
+    corrupt = tmp_path / "corrupt.safetensors"
+    corrupt.write_bytes(target.read_bytes()[:-50])
+    assert cli.main(["models", "--convert", str(corrupt), str(tmp_path / "c")]) == 1
+    assert "corrupt.safetensors" in capsys.readouterr().err
+
+
+def test_synthesize(tmp_path, capsys):
+    arguments = ["--random", "1", "--seconds", "2", "-o", str(tmp_path)]
+    assert cli.main(["synthesize", *arguments]) == 0
+    assert sorted(os.listdir(tmp_path)) == ["random_00000.mid", "random_00000.wav"]
+    assert "1 written" in capsys.readouterr().out

@@ -1,0 +1,297 @@
+"""Synthetic batches, data sources, prefetching, partitioning."""
+
+from __future__ import annotations
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from mt3.configs import ModelConfig
+from mt3.engine import data_sources, partitioning, synthetic_data, trainer, utils
+from mt3.engine.train_state import TrainState
+from mt3.errors import ConfigError, DataError
+from mt3.note_sequences import NOTE_DTYPE
+from mt3.spectrograms import SpectrogramConfig
+from mt3.synthesis import corpus
+from mt3.tokenizer import NoteTokenizer
+
+CONFIG = ModelConfig(
+    network={},
+    spectrogram=SpectrogramConfig(num_mel_bins=16, hop_width=256, fft_size=1024),
+    inputs_length=32,
+    targets_length=48,
+)
+
+
+def dataset_config(**changes):
+    """Returns a DatasetConfig for `CONFIG`."""
+    values = {
+        "mixture_or_task_name": "synthetic",
+        "task_feature_lengths": {"inputs": 32, "targets": 48},
+        "split": "train",
+        "batch_size": 3,
+        "shuffle": True,
+        "seed": 1,
+    }
+    return utils.DatasetConfig(**{**values, **changes})
+
+
+def count_notes(notes, config):
+    """An extra feature."""
+    return np.full(1, len(notes), np.int32)
+
+
+@pytest.fixture(scope="module")
+def random_batches():
+    """Batches of single random notes."""
+    data = synthetic_data.RandomNotes(
+        CONFIG,
+        max_programs=1,
+        max_polyphony=1,
+        drums=0.0,
+        extra_features={"count": count_notes},
+    )
+    return data(dataset_config())
+
+
+def test_features_have_the_models_shapes(random_batches):
+    batch = random_batches.batch(0)
+    shapes = {name: (array.shape, array.dtype) for name, array in batch.items()}
+    assert shapes == {
+        "encoder_input_tokens": ((3, 32, 16), np.float32),
+        "decoder_target_tokens": ((3, 48), np.int32),
+        "decoder_input_tokens": ((3, 48), np.int32),
+        "decoder_loss_weights": ((3, 48), np.float32),
+        "count": ((3, 1), np.int32),
+    }
+    targets, inputs = batch["decoder_target_tokens"], batch["decoder_input_tokens"]
+    np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
+    assert not inputs[:, 0].any()
+    np.testing.assert_array_equal(batch["decoder_loss_weights"], targets > 0)
+    ended = (targets == 1).sum(axis=1)
+    np.testing.assert_array_equal(ended, 1)
+    assert np.ptp(batch["encoder_input_tokens"]) > 1
+
+
+def test_batches_are_a_function_of_seed_split_and_number(random_batches):
+    again = synthetic_data.RandomNotes(
+        CONFIG, max_programs=1, max_polyphony=1, drums=0.0
+    )
+    first = random_batches.batch(4)["encoder_input_tokens"]
+    same = again(dataset_config()).batch(4)["encoder_input_tokens"]
+    np.testing.assert_array_equal(first, same)
+    for changes in ({"seed": 2}, {"split": "validation"}):
+        other = again(dataset_config(**changes)).batch(4)["encoder_input_tokens"]
+        assert not np.array_equal(first, other)
+    assert not np.array_equal(first, random_batches.batch(5)["encoder_input_tokens"])
+
+
+class Crowded:
+    """Segments that have too many notes unless the draw is late."""
+
+    def __init__(self, needed_draws):
+        self._needed = needed_draws
+
+    def segment(self, key):
+        count = 1 if key[3] >= self._needed else 100
+        notes = np.zeros(count, NOTE_DTYPE)
+        notes["start_time"] = np.linspace(0, 0.4, count)
+        notes["end_time"] = notes["start_time"] + 0.05
+        notes["pitch"] = 30 + np.arange(count) % 60
+        notes["velocity"] = 90
+        return np.zeros(CONFIG.segment_samples, np.float32), notes
+
+
+def test_segments_with_too_many_tokens_are_skipped_and_counted():
+    batches = synthetic_data.SegmentBatches(Crowded(2), CONFIG, 3, seed=0)
+    batch = batches.batch(0)
+    assert batches.skipped == 6
+    assert (batch["decoder_target_tokens"] > 0).sum() < 3 * 10
+    with pytest.raises(DataError, match="more than 48 tokens"):
+        synthetic_data.SegmentBatches(Crowded(99), CONFIG, 3, seed=0).batch(0)
+
+
+def test_targets_tell_the_notes():
+    tokenizer = NoteTokenizer(CONFIG)
+    notes = np.zeros(1, NOTE_DTYPE)
+    notes[0] = (0.1, 0.2, 60, 90, 5, False)
+    samples = np.zeros(CONFIG.segment_samples, np.float32)
+    features = synthetic_data.example_features(samples, notes, tokenizer)
+    events = [
+        tokenizer.codec.decode_event_index(int(index))
+        for index in tokenizer.predicted_events(features["decoder_target_tokens"])
+    ]
+    assert [(event.type, event.value) for event in events] == [
+        ("tie", 0),
+        ("shift", 10),
+        ("program", 5),
+        ("velocity", 1),
+        ("pitch", 60),
+        ("shift", 20),
+        ("velocity", 0),
+        ("pitch", 60),
+    ]
+
+
+def test_lengths_of_dataset_and_model_must_agree():
+    data = synthetic_data.RandomNotes(CONFIG)
+    with pytest.raises(ConfigError, match="inputs=64"):
+        data(dataset_config(task_feature_lengths={"inputs": 64}))
+    with pytest.raises(ConfigError, match="needs a seed"):
+        data(dataset_config(seed=None))
+
+
+@pytest.fixture(scope="module")
+def corpus_folder(tmp_path_factory):
+    """Two shards of two clips of 1.5 s."""
+    folder = tmp_path_factory.mktemp("corpus") / "corpus"
+    return corpus.build_corpus(
+        folder,
+        hours=6.0 / 3600,
+        clip_seconds=1.5,
+        clips_per_shard=2,
+        mixture={"random": 1.0},
+    )
+
+
+def test_corpus_batches_keep_their_shards_when_resumed(corpus_folder):
+    config = CONFIG.from_dict({**CONFIG.to_dict(), "targets_length": 200})
+    lengths = {"inputs": 32, "targets": 200}
+    cfg = dataset_config(task_feature_lengths=lengths)
+    whole = synthetic_data.Corpus(config, corpus_folder)(cfg)
+    assert whole.settings() == {"num_shards": 2}
+    before = synthetic_data.Corpus(config, corpus_folder, num_shards=1)(cfg)
+    source = data_sources.as_data_source(before)
+    next(source)
+    position = source.state()
+    assert position == {"batch": 1, "num_shards": 1}
+    resumed = data_sources.as_data_source(whole)
+    resumed.restore(position)
+    one, other = next(source), next(resumed)
+    np.testing.assert_array_equal(
+        one["encoder_input_tokens"], other["encoder_input_tokens"]
+    )
+
+
+def test_corpus_refuses_stages_out_of_order(corpus_folder):
+    with pytest.raises(ConfigError, match="stages"):
+        synthetic_data.Corpus(CONFIG, corpus_folder, stages=((5, {}), (0, {})))
+
+
+def test_corpus_of_another_sample_rate(corpus_folder):
+    config = CONFIG.from_dict(
+        {
+            **CONFIG.to_dict(),
+            "spectrogram": {
+                "sample_rate": 22050,
+                "num_mel_bins": 16,
+                "hop_width": 256,
+                "fft_size": 1024,
+            },
+        }
+    )
+    data = synthetic_data.Corpus(config, corpus_folder)(dataset_config())
+    with pytest.raises(DataError, match="16000 samples per second"):
+        data.batch(0)
+
+
+def test_prefetcher_knows_what_was_handed_out():
+    class Numbers:
+        def batch(self, index):
+            return {"x": np.array([index])}
+
+    prefetcher = data_sources.Prefetcher(
+        data_sources.as_data_source(Numbers()), depth=3
+    )
+    try:
+        assert prefetcher.state() == {"batch": 0}
+        assert [next(prefetcher)["x"][0] for _ in range(5)] == list(range(5))
+        assert prefetcher.state() == {"batch": 5}
+    finally:
+        prefetcher.close()
+    assert "prefetch" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_prefetcher_ends_and_raises_again_and_again():
+    ended = data_sources.Prefetcher(data_sources.as_data_source([{"x": np.ones(1)}]))
+    assert len(list(ended)) == 1
+    assert list(ended) == []
+    ended.close()
+
+    def failing():
+        yield {"x": np.ones(1)}
+        raise KeyError("lost")
+
+    source = data_sources.as_data_source(failing())
+    failed = data_sources.Prefetcher(source)
+    next(failed)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"KeyError: 'lost'"):
+            next(failed)
+    failed.close()
+
+
+def test_evaluations_see_the_same_batches():
+    def counting():
+        return ({"x": np.array([index])} for index in range(9))
+
+    streams = data_sources.get_training_eval_datasets(
+        dataset_config(),
+        0,
+        1,
+        3,
+        None,
+        get_dataset_fn=lambda *arguments: counting(),
+    )
+    for _ in range(2):
+        assert [batch["x"][0] for batch in streams["synthetic"]] == [0, 1, 2]
+
+
+def test_what_is_no_source():
+    with pytest.raises(ConfigError, match="int"):
+        data_sources.as_data_source(3)
+
+
+def test_parameters_go_where_their_axes_say():
+    partitioner = partitioning.PjitPartitioner()
+    params = {"dense": {"kernel": jnp.ones((6, 4))}, "scale": jnp.ones((6,))}
+    state = TrainState(
+        jnp.zeros((), jnp.int32), params, {"mu": params, "row": jnp.ones((4,))}
+    )
+    shardings = partitioner.state_shardings(
+        state, {"dense/kernel": ("embed", "joined_kv"), "scale": ("unknown_axis",)}
+    )
+    kernel = shardings.params["dense"]["kernel"]
+    assert kernel.spec == PartitionSpec(None, "model")
+    assert shardings.opt_state["mu"]["dense"]["kernel"] == kernel
+    assert shardings.params["scale"].spec == PartitionSpec(None)
+    assert shardings.opt_state["row"].spec == PartitionSpec()
+
+
+def test_partitions_must_divide_the_devices():
+    with pytest.raises(ConfigError, match="3 model partitions"):
+        partitioning.PjitPartitioner(num_partitions=3)
+    with pytest.raises(ConfigError, match="expected one of them"):
+        partitioning.PjitPartitioner(1, (1, 1, 1, 1))
+    with pytest.raises(ConfigError, match="pods"):
+        partitioning.PjitPartitioner(ici_mesh_shape=(1, 1))
+
+
+def test_metrics_of_a_divided_loss_are_sums_again():
+    class Model:
+        _loss_normalizing_factor = "NUM_REAL_TARGET_TOKENS"
+
+    batch = {"decoder_target_tokens": jnp.array([[5, 6, 0, 0], [7, 1, 0, 0]])}
+    metrics = trainer.scalar_metrics(
+        Model(), jnp.float32(3.5), {"loss": jnp.float32(2.0)}, batch
+    )
+    assert {name: float(value) for name, value in metrics.items()} == {
+        "loss": 8.0,
+        "num_tokens": 4.0,
+        "objective": 3.5,
+    }
+    assert jax.tree.all(jax.tree.map(lambda x: x.dtype == jnp.float32, metrics))

@@ -417,7 +417,8 @@ def _seed(rng: Array) -> int:
             "models: predicting at random inside jax.jit needs a fixed seed; give "
             "decode_method a Temperature with one, and no rng"
         )
-    return int(jax.random.randint(rng, (), 0, 2**31 - 1))
+    with jax.ensure_compile_time_eval():
+        return int(jax.random.randint(rng, (), 0, 2**31 - 1))
 
 
 def _require_features(

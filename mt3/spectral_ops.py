@@ -61,6 +61,14 @@ def mel_matrix(
 
 
 @functools.lru_cache(maxsize=8)
+def _sparse_mel_matrix(*settings) -> Any:
+    """Returns `mel_matrix` transposed and sparse: two bands share each FFT bin."""
+    import scipy.sparse
+
+    return scipy.sparse.csr_array(mel_matrix(*settings).T)
+
+
+@functools.lru_cache(maxsize=8)
 def hann_window(size: int) -> np.ndarray:
     """Returns the periodic Hann window, float32 [size]."""
     phase = np.float32(2 * np.pi) * np.arange(size, dtype=np.float32) / size
@@ -130,6 +138,12 @@ def log_mel_spectrogram(
     frames = frame(xp.asarray(samples, xp.float32), fft_size, hop_width, xp)
     window = hann_window(fft_size).reshape((1,) * (frames.ndim - 1) + (fft_size,))
     magnitudes = _magnitudes(frames * window, xp)
-    matrix = mel_matrix(num_mel_bins, fft_size // 2 + 1, sample_rate, lo_hz, hi_hz)
-    mel = xp.matmul(magnitudes, matrix)
+    settings = (num_mel_bins, fft_size // 2 + 1, sample_rate, lo_hz, hi_hz)
+    if xp is np:
+        # 50 times less work than the dense product, which a device does not mind.
+        flat = magnitudes.reshape(-1, magnitudes.shape[-1])
+        mel = np.ascontiguousarray((_sparse_mel_matrix(*settings) @ flat.T).T)
+        mel = mel.reshape(*magnitudes.shape[:-1], num_mel_bins)
+    else:
+        mel = xp.matmul(magnitudes, mel_matrix(*settings))
     return xp.log(xp.where(mel <= 0.0, xp.float32(LOG_FLOOR), mel))

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt3 import audio_io, checkpoints, configs, decoding, inference, network, tokenizer
+from mt3 import (
+    audio_io,
+    checkpoints,
+    configs,
+    decoding,
+    inference,
+    network,
+    recordings,
+    tokenizer,
+)
 from mt3.errors import AudioError, CheckpointError, ConfigError, DataError
 from mt3.inference import FileResult, InferenceModel, SegmentNotes, TranscribeOptions
 from mt3.note_sequences import Note
@@ -83,20 +92,20 @@ def test_array_and_file_give_the_same_notes(model, audio, tmp_path):
 
 
 def test_many_at_once_equal_one_by_one(model, audio):
-    recordings = [audio[:length] for length in (80000, 1, 30000, 16384, 65000)]
-    alone = [model(recording) for recording in recordings]
+    pieces = [audio[:length] for length in (80000, 1, 30000, 16384, 65000)]
+    alone = [model(recording) for recording in pieces]
     results = {}
-    ends = {index: [0.0] for index in range(len(recordings))}
-    for item in model.run(recordings):
+    ends = {index: [0.0] for index in range(len(pieces))}
+    for item in model.run(pieces):
         if isinstance(item, SegmentNotes):
             assert item.file not in results
             ends[item.file].append(item.end_time)
         else:
             results[item.file] = list(item.transcription.notes)
-    assert [results[index] for index in range(len(recordings))] == alone
+    assert [results[index] for index in range(len(pieces))] == alone
     for index, times in ends.items():
         assert times == sorted(times)
-        assert times[-1] == pytest.approx(len(recordings[index]) / 16000)
+        assert times[-1] == pytest.approx(len(pieces[index]) / 16000)
 
 
 def test_notes_come_segment_by_segment(model, audio):
@@ -110,11 +119,9 @@ def test_a_recording_that_fails_does_not_stop_the_others(model, audio, tmp_path)
     bad = audio.copy()
     bad[40000] = np.nan
     soundfile.write(tmp_path / "nan.wav", bad, 16000, subtype="FLOAT")
-    recordings = [audio[:20000], tmp_path / "nan.wav", tmp_path / "none.wav", audio]
+    pieces = [audio[:20000], tmp_path / "nan.wav", tmp_path / "none.wav", audio]
     results = {
-        item.file: item
-        for item in model.run(recordings)
-        if isinstance(item, FileResult)
+        item.file: item for item in model.run(pieces) if isinstance(item, FileResult)
     }
     assert list(results[0].transcription.notes) == model(audio[:20000])
     assert list(results[3].transcription.notes) == model(audio)
@@ -173,7 +180,7 @@ def test_sample_rates_of_arrays(model, audio):
 @pytest.mark.parametrize("padding", configs.PADDINGS)
 def test_the_last_segment_is_padded_as_the_model_knows_it(model, padding):
     config = dataclasses.replace(CONFIG, padding=padding)
-    feed = inference._Feed(model, [])
+    feed = recordings.Feed(model, [])
     feed._config = config
     frames = feed._frames(np.full(1000, 0.1, np.float32))
     assert frames.shape == (64, 32)
@@ -280,7 +287,7 @@ def test_golden_checkpoint_transcribes(golden_data, tmp_path, audio):
     record = golden.transcribe(audio)
     assert record.duration == 5.0
     # The decoder's own result on the same frames, segment by segment.
-    feed = inference._Feed(golden, [audio])
+    feed = recordings.Feed(golden, [audio])
     frames = np.stack([frames for _, frames in feed.segments()])
     ids, _ = decoding.decode(
         checkpoints.load(folder, num_heads=2).params,

@@ -310,7 +310,7 @@ class TestInitialVariables:
         assert set(variables) == {"params", "params_axes"}
         assert isinstance(variables, flax.core.FrozenDict)
         jax.tree.map(
-            np.testing.assert_array_equal,
+            functools.partial(np.testing.assert_allclose, rtol=1e-5),
             flax.core.unfreeze(variables["params"]),
             tiny_params(),
         )
@@ -485,7 +485,7 @@ class TestConstruction:
 
 
 class TestCluMetrics:
-    @dataclasses.dataclass
+    @flax.struct.dataclass
     class Average:
         """Stands in for `clu.metrics.Average`."""
 

@@ -95,6 +95,8 @@ class SegmentBatches:
       length_multiple: cut the batch's padding after its longest target, rounded up to
         a multiple of this (each length that occurs is one more compilation); None
         keeps all.
+      pool: so many batches are drawn together and sorted by the length of their
+        targets, so that each is padded less; their order is shuffled again.
       skipped: segments passed over so far in this process, because their targets
         were too long.
     """
@@ -106,10 +108,12 @@ class SegmentBatches:
     split: str = "train"
     extra_features: Mapping[str, ExtraFeature] = dataclasses.field(default_factory=dict)
     length_multiple: int | None = None
+    pool: int = 1
     skipped: int = 0
 
     def __post_init__(self):
         self._tokenizer = NoteTokenizer(self.config)
+        self._pooled: tuple[int, list[dict[str, np.ndarray]]] = (-1, [])
 
     def settings(self) -> dict[str, Any]:
         """Returns what the segments depend on beside their key, for checkpoints."""
@@ -127,8 +131,7 @@ class SegmentBatches:
         Raises:
           DataError: nearly all segments have too many tokens.
         """
-        first = index * self.batch_size
-        examples = [self.example(first + place) for place in range(self.batch_size)]
+        examples = self._examples(index)
         batch = {
             name: np.stack([example[name] for example in examples])
             for name in examples[0]
@@ -140,6 +143,19 @@ class SegmentBatches:
                 if name.startswith("decoder_"):
                     batch[name] = batch[name][:, :length]
         return batch
+
+    def _examples(self, index: int) -> list[dict[str, np.ndarray]]:
+        """Returns the examples of a batch; the pool that it is of is kept."""
+        number, place = divmod(index, self.pool)
+        if self._pooled[0] != number:
+            size = self.pool * self.batch_size
+            examples = [self.example(number * size + i) for i in range(size)]
+            if self.pool > 1:
+                examples.sort(key=lambda e: int((e["decoder_target_tokens"] > 0).sum()))
+            self._pooled = (number, examples)
+        order = np.random.default_rng([self.seed, number]).permutation(self.pool)
+        first = int(order[place]) * self.batch_size
+        return self._pooled[1][first : first + self.batch_size]
 
     def example(self, index: int) -> dict[str, np.ndarray]:
         """Returns one example; segments with too many tokens are drawn again."""
@@ -167,9 +183,11 @@ class _SegmentDataset:
         model_config: ModelConfig,
         extra_features: Mapping[str, ExtraFeature] | None,
         length_multiple: int | None = None,
+        pool: int = 1,
     ):
         self.model_config = model_config
         self._length_multiple = length_multiple
+        self._pool = pool
         # Gin hands over wrappers, which worker processes cannot be sent.
         self._extra_features = {
             name: inspect.unwrap(function)
@@ -214,6 +232,7 @@ class _SegmentDataset:
             split=cfg.split,
             extra_features=self._extra_features,
             length_multiple=self._length_multiple,
+            pool=self._pool,
         )
 
 
@@ -299,6 +318,7 @@ class Corpus(_SegmentDataset):
         stages: Sequence[tuple[int, Mapping[str, Any]]] = ((0, {}),),
         extra_features: Mapping[str, ExtraFeature] | None = None,
         length_multiple: int | None = None,
+        pool: int = 1,
     ):
         """Takes where clips are and how they are used.
 
@@ -314,11 +334,12 @@ class Corpus(_SegmentDataset):
             easy beginning. Evaluation has the last stage's limits.
           extra_features: see `example_features`.
           length_multiple: see `SegmentBatches`.
+          pool: see `SegmentBatches`.
 
         Raises:
           ConfigError: stages are not in order, or do not begin with batch 0.
         """
-        super().__init__(model_config, extra_features, length_multiple)
+        super().__init__(model_config, extra_features, length_multiple, pool)
         starts = [first for first, _ in stages]
         if not starts or starts[0] != 0 or starts != sorted(set(starts)):
             raise ConfigError(

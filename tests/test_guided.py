@@ -1,0 +1,156 @@
+"""The training aids say what they should, and leave the network as it is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mt3 import configs, guided, models, network, spectrograms, tokenizer
+from mt3.note_sequences import Note, notes_to_array
+
+CONFIG = configs.ModelConfig(
+    network={
+        "vocab_size": 1536,
+        "emb_dim": 16,
+        "num_heads": 2,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 2,
+        "head_dim": 8,
+        "mlp_dim": 16,
+        "input_depth": 32,
+        "dropout_rate": 0.0,
+    },
+    spectrogram=spectrograms.SpectrogramConfig(hop_width=256, num_mel_bins=32),
+    inputs_length=64,
+)
+NOTES = [
+    Note(-0.5, 0.3, 50, 100, 40),
+    Note(0.4, 0.9, 60, 100, 9),
+    Note(0.5, 0.51, 38, 100, 0, is_drum=True),
+]
+
+
+def make_model(guide=None):
+    module = network.Transformer(network.T5Config.from_dict(CONFIG.network))
+    return guided.GuidedModel(module, input_depth=32, config=CONFIG, guide=guide)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    ids = tokenizer.NoteTokenizer(CONFIG).encode_segment(notes_to_array(NOTES))
+    targets = np.zeros((2, 32), np.int32)
+    targets[:, : len(ids)] = ids
+    inputs = np.zeros_like(targets)
+    inputs[:, 1:] = targets[:, :-1]
+    frames = np.random.default_rng(0).normal(size=(2, 64, 32)).astype(np.float32)
+    marks = guided.frame_targets(notes_to_array(NOTES), CONFIG)
+    return {
+        "encoder_input_tokens": frames,
+        "decoder_input_tokens": inputs,
+        "decoder_target_tokens": targets,
+        "frame_targets": np.stack([marks, marks]),
+    }
+
+
+def initial(model):
+    shapes = {
+        "encoder_input_tokens": (1, 64, 32),
+        "decoder_input_tokens": (1, 32),
+        "decoder_target_tokens": (1, 32),
+    }
+    return model.get_initial_variables(jax.random.key(0), shapes)["params"]
+
+
+def test_frame_targets():
+    marks = guided.frame_targets(notes_to_array(NOTES), CONFIG)
+    assert marks.shape == (64, guided.FRAME_FEATURES)
+    onsets, sounding = marks[:, :128], marks[:, 128:256]
+    drums, classes = marks[:, 256:384], marks[:, 384:]
+    # A frame's window is centred 4 frames of 16 ms after its start.
+    assert onsets.any(axis=0).nonzero()[0].tolist() == [60]
+    assert onsets[:, 60].nonzero()[0].tolist() == [21, 22]
+    assert sounding[:, 50].nonzero()[0].tolist() == list(range(15))
+    assert sounding[:, 60].nonzero()[0].tolist() == list(range(21, 52))
+    assert drums[:, 38].nonzero()[0].tolist() == [27, 28]
+    assert classes.any(axis=0).nonzero()[0].tolist() == [1, 5]
+    assert (classes[:, 5] == sounding[:, 50]).all()
+
+
+def test_event_times(batch):
+    tok = tokenizer.NoteTokenizer(CONFIG)
+    ids = batch["decoder_target_tokens"][0]
+    times = np.asarray(guided.event_times(jnp.asarray(ids)[None], CONFIG))[0]
+    expected, now = [], 0.0
+    for token in tok.vocabulary.decode(ids):
+        if token >= 0:
+            event = tok.codec.decode_event_index(int(token))
+            now = event.value / 100 if event.type == "shift" else now
+        expected.append(now)
+    np.testing.assert_allclose(times, expected, atol=1e-6)
+    assert set(np.round(times, 2)) == {0.0, 0.3, 0.4, 0.5, 0.9} or times.max() > 0.8
+
+
+def test_without_a_key_the_loss_is_the_plain_one(batch, key):
+    model = make_model()
+    params = initial(model)
+    plain = models.ContinuousInputsEncoderDecoderModel(model.module, input_depth=32)
+    expected, _ = jax.jit(plain.loss_fn)(guided.network_params(params), batch, None)
+    loss_fn = jax.jit(model.loss_fn)
+    found, _ = loss_fn(params, batch, None)
+    assert float(found) == float(expected)
+    guided_loss, metrics = loss_fn(params, batch, key)
+    aids = 0.1 * metrics["frame_loss"] + 0.3 * metrics["attention_loss"]
+    assert float(guided_loss) == pytest.approx(float(expected + aids), rel=1e-5)
+
+
+def test_each_aid_has_gradients(batch, key):
+    off = {"frame_weight": 0.0, "attention_weight": 0.0}
+    params = initial(make_model())
+
+    def gradients(**weights):
+        model = make_model(guided.GuideConfig(**{**off, **weights}))
+        return jax.jit(jax.grad(lambda p: model.loss_fn(p, batch, key)[0]))(params)
+
+    def changed(**weights):
+        return jax.tree.map(
+            lambda a, b: float(jnp.abs(a - b).max()), gradients(**weights), without
+        )
+
+    without = gradients()
+    # The head starts at zero: its own gradient comes first.
+    assert changed(frame_weight=1.0)["auxiliary"]["kernel"] > 0
+    decoder = changed(attention_weight=1.0)["decoder"]
+    layer = decoder["layers_1"]["encoder_decoder_attention"]
+    assert layer["query"]["kernel"] > 0 and layer["key"]["kernel"] > 0
+
+
+def test_attention_on_the_event_costs_nothing(batch):
+    model = make_model()
+    centre = guided.frame_of_time(
+        guided.event_times(jnp.asarray(batch["decoder_target_tokens"]), CONFIG), CONFIG
+    )
+    frame = jnp.clip(jnp.round(centre), 0, 63).astype(int)
+    weights = jnp.repeat(jax.nn.one_hot(frame, 64)[:, None], 2, axis=1)
+    layer = {"encoder_decoder_attention": {"attention_weights": (weights,)}}
+    sown = {"decoder": {"layers_1": layer}}
+    assert float(model._attention_loss(sown, batch)) == pytest.approx(0.0, abs=1e-3)
+    away = jnp.roll(weights, 20, axis=-1)
+    layer["encoder_decoder_attention"]["attention_weights"] = (away,)
+    assert float(model._attention_loss(sown, batch)) > 100
+
+
+def test_initial_parameters():
+    params = initial(make_model())
+    kernel = params["encoder"]["continuous_inputs_projection"]["kernel"]
+    np.testing.assert_allclose(kernel.mean(axis=0), 0.0, atol=1e-6)
+    table = np.asarray(params["decoder"]["token_embedder"]["embedding"])
+    # Neighbouring times are alike, distant ones are not, others are as they were.
+    first, near, far = table[3 + 20], table[3 + 21], table[3 + 90]
+    similarity = np.dot(first, near) / np.dot(first, first)
+    assert similarity > 0.8
+    assert abs(np.dot(first, far) / np.dot(first, first)) < similarity
+    plain = initial(make_model(guided.GuideConfig(smooth_time_tokens=False)))
+    untouched = np.asarray(plain["decoder"]["token_embedder"]["embedding"])
+    assert (table[1004:] == untouched[1004:]).all()
+    assert not (table[3:100] == untouched[3:100]).any()
+    assert guided.network_params(params).keys() == {"encoder", "decoder"}

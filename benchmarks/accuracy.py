@@ -4,7 +4,7 @@ Renders MIDI files through a soundfont, transcribes the audio and scores the res
 against the notes. Two versions of every piece: as it is (several instruments and
 drums), and all pitched parts on a piano.
 
-    python benchmarks/accuracy.py --midi music/midi/test --soundfont music/soundfonts/test/A320U.sf2
+    python benchmarks/accuracy.py --midi MIDI_FOLDER --soundfont A320U.sf2
 
 Needs a synthesizer (`pip install --no-deps tinysoundfont`). The same files, soundfont
 and model give the same table to the digit.

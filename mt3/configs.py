@@ -16,7 +16,6 @@ from mt3.errors import ConfigError, near_misses
 from mt3.spectrograms import SpectrogramConfig
 from mt3.vocabularies import PROGRAM_GRANULARITIES, VocabularyConfig
 
-
 PADDINGS = ("zero_frames", "silence")
 
 

@@ -238,7 +238,9 @@ def decode_predictions(
         tokenizer.codec, tokenizer.decoder(unclosed_ties=unclosed_ties)
     )
     notes: list[Note] = []
-    for (start, tokens), next_start in zip(predictions, [*starts[1:], None]):
+    for (start, tokens), next_start in zip(
+        predictions, [*starts[1:], None], strict=False
+    ):
         notes += stitcher.add(start, tokens, next_start)
     notes += stitcher.finish()
     return notes, stitcher.invalid_events, stitcher.dropped_events

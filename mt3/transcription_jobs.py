@@ -21,7 +21,22 @@ from mt3.outputs import general_midi
 
 # What a folder is searched for; a file that is named is tried whatever its ending.
 AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .au .m4a .aac .wma .mp4 .webm".split()
+    [
+        ".wav",
+        ".flac",
+        ".mp3",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".aif",
+        ".aiff",
+        ".au",
+        ".m4a",
+        ".aac",
+        ".wma",
+        ".mp4",
+        ".webm",
+    ]
 )
 STANDARD_OUTPUT = "-"
 _STREAMABLE = ("jsonl",)
@@ -301,9 +316,7 @@ class _Run:
             return
         for file in written:
             for warning in file.warnings:
-                self._progress.say(
-                    f"mt3: warning: {file.path}: {warning}", always=True
-                )
+                self._progress.say(f"mt3: warning: {file.path}: {warning}", always=True)
         count = len(result.transcription.notes)
         names = ", ".join(str(file.path) for file in written)
         self._progress.say(f"{job.source}: {count} notes -> {names}")

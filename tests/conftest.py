@@ -57,3 +57,13 @@ def repository() -> pathlib.Path:
 def golden_data() -> pathlib.Path:
     """The folder of the original system's outputs."""
     return GOLDEN_DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A tiny model with random weights (`tests.tiny_model.CONFIG`), as a file."""
+    from tests import tiny_model
+
+    path = tmp_path_factory.mktemp("tiny_model") / "tiny.safetensors"
+    tiny_model.write(path)
+    return path

@@ -15,7 +15,6 @@ import soundfile
 
 from mt3 import cli, transcription_jobs
 from mt3.errors import ConfigError
-from tests.test_inference import weights  # noqa: F401 (a fixture)
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def test_no_command_prints_help(capsys):
     assert "transcribe" in capsys.readouterr().out
 
 
-def test_bad_files_are_named_and_good_ones_done(weights, noise, tmp_path, capsys):  # noqa: F811
+def test_bad_files_are_named_and_good_ones_done(tiny_weights, noise, tmp_path, capsys):
     soundfile.write(tmp_path / "good.wav", noise, 16000)
     (tmp_path / "text.wav").write_text("not audio at all\n" * 9)
     (tmp_path / "empty.wav").write_bytes(b"")
@@ -59,9 +58,18 @@ def test_bad_files_are_named_and_good_ones_done(weights, noise, tmp_path, capsys
     (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
     stereo = np.stack([np.repeat(noise, 3)] * 2, axis=1)
     soundfile.write(tmp_path / "stereo48k.wav", stereo, 48000)
-    names = "good text missing empty nan one_sample cut stereo48k".split()
+    names = [
+        "good",
+        "text",
+        "missing",
+        "empty",
+        "nan",
+        "one_sample",
+        "cut",
+        "stereo48k",
+    ]
     paths = [tmp_path / f"{name}.wav" for name in names]
-    assert transcribe(*paths, "-o", tmp_path / "out", weights=weights) == 1
+    assert transcribe(*paths, "-o", tmp_path / "out", weights=tiny_weights) == 1
     errors = capsys.readouterr().err
     for name in ("text", "missing", "empty", "nan", "cut"):
         lines = [
@@ -75,13 +83,13 @@ def test_bad_files_are_named_and_good_ones_done(weights, noise, tmp_path, capsys
     assert written == ["good.mid", "one_sample.mid", "stereo48k.mid"]
 
 
-def test_formats_and_resume(weights, noise, tmp_path, capsys):  # noqa: F811
+def test_formats_and_resume(tiny_weights, noise, tmp_path, capsys):
     soundfile.write(tmp_path / "a.wav", noise, 16000)
     soundfile.write(tmp_path / "b.wav", noise[:20000], 16000)
     out = tmp_path / "out"
     formats = "mid,json,jsonl,csv,png,html,wav"
     run = [tmp_path / "a.wav", "-o", out, "--format", formats]
-    assert transcribe(*run, weights=weights) == 0
+    assert transcribe(*run, weights=tiny_weights) == 0
     endings = {path.name[1:] for path in out.iterdir()}
     assert endings == {
         ".mid",
@@ -102,25 +110,25 @@ def test_formats_and_resume(weights, noise, tmp_path, capsys):  # noqa: F811
     stamps = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     (out / "a.csv").unlink()
     capsys.readouterr()
-    assert transcribe(tmp_path, "-o", out, weights=weights) == 0
+    assert transcribe(tmp_path, "-o", out, weights=tiny_weights) == 0
     assert "1 of 2 done already" in capsys.readouterr().err
     assert (out / "b.mid").exists()
     for path, stamp in stamps.items():
         if path.exists():
             assert path.stat().st_mtime_ns == stamp
     again = [tmp_path / "a.wav", "-o", out, "--overwrite", "-q"]
-    assert transcribe(*again, weights=weights) == 0
+    assert transcribe(*again, weights=tiny_weights) == 0
     assert (out / "a.mid").stat().st_mtime_ns > stamps[out / "a.mid"]
 
 
-def test_interrupted_run_resumes(weights, noise, tmp_path):  # noqa: F811
+def test_interrupted_run_resumes(tiny_weights, noise, tmp_path):
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     long = np.tile(noise, 60)
     for index in range(6):
         soundfile.write(folder / f"{index}.wav", long, 16000)
     command = [sys.executable, "-m", "mt3.cli", "transcribe", str(folder)]
-    command += ["-o", str(out), "--model", str(weights), "--slots", "4"]
+    command += ["-o", str(out), "--model", str(tiny_weights), "--slots", "4"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(out.glob("*.mid")) and time.monotonic() < deadline:
@@ -138,13 +146,22 @@ def test_interrupted_run_resumes(weights, noise, tmp_path):  # noqa: F811
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in first.items())
 
 
-def test_standard_output(weights, noise, tmp_path):  # noqa: F811
+def test_standard_output(tiny_weights, noise, tmp_path):
     soundfile.write(tmp_path / "a.wav", noise, 16000)
     command = [sys.executable, "-m", "mt3.cli", "transcribe", str(tmp_path / "a.wav")]
-    command += ["--model", str(weights), "--grammar", "-o", "-", "--format", "jsonl"]
+    command += [
+        "--model",
+        str(tiny_weights),
+        "--grammar",
+        "-o",
+        "-",
+        "--format",
+        "jsonl",
+    ]
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     notes = [json.loads(line) for line in result.stdout.splitlines()]
-    assert notes and {"start_time", "pitch", "instrument"} <= notes[0].keys()
+    assert notes
+    assert {"start_time", "pitch", "instrument"} <= notes[0].keys()
     assert not (tmp_path / "a.mid").exists()
 
 
@@ -159,13 +176,16 @@ def test_wrong_options_are_told_before_the_model_loads(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_unwritable_output(weights, noise, tmp_path, capsys):  # noqa: F811
+def test_unwritable_output(tiny_weights, noise, tmp_path, capsys):
     soundfile.write(tmp_path / "a.wav", noise, 16000)
     (tmp_path / "out").write_text("a file where the folder should be")
-    status = transcribe(tmp_path / "a.wav", "-o", tmp_path / "out", weights=weights)
+    status = transcribe(
+        tmp_path / "a.wav", "-o", tmp_path / "out", weights=tiny_weights
+    )
     assert status == 1
     errors = capsys.readouterr().err
-    assert str(tmp_path / "out") in errors and "Traceback" not in errors
+    assert str(tmp_path / "out") in errors
+    assert "Traceback" not in errors
 
 
 def test_instruments():
@@ -229,12 +249,13 @@ def test_models_lists_the_default(capsys):
     assert cli.main(["models"]) == 0
     text = capsys.readouterr().out
     for entry in entries:
-        assert entry["licence"] and entry["sha256"] in text
+        assert entry["licence"]
+        assert entry["sha256"] in text
 
 
-def test_convert(weights, tmp_path, capsys):  # noqa: F811
+def test_convert(tiny_weights, tmp_path, capsys):
     target = tmp_path / "copy.safetensors"
-    assert cli.main(["models", "--convert", str(weights), str(target)]) == 0
+    assert cli.main(["models", "--convert", str(tiny_weights), str(target)]) == 0
     assert target.exists()
     corrupt = tmp_path / "corrupt.safetensors"
     corrupt.write_bytes(target.read_bytes()[:-50])

@@ -121,7 +121,8 @@ def test_each_aid_has_gradients(batch, key):
     assert changed(frame_weight=1.0)["auxiliary"]["kernel"] > 0
     decoder = changed(attention_weight=1.0)["decoder"]
     layer = decoder["layers_1"]["encoder_decoder_attention"]
-    assert layer["query"]["kernel"] > 0 and layer["key"]["kernel"] > 0
+    assert layer["query"]["kernel"] > 0
+    assert layer["key"]["kernel"] > 0
 
 
 def test_attention_on_the_event_costs_nothing(batch):

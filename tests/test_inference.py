@@ -16,60 +16,20 @@ from mt3 import (
     configs,
     decoding,
     inference,
-    network,
     recordings,
     tokenizer,
 )
 from mt3.errors import AudioError, CheckpointError, ConfigError, DataError
 from mt3.inference import FileResult, InferenceModel, SegmentNotes, TranscribeOptions
 from mt3.note_sequences import Note
-from mt3.spectrograms import SpectrogramConfig
-from mt3.vocabularies import EOS_ID
-
-CONFIG = configs.ModelConfig(
-    network={
-        "vocab_size": 1536,
-        "emb_dim": 16,
-        "num_heads": 2,
-        "num_encoder_layers": 1,
-        "num_decoder_layers": 1,
-        "head_dim": 8,
-        "mlp_dim": 16,
-        "input_depth": 32,
-    },
-    spectrogram=SpectrogramConfig(hop_width=256, num_mel_bins=32, fft_size=1024),
-    # Random weights never leave a tie section.
-    include_ties=False,
-    inputs_length=64,
-    targets_length=24,
-)
+from tests.tiny_model import CONFIG
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A tiny model with random weights, as a file."""
-    import jax
-
-    config = network.T5Config.from_dict(CONFIG.network)
-    params = network.Transformer(config).init(
-        jax.random.key(1),
-        np.zeros((1, 64, 32), np.float32),
-        np.ones((1, 4), np.int32),
-        np.ones((1, 4), np.int32),
-        enable_dropout=False,
-    )["params"]
-    # Random weights like to end at once; with a logit of 0 for EOS they write on.
-    kernel = params["decoder"]["logits_dense"]["kernel"]
-    params["decoder"]["logits_dense"]["kernel"] = kernel.at[:, EOS_ID].set(0.0)
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    info = {"name": "tiny", "licence": "CC0-1.0"}
-    checkpoints.save_safetensors(path, params, CONFIG, info=info)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(weights):
-    return InferenceModel(weights, TranscribeOptions(decode="greedy", grammar=True))
+def model(tiny_weights):
+    return InferenceModel(
+        tiny_weights, TranscribeOptions(decode="greedy", grammar=True)
+    )
 
 
 @pytest.fixture
@@ -81,7 +41,8 @@ def test_array_and_file_give_the_same_notes(model, audio, tmp_path):
     soundfile.write(tmp_path / "a.wav", audio, 16000, subtype="FLOAT")
     from_array = model(audio)
     from_file = model(tmp_path / "a.wav")
-    assert from_array and from_array == from_file
+    assert from_array
+    assert from_array == from_file
     assert from_array == sorted(from_array, key=lambda note: note.start_time)
     record = model.transcribe(tmp_path / "a.wav")
     assert record.duration == 5.0
@@ -125,7 +86,8 @@ def test_a_recording_that_fails_does_not_stop_the_others(model, audio, tmp_path)
     }
     assert list(results[0].transcription.notes) == model(audio[:20000])
     assert list(results[3].transcription.notes) == model(audio)
-    assert "nan.wav" in str(results[1].error) and "2.5" in str(results[1].error)
+    assert "nan.wav" in str(results[1].error)
+    assert "2.5" in str(results[1].error)
     assert "none.wav" in str(results[2].error)
     with pytest.raises(AudioError, match=r"nan\.wav"):
         model(tmp_path / "nan.wav")
@@ -152,9 +114,9 @@ class _CountedSlots:
             yield result
 
 
-def test_look_ahead_is_bounded(weights):
+def test_look_ahead_is_bounded(tiny_weights):
     model = InferenceModel(
-        weights, TranscribeOptions(decode="greedy", num_slots=4, max_length=4)
+        tiny_weights, TranscribeOptions(decode="greedy", num_slots=4, max_length=4)
     )
     model._decoder = counter = _CountedSlots(model._decoder)
     long = np.zeros(100 * CONFIG.segment_samples, np.float32)
@@ -162,9 +124,9 @@ def test_look_ahead_is_bounded(weights):
     assert 4 <= counter.most <= 24
 
 
-def test_instruments_are_restricted(weights, audio):
+def test_instruments_are_restricted(tiny_weights, audio):
     options = TranscribeOptions(decode="greedy", programs=(40, 41), drums=False)
-    notes = InferenceModel(weights, options)(audio)
+    notes = InferenceModel(tiny_weights, options)(audio)
     assert notes
     assert {note.program for note in notes} <= {40, 41}
     assert not any(note.is_drum for note in notes)

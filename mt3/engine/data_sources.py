@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import itertools
 import logging
 import multiprocessing
@@ -261,10 +262,8 @@ class Prefetcher:
         self._stopped.set()
         while self._thread.is_alive():
             # The thread may be waiting for room.
-            try:
+            with contextlib.suppress(queue.Empty):
                 self._queue.get(timeout=0.05)
-            except queue.Empty:
-                pass
         if hasattr(self._source, "close"):
             self._source.close()
 

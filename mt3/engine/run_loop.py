@@ -184,9 +184,9 @@ class StopRequest:
 
     def requested(self) -> bool:
         """Tells whether to stop."""
-        if not self.reason and self._deadline is not None:
-            if time.monotonic() >= self._deadline:
-                self.reason = "max_minutes is over"
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        if late and not self.reason:
+            self.reason = "max_minutes is over"
         return bool(self.reason)
 
 

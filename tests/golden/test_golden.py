@@ -91,7 +91,8 @@ def test_notes_to_tokens(case):
         key: golden[key]
         for key in ("num_velocity_bins", "ties", "onsets_only", "program_granularity")
     }
-    assert golden["notes"] and golden["segments"]
+    assert golden["notes"]
+    assert golden["segments"]
     for segment in golden["segments"]:
         events, ids = adapter.notes_to_tokens(
             golden["notes"],
@@ -130,7 +131,8 @@ def test_spectrogram():
     # A frame is silent when all the samples that it looks at are.
     padded = np.concatenate([samples, np.zeros(2048, samples.dtype)])
     silent = np.array([not padded[i * 128 : i * 128 + 2048].any() for i in range(256)])
-    assert silent.any() and not silent.all()
+    assert silent.any()
+    assert not silent.all()
     np.testing.assert_allclose(found[silent], expected[silent], atol=1e-5)
     np.testing.assert_allclose(found[~silent], expected[~silent], atol=2e-3)
 

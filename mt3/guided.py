@@ -5,12 +5,14 @@ cross-attention locks on to the audio. Three aids bring that moment forward; non
 of them changes the network that is shipped:
 
 1. *Frame head*: a linear layer on the encoder's output that says, frame by frame,
-   which pitches begin and sound, which drums are hit and which instrument classes
-   play. It is a training-time parameter (`auxiliary`) and is dropped on export.
+   which pitches begin and sound, which drums are hit, which instrument classes
+   play, and how far away the next onset or offset is. The last makes time shifts
+   readable at the frame that the decoder already looks at. It is a training-time
+   parameter (`auxiliary`) and is dropped on export.
 2. *Guided attention*: one head of each later decoder layer is rewarded for looking
-   at the frames around the time of the event that it is about to write. The time
-   is known from the targets themselves (Tachibana et al. 2018 did this for speech
-   synthesis).
+   at a certain time, which is known from the targets (Tachibana et al. 2018 did this
+   for speech synthesis): the last layer at the time of the event that it is about to
+   write, the layers before it at the time of the event just written.
 3. *Smooth time tokens*: embeddings and output columns of time shifts start as a
    rotation of the position table's rows at the matching frames instead of as
    independent random rows.
@@ -31,13 +33,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mt3 import layers, losses, models, vocabularies
+from mt3 import checkpoints, layers, losses, models, vocabularies
 from mt3.configs import ModelConfig
 from mt3.network import MAX_POSITIONS
 
 NUM_CLASSES = 16
 # Onsets, sounding, drum onsets by pitch; then sounding instrument classes.
 FRAME_FEATURES = 3 * vocabularies.NUM_PITCHES + NUM_CLASSES
+# Frames until the next event; the last class is "later, or never".
+NEXT_EVENT_CLASSES = 64
 AUXILIARY = "auxiliary"
 
 
@@ -48,6 +52,8 @@ class GuideConfig:
     Attributes:
       frame_weight: of the frame head's binary cross-entropy, summed over frames and
         features, against the tokens' summed cross-entropy.
+      next_event_weight: of the cross-entropy of the distance to the next event,
+        summed over frames.
       attention_weight: of -log(attention mass near the event) per token.
       attention_reach: frames before and after the event that count as near.
       first_guided_layer: decoder layers from this on have a guided head.
@@ -56,6 +62,7 @@ class GuideConfig:
     """
 
     frame_weight: float = 0.1
+    next_event_weight: float = 0.1
     attention_weight: float = 0.3
     attention_reach: tuple[int, int] = (3, 3)
     first_guided_layer: int = 1
@@ -104,6 +111,27 @@ def frame_targets(notes: np.ndarray, config: ModelConfig) -> np.ndarray:
     return result
 
 
+def next_event_targets(notes: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """Counts the frames from each frame's centre to the next onset or offset.
+
+    Args:
+      notes: as for `frame_targets`; drums have no offsets.
+      config: frames of the segment and their rate.
+
+    Returns:
+      int32 [inputs_length], 0..`NEXT_EVENT_CLASSES` - 1.
+    """
+    times = np.concatenate([notes["start_time"], notes["end_time"][~notes["is_drum"]]])
+    events = np.sort(frame_of_time(times[(times >= 0)], config))
+    events = events[events <= frame_of_time(config.segment_seconds, config)]
+    frames = np.arange(config.inputs_length)
+    # An event of this very frame is not the next one.
+    following = np.searchsorted(events, frames + 0.5, side="right")
+    distance = np.append(events, np.inf)[following] - frames
+    last = NEXT_EVENT_CLASSES - 1
+    return np.rint(np.minimum(distance, last)).astype(np.int32)
+
+
 def event_times(target_tokens: jax.Array, config: ModelConfig) -> jax.Array:
     """Returns the time of each target token from the segment's start.
 
@@ -124,18 +152,33 @@ def event_times(target_tokens: jax.Array, config: ModelConfig) -> jax.Array:
 class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
     """The model with training aids.
 
-    Its batches have one more key, `frame_targets` [B, T, FRAME_FEATURES]. Only
-    `loss_fn` and the initial parameters differ; `network_params` leaves the
-    network's own.
+    Its batches have two more keys, `frame_targets` [B, T, FRAME_FEATURES] and
+    `next_event` [B, T]. Only `loss_fn` and the initial parameters differ;
+    `network_params` leaves the network's own.
     """
 
     def __init__(
-        self, *args, config: ModelConfig, guide: GuideConfig | None = None, **kwargs
+        self,
+        *args,
+        config: ModelConfig,
+        guide: GuideConfig | None = None,
+        initial_weights: str | None = None,
+        **kwargs,
     ):
-        """Takes the model's arguments and those of the aids."""
+        """Takes the model's arguments and those of the aids.
+
+        Args:
+          *args: as the base class.
+          config: frames and tokens.
+          guide: weights of the aids.
+          initial_weights: checkpoint to start the network from; the aids start
+            anew.
+          **kwargs: as the base class.
+        """
         super().__init__(*args, **kwargs)
         self.config = config
         self.guide = guide or GuideConfig()
+        self._initial_weights = initial_weights
 
     def get_initial_variables(self, rng, input_shapes, input_types=None):
         """Returns the network's variables, the frame head and smooth time tokens."""
@@ -143,9 +186,13 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
             super().get_initial_variables(rng, input_shapes, input_types)
         )
         params = variables["params"]
-        if self.guide.smooth_time_tokens:
+        if self._initial_weights is not None:
+            loaded = checkpoints.load(self._initial_weights)
+            checkpoints.check_parameters(loaded.params, self._sizes())
+            params.update(jax.tree.map(jnp.asarray, loaded.params))
+        elif self.guide.smooth_time_tokens:
             params["decoder"] = _with_smooth_time_tokens(params["decoder"], self.config)
-        if self.guide.centred_inputs:
+        if self.guide.centred_inputs and self._initial_weights is None:
             projection = params["encoder"]["continuous_inputs_projection"]
             kernel = projection["kernel"]
             kernel = kernel - jnp.mean(kernel, axis=0, keepdims=True)
@@ -155,8 +202,13 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
             "kernel": jnp.zeros((depth, FRAME_FEATURES), jnp.float32),
             # Events are rare; start there instead of learning it.
             "bias": jnp.full((FRAME_FEATURES,), -5.0, jnp.float32),
+            "next_event": jnp.zeros((depth, NEXT_EVENT_CLASSES), jnp.float32),
         }
         return flax.core.freeze(variables)
+
+    def _sizes(self) -> ModelConfig:
+        network_fields = self.module.config.to_dict()
+        return dataclasses.replace(self.config, network=network_fields)
 
     def loss_fn(self, params, batch, dropout_rng):
         """Returns the sum of the token loss and the aids, and metrics.
@@ -189,14 +241,21 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         frame_loss = jnp.sum(
             optax.sigmoid_binary_cross_entropy(frame_logits, batch["frame_targets"])
         )
+        next_event_loss = jnp.sum(
+            optax.softmax_cross_entropy_with_integer_labels(
+                jnp.matmul(encoded, head["next_event"]), batch["next_event"]
+            )
+        )
         attention_loss = self._attention_loss(sown["intermediates"], batch)
         metrics = {
             **metrics,
             "frame_loss": frame_loss,
+            "next_event_loss": next_event_loss,
             "attention_loss": attention_loss,
         }
         aids = (
             self.guide.frame_weight * frame_loss
+            + self.guide.next_event_weight * next_event_loss
             + self.guide.attention_weight * attention_loss
         )
         # The aids' weights are relative to the token loss, however that is scaled.
@@ -207,21 +266,26 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
 
     def _attention_loss(self, intermediates: Mapping[str, Any], batch) -> jax.Array:
         targets = batch["decoder_target_tokens"]
-        frames = batch["encoder_input_tokens"].shape[1]
-        centre = frame_of_time(event_times(targets, self.config), self.config)
-        centre = jnp.clip(centre, 0, frames - 1)[..., None]
-        before, after = self.guide.attention_reach
-        position = jnp.arange(frames)[None, None, :]
-        near = (position >= centre - before) & (position <= centre + after)
+        near_input = self._near(batch["decoder_input_tokens"], batch)
+        near_target = self._near(targets, batch)
+        last = self.module.config.num_decoder_layers - 1
         total = 0.0
-        for index in range(
-            self.guide.first_guided_layer, self.module.config.num_decoder_layers
-        ):
+        for index in range(self.guide.first_guided_layer, last + 1):
             layer = intermediates["decoder"][f"layers_{index}"]
             weights = layer["encoder_decoder_attention"]["attention_weights"][0]
+            near = near_target if index == last else near_input
             mass = jnp.sum(weights[:, 0] * near, axis=-1)
             total += jnp.sum(jnp.where(targets > 0, -jnp.log(mass + 1e-6), 0.0))
         return total
+
+    def _near(self, tokens: jax.Array, batch) -> jax.Array:
+        """Marks the frames near each token's time, bool [B, L, T]."""
+        frames = batch["encoder_input_tokens"].shape[1]
+        centre = frame_of_time(event_times(tokens, self.config), self.config)
+        centre = jnp.clip(centre, 0, frames - 1)[..., None]
+        before, after = self.guide.attention_reach
+        position = jnp.arange(frames)[None, None, :]
+        return (position >= centre - before) & (position <= centre + after)
 
 
 def network_params(params: Mapping[str, Any]) -> dict[str, Any]:

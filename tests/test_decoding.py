@@ -134,7 +134,6 @@ WAYS = {
     [
         (decoding.Beam(), "one slot"),
         (decoding.Beam(), "short dispatches"),
-        (decoding.Greedy(), "one slot"),
         (decoding.Greedy(), "short dispatches"),
         (decoding.Greedy(), "backwards"),
         (decoding.Beam(3), "short dispatches"),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3 import configs, network, run_length_encoding, tokenizer, vocabularies
-from mt3.decoding import Beam, Greedy, Temperature, decode
+from mt3.decoding import Beam, Temperature, decode
 from mt3.decoding.masks import GrammarMask
 from mt3.errors import ConfigError
 from mt3.note_sequences import Note
@@ -267,7 +267,7 @@ def first_segment(tok, events):
 @pytest.mark.parametrize(
     ("options", "strategy"),
     [(options, Temperature(3.0)) for options in SETTINGS]
-    + [({}, strategy) for strategy in (Greedy(), Beam(), Beam(3))],
+    + [({}, strategy) for strategy in (Beam(), Beam(3))],
 )
 def test_masked_decoding_gives_no_invalid_event(options, strategy):
     tok, mask = make(**options)

@@ -115,6 +115,52 @@ def test_segments_with_too_many_tokens_are_skipped_and_counted():
         synthetic_data.SegmentBatches(Crowded(99), CONFIG, 3, seed=0).batch(0)
 
 
+class Varied:
+    """Segments with 0 to 5 notes."""
+
+    def segment(self, key):
+        notes = np.zeros(key[2] * 7 % 6, NOTE_DTYPE)
+        notes["start_time"] = 0.05 * np.arange(len(notes))
+        notes["end_time"] = notes["start_time"] + 0.05
+        notes["pitch"] = 60
+        notes["velocity"] = 90
+        return np.zeros(CONFIG.segment_samples, np.float32), notes
+
+
+def test_pools_bring_equal_lengths_together():
+    plain = synthetic_data.SegmentBatches(Varied(), CONFIG, 3, seed=0)
+    pooled = synthetic_data.SegmentBatches(
+        Varied(), CONFIG, 3, seed=0, length_multiple=4, pool=4
+    )
+
+    def targets(batches):
+        return [batches.batch(index)["decoder_target_tokens"] for index in range(8)]
+
+    def rows(batches):
+        return sorted(
+            tuple(row[row > 0].tolist()) for batch in batches for row in batch
+        )
+
+    # The same examples, cut to what the longest of a batch needs.
+    assert rows(targets(pooled)) == rows(targets(plain))
+    shapes = {batch.shape[1] for batch in targets(pooled)}
+    assert all(length % 4 == 0 for length in shapes)
+    assert len(shapes) > 1
+    for batch in targets(pooled):
+        assert batch[:, -4:].any()
+    padding = sum((batch == 0).sum() for batch in targets(pooled))
+    assert padding < sum((batch == 0).sum() for batch in targets(plain)) / 2
+    # A function of the number, in whatever order batches are asked for.
+    again = synthetic_data.SegmentBatches(
+        Varied(), CONFIG, 3, seed=0, length_multiple=4, pool=4
+    )
+    for index in (6, 1, 7, 0):
+        np.testing.assert_array_equal(
+            again.batch(index)["decoder_target_tokens"],
+            pooled.batch(index)["decoder_target_tokens"],
+        )
+
+
 def test_targets_tell_the_notes():
     tokenizer = NoteTokenizer(CONFIG)
     notes = np.zeros(1, NOTE_DTYPE)

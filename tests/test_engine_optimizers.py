@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 
@@ -194,3 +195,21 @@ def test_cosine_schedule():
     assert rate(500) == pytest.approx(0.1)
     with pytest.raises(ConfigError, match="warmup_steps is 5"):
         utils.create_cosine_schedule(1.0, 5, warmup_steps=5)
+
+
+def test_stable_schedule():
+    rate = utils.create_stable_schedule(
+        1.0, 100, decay_steps=20, warmup_steps=10, final_fraction=0.1
+    )
+    assert rate(0) == pytest.approx(0.1)
+    assert [float(rate(step)) for step in (9, 40, 80)] == [1.0, 1.0, 1.0]
+    assert rate(90) == pytest.approx(0.55)
+    assert rate(100) == rate(500) == pytest.approx(0.1)
+    with pytest.raises(ConfigError, match="decay_steps 95"):
+        utils.create_stable_schedule(1.0, 100, decay_steps=95, warmup_steps=10)
+
+
+def test_gin_sees_the_extra_parameter():
+    # Gin looks through functools.wraps, which would hide it.
+    assert not hasattr(optimizers.adamw, "__wrapped__")
+    assert "max_grad_norm" in inspect.signature(optimizers.adamw).parameters

@@ -1,11 +1,14 @@
 """The training aids say what they should, and leave the network as it is."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mt3 import configs, guided, models, network, spectrograms, tokenizer
+from mt3 import checkpoints, configs, guided, models, network, spectrograms, tokenizer
+from mt3.errors import CheckpointError
 from mt3.note_sequences import Note, notes_to_array
 
 CONFIG = configs.ModelConfig(
@@ -30,9 +33,11 @@ NOTES = [
 ]
 
 
-def make_model(guide=None):
+def make_model(guide=None, **options):
     module = network.Transformer(network.T5Config.from_dict(CONFIG.network))
-    return guided.GuidedModel(module, input_depth=32, config=CONFIG, guide=guide)
+    return guided.GuidedModel(
+        module, input_depth=32, config=CONFIG, guide=guide, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +49,13 @@ def batch():
     inputs[:, 1:] = targets[:, :-1]
     frames = np.random.default_rng(0).normal(size=(2, 64, 32)).astype(np.float32)
     marks = guided.frame_targets(notes_to_array(NOTES), CONFIG)
+    following = guided.next_event_targets(notes_to_array(NOTES), CONFIG)
     return {
         "encoder_input_tokens": frames,
         "decoder_input_tokens": inputs,
         "decoder_target_tokens": targets,
         "frame_targets": np.stack([marks, marks]),
+        "next_event": np.stack([following, following]),
     }
 
 
@@ -76,6 +83,63 @@ def test_frame_targets():
     assert (classes[:, 5] == sounding[:, 50]).all()
 
 
+def test_next_event_targets():
+    following = guided.next_event_targets(notes_to_array(NOTES), CONFIG)
+    # Events at 0.3, 0.4, 0.5 and 0.9 s, that is at frames 14.75, 21, 27.25, 52.25;
+    # drums have no offset.
+    assert following.shape == (64,)
+    assert following[[0, 14, 15, 20, 21, 27, 28, 52]].tolist() == [
+        *(15, 1, 6, 1, 6, 25, 24, 63),
+    ]
+    # What ends after the segment is never reached in it.
+    late = notes_to_array([Note(-1.0, 5.0, 60)])
+    assert (guided.next_event_targets(late, CONFIG) == 63).all()
+
+
+def test_layers_before_the_last_look_at_the_event_just_written(batch):
+    config = dataclasses.replace(
+        CONFIG, network={**CONFIG.network, "num_decoder_layers": 3}
+    )
+    module = network.Transformer(network.T5Config.from_dict(config.network))
+    model = guided.GuidedModel(module, input_depth=32, config=config)
+    on_input = _attention_at(batch["decoder_input_tokens"])
+    on_target = _attention_at(batch["decoder_target_tokens"])
+
+    def loss(first, second):
+        layers = {
+            "layers_1": {"encoder_decoder_attention": {"attention_weights": (first,)}},
+            "layers_2": {"encoder_decoder_attention": {"attention_weights": (second,)}},
+        }
+        return float(model._attention_loss({"decoder": layers}, batch))
+
+    assert loss(on_input, on_target) == pytest.approx(0.0, abs=1e-3)
+    assert loss(on_target, on_input) > 10
+
+
+def test_initial_weights(tmp_path):
+    model = make_model()
+    params = guided.network_params(initial(model))
+    path = tmp_path / "start.safetensors"
+    checkpoints.save_safetensors(path, params, CONFIG, info={"name": "start"})
+    again = initial(make_model(initial_weights=str(path)))
+    assert set(again) == {"encoder", "decoder", "auxiliary"}
+    found, expected = (
+        checkpoints.flatten(guided.network_params(tree)) for tree in (again, params)
+    )
+    for name, value in expected.items():
+        assert (np.asarray(found[name]) == np.asarray(value)).all(), name
+    module = network.Transformer(network.T5Config.from_dict(CONFIG.network))
+    other = dataclasses.replace(module.config, mlp_dim=24)
+    wrong = guided.GuidedModel(
+        network.Transformer(other),
+        input_depth=32,
+        config=CONFIG,
+        initial_weights=str(path),
+    )
+    with pytest.raises(CheckpointError, match="mlp"):
+        initial(wrong)
+
+
 def test_event_times(batch):
     tok = tokenizer.NoteTokenizer(CONFIG)
     ids = batch["decoder_target_tokens"][0]
@@ -99,12 +163,16 @@ def test_without_a_key_the_loss_is_the_plain_one(batch, key):
     found, _ = loss_fn(params, batch, None)
     assert float(found) == float(expected)
     guided_loss, metrics = loss_fn(params, batch, key)
-    aids = 0.1 * metrics["frame_loss"] + 0.3 * metrics["attention_loss"]
+    aids = (
+        0.1 * metrics["frame_loss"]
+        + 0.1 * metrics["next_event_loss"]
+        + 0.3 * metrics["attention_loss"]
+    )
     assert float(guided_loss) == pytest.approx(float(expected + aids), rel=1e-5)
 
 
 def test_each_aid_has_gradients(batch, key):
-    off = {"frame_weight": 0.0, "attention_weight": 0.0}
+    off = {"frame_weight": 0.0, "next_event_weight": 0.0, "attention_weight": 0.0}
     params = initial(make_model())
 
     def gradients(**weights):
@@ -119,19 +187,24 @@ def test_each_aid_has_gradients(batch, key):
     without = gradients()
     # The head starts at zero: its own gradient comes first.
     assert changed(frame_weight=1.0)["auxiliary"]["kernel"] > 0
+    assert changed(next_event_weight=1.0)["auxiliary"]["next_event"] > 0
     decoder = changed(attention_weight=1.0)["decoder"]
     layer = decoder["layers_1"]["encoder_decoder_attention"]
     assert layer["query"]["kernel"] > 0
     assert layer["key"]["kernel"] > 0
 
 
+def _attention_at(tokens):
+    """Attention [B, H, L, T] on the frame of each token's time alone."""
+    times = guided.event_times(jnp.asarray(tokens), CONFIG)
+    frame = jnp.clip(jnp.round(guided.frame_of_time(times, CONFIG)), 0, 63)
+    one = jax.nn.one_hot(frame.astype(int), 64)
+    return jnp.repeat(one[:, None], 2, axis=1)
+
+
 def test_attention_on_the_event_costs_nothing(batch):
     model = make_model()
-    centre = guided.frame_of_time(
-        guided.event_times(jnp.asarray(batch["decoder_target_tokens"]), CONFIG), CONFIG
-    )
-    frame = jnp.clip(jnp.round(centre), 0, 63).astype(int)
-    weights = jnp.repeat(jax.nn.one_hot(frame, 64)[:, None], 2, axis=1)
+    weights = _attention_at(batch["decoder_target_tokens"])
     layer = {"encoder_decoder_attention": {"attention_weights": (weights,)}}
     sown = {"decoder": {"layers_1": layer}}
     assert float(model._attention_loss(sown, batch)) == pytest.approx(0.0, abs=1e-3)

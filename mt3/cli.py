@@ -20,9 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
-    if arguments and arguments[0] in ("train", "eval", "infer"):
-        # These take gin's own flags, which argparse does not know.
-        return _guarded(lambda: _train(arguments[0], arguments[1:]))
+    if arguments and arguments[0] == "train":
+        # It takes gin's own flags, which argparse does not know.
+        return _guarded(lambda: _train(arguments[1:]))
     options = parser.parse_args(arguments)
     if not hasattr(options, "run"):
         parser.print_help()
@@ -59,12 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_score(commands)
     _add_models(commands)
     _add_synthesize(commands)
-    for name, what in (("train", "train a model"),):
-        commands.add_parser(
-            name,
-            add_help=False,
-            help=f"{what} as gin files say (--gin_file=... --gin.NAME=value)",
-        )
+    commands.add_parser(
+        "train",
+        add_help=False,
+        help="train a model as gin files say (--gin_file=... --gin.NAME=value)",
+    )
     return parser
 
 
@@ -325,10 +324,10 @@ def _synthesize(options: argparse.Namespace) -> int:
     return 1 if result.failures else 0
 
 
-def _train(mode: str, arguments: Sequence[str]) -> int:
+def _train(arguments: Sequence[str]) -> int:
     from mt3.engine import launch
 
-    return launch.main(arguments, mode=mode) or 0
+    return launch.main(arguments, mode="train")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,13 @@ of them changes the network that is shipped:
    at a certain time, which is known from the targets (Tachibana et al. 2018 did this
    for speech synthesis): the last layer at the time of the event that it is about to
    write, the layers before it at the time of the event just written.
-3. *Smooth time tokens*: embeddings and output columns of time shifts start as a
+3. *Local attention*: some heads of the encoder are rewarded for looking a few frames
+   back or ahead, so that onsets, which are differences between frames, are seen
+   early on.
+4. *Smooth time tokens*: embeddings and output columns of time shifts start as a
    rotation of the position table's rows at the matching frames instead of as
    independent random rows.
-4. *Centred inputs*: the projection of frames starts without a response to what all
+5. *Centred inputs*: the projection of frames starts without a response to what all
    bands have in common (log-mel silence is far from 0), and smaller, so that it
    does not drown the positions that are added to it.
 """
@@ -35,6 +38,7 @@ import optax
 
 from mt3 import checkpoints, layers, losses, models, vocabularies
 from mt3.configs import ModelConfig
+from mt3.errors import ConfigError
 from mt3.network import MAX_POSITIONS
 
 NUM_CLASSES = 16
@@ -56,6 +60,9 @@ class GuideConfig:
         summed over frames.
       attention_weight: of -log(attention mass near the event) per token.
       attention_reach: frames before and after the event that count as near.
+      local_weight: of -log(attention at a head's own distance) per frame.
+      local_distances: frames from each position to where the encoder's first
+        heads are to look, one head each, in all layers but the last.
       first_guided_layer: decoder layers from this on have a guided head.
       smooth_time_tokens: whether time shifts start smooth.
       centred_inputs: whether the input projection starts centred.
@@ -65,6 +72,8 @@ class GuideConfig:
     next_event_weight: float = 0.1
     attention_weight: float = 0.3
     attention_reach: tuple[int, int] = (3, 3)
+    local_weight: float = 0.05
+    local_distances: tuple[int, ...] = (-2, -1, 1, 2)
     first_guided_layer: int = 1
     smooth_time_tokens: bool = True
     centred_inputs: bool = True
@@ -174,10 +183,19 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
           initial_weights: checkpoint to start the network from; the aids start
             anew.
           **kwargs: as the base class.
+
+        Raises:
+          ConfigError: more local heads than heads, or as the base class.
         """
         super().__init__(*args, **kwargs)
         self.config = config
         self.guide = guide or GuideConfig()
+        heads = self.module.config.num_heads
+        if len(self.guide.local_distances) > heads:
+            raise ConfigError(
+                f"guided: {len(self.guide.local_distances)} local_distances for "
+                f"{heads} heads; expected at most one each"
+            )
         self._initial_weights = initial_weights
 
     def get_initial_variables(self, rng, input_shapes, input_types=None):
@@ -220,12 +238,14 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         if dropout_rng is None or "frame_targets" not in batch:
             return super().loss_fn(network, batch, dropout_rng)
         encode_rng, decode_rng = jax.random.split(dropout_rng)
-        encoded = self.module.apply(
+        encoded, sown = self.module.apply(
             {"params": network},
             batch["encoder_input_tokens"],
             rngs={"dropout": encode_rng},
+            mutable=["intermediates"],
             method="encode",
         )
+        local_loss = self._local_loss(sown["intermediates"])
         logits, sown = self.module.apply(
             {"params": network},
             encoded,
@@ -252,11 +272,13 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
             "frame_loss": frame_loss,
             "next_event_loss": next_event_loss,
             "attention_loss": attention_loss,
+            "local_loss": local_loss,
         }
         aids = (
             self.guide.frame_weight * frame_loss
             + self.guide.next_event_weight * next_event_loss
             + self.guide.attention_weight * attention_loss
+            + self.guide.local_weight * local_loss
         )
         # The aids' weights are relative to the token loss, however that is scaled.
         divisor, _ = losses.normalizing_factor_and_weights(
@@ -276,6 +298,17 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
             near = near_target if index == last else near_input
             mass = jnp.sum(weights[:, 0] * near, axis=-1)
             total += jnp.sum(jnp.where(targets > 0, -jnp.log(mass + 1e-6), 0.0))
+        return total
+
+    def _local_loss(self, intermediates: Mapping[str, Any]) -> jax.Array:
+        """Returns how little the local heads look where they should."""
+        total = jnp.zeros((), jnp.float32)
+        for index in range(self.module.config.num_encoder_layers - 1):
+            layer = intermediates["encoder"][f"layers_{index}"]
+            weights = layer["attention"]["attention_weights"][0]
+            for head, distance in enumerate(self.guide.local_distances):
+                there = jnp.diagonal(weights[:, head], distance, axis1=1, axis2=2)
+                total -= jnp.sum(jnp.log(there + 1e-6))
         return total
 
     def _near(self, tokens: jax.Array, batch) -> jax.Array:

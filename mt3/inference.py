@@ -18,6 +18,7 @@ Differences from the original, numbered:
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -96,6 +97,7 @@ class InferenceModel:
         loaded = checkpoints.load(path, num_heads=num_heads)
         self.config: ModelConfig = loaded.config
         self.info: dict[str, Any] = loaded.info
+        self.sha256 = _sha256(path)
         self.tokenizer = tokenizer.NoteTokenizer(self.config)
         self.network_config = network.T5Config.from_dict(self.config.network)
         self._decoder = decoding.SegmentDecoder(
@@ -209,6 +211,14 @@ class InferenceModel:
         """Returns what a result was made with, as JSON values."""
         values = dataclasses.asdict(self.options)
         return {key: value for key, value in values.items() if value is not None}
+
+
+def _sha256(path: str) -> str:
+    """Returns the SHA-256 of a file, as `mt3 models` shows it; "" for a folder."""
+    if not os.path.isfile(path):
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _opened(audio: Audio, sample_rate: int) -> Audio:

@@ -53,7 +53,7 @@ class EncoderLayer(nn.Module):
         """Makes the sublayers; Flax calls it."""
         cfg = self.config
         self.pre_attention_layer_norm = layers.LayerNorm(dtype=cfg.dtype)
-        self.attention = _attention(cfg)
+        self.attention = _attention(cfg, sow_weights=True)
         self.pre_mlp_layer_norm = layers.LayerNorm(dtype=cfg.dtype)
         self.mlp = _mlp(cfg)
         self.dropout = _dropout(cfg)

@@ -28,8 +28,8 @@ class Model(Protocol):
 
     config: ModelConfig
     tokenizer: tokenizer.NoteTokenizer
-    info: dict[str, Any]
     options: Any
+    sha256: str
 
     @property
     def name(self) -> str:
@@ -213,7 +213,7 @@ class Feed:
             duration=recording.samples / self._config.spectrogram.sample_rate,
             source=recording.source,
             model=model.name,
-            model_sha256=str(model.info.get("sha256", "")),
+            model_sha256=model.sha256,
             settings=model.settings(),
             invalid_events=recording.stitcher.invalid_events,
             dropped_events=recording.stitcher.dropped_events,

@@ -8,7 +8,10 @@ import pathlib
 # Before anything imports JAX. The suite must pass, and mean the same, on a machine
 # with an accelerator as on one without.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("MPLBACKEND", "Agg")
+# The suite's processes share compiled programs, and leave the home folder alone.
+os.environ.setdefault(
+    "MT3_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla")
+)
 
 import hypothesis
 import jax

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mt3 import checkpoints, configs, guided, models, network, spectrograms, tokenizer
-from mt3.errors import CheckpointError
+from mt3.errors import CheckpointError, ConfigError
 from mt3.note_sequences import Note, notes_to_array
 
 CONFIG = configs.ModelConfig(
@@ -16,7 +16,7 @@ CONFIG = configs.ModelConfig(
         "vocab_size": 1536,
         "emb_dim": 16,
         "num_heads": 2,
-        "num_encoder_layers": 1,
+        "num_encoder_layers": 2,
         "num_decoder_layers": 2,
         "head_dim": 8,
         "mlp_dim": 16,
@@ -33,7 +33,10 @@ NOTES = [
 ]
 
 
-def make_model(guide=None, **options):
+SMALL_GUIDE = guided.GuideConfig(local_distances=(-1, 1))
+
+
+def make_model(guide=SMALL_GUIDE, **options):
     module = network.Transformer(network.T5Config.from_dict(CONFIG.network))
     return guided.GuidedModel(
         module, input_depth=32, config=CONFIG, guide=guide, **options
@@ -101,7 +104,7 @@ def test_layers_before_the_last_look_at_the_event_just_written(batch):
         CONFIG, network={**CONFIG.network, "num_decoder_layers": 3}
     )
     module = network.Transformer(network.T5Config.from_dict(config.network))
-    model = guided.GuidedModel(module, input_depth=32, config=config)
+    model = guided.GuidedModel(module, input_depth=32, config=config, guide=SMALL_GUIDE)
     on_input = _attention_at(batch["decoder_input_tokens"])
     on_target = _attention_at(batch["decoder_target_tokens"])
 
@@ -114,6 +117,21 @@ def test_layers_before_the_last_look_at_the_event_just_written(batch):
 
     assert loss(on_input, on_target) == pytest.approx(0.0, abs=1e-3)
     assert loss(on_target, on_input) > 10
+
+
+def test_local_heads_look_at_their_distance():
+    guide = guided.GuideConfig(local_distances=(-2, 1))
+    model = make_model(guide)
+
+    def loss(*distances):
+        heads = [np.eye(64, k=distance) for distance in distances]
+        layer = {"attention": {"attention_weights": (jnp.asarray([heads]),)}}
+        return float(model._local_loss({"encoder": {"layers_0": layer}}))
+
+    assert loss(-2, 1) == pytest.approx(0.0, abs=1e-2)
+    assert loss(1, -2) > 1000
+    with pytest.raises(ConfigError, match="3 local_distances for 2 heads"):
+        make_model(guided.GuideConfig(local_distances=(-1, 0, 1)))
 
 
 def test_initial_weights(tmp_path):
@@ -167,16 +185,18 @@ def test_without_a_key_the_loss_is_the_plain_one(batch, key):
         0.1 * metrics["frame_loss"]
         + 0.1 * metrics["next_event_loss"]
         + 0.3 * metrics["attention_loss"]
+        + 0.05 * metrics["local_loss"]
     )
     assert float(guided_loss) == pytest.approx(float(expected + aids), rel=1e-5)
 
 
 def test_each_aid_has_gradients(batch, key):
-    off = {"frame_weight": 0.0, "next_event_weight": 0.0, "attention_weight": 0.0}
+    names = ("frame_weight", "next_event_weight", "attention_weight", "local_weight")
+    off = dict.fromkeys(names, 0.0)
     params = initial(make_model())
 
     def gradients(**weights):
-        model = make_model(guided.GuideConfig(**{**off, **weights}))
+        model = make_model(dataclasses.replace(SMALL_GUIDE, **{**off, **weights}))
         return jax.jit(jax.grad(lambda p: model.loss_fn(p, batch, key)[0]))(params)
 
     def changed(**weights):
@@ -190,6 +210,9 @@ def test_each_aid_has_gradients(batch, key):
     assert changed(next_event_weight=1.0)["auxiliary"]["next_event"] > 0
     decoder = changed(attention_weight=1.0)["decoder"]
     layer = decoder["layers_1"]["encoder_decoder_attention"]
+    assert layer["query"]["kernel"] > 0
+    assert layer["key"]["kernel"] > 0
+    layer = changed(local_weight=1.0)["encoder"]["layers_0"]["attention"]
     assert layer["query"]["kernel"] > 0
     assert layer["key"]["kernel"] > 0
 
@@ -223,7 +246,9 @@ def test_initial_parameters():
     similarity = np.dot(first, near) / np.dot(first, first)
     assert similarity > 0.8
     assert abs(np.dot(first, far) / np.dot(first, first)) < similarity
-    plain = initial(make_model(guided.GuideConfig(smooth_time_tokens=False)))
+    plain = initial(
+        make_model(dataclasses.replace(SMALL_GUIDE, smooth_time_tokens=False))
+    )
     untouched = np.asarray(plain["decoder"]["token_embedder"]["embedding"])
     assert (table[1004:] == untouched[1004:]).all()
     assert not (table[3:100] == untouched[3:100]).any()

@@ -1,6 +1,7 @@
 """Recordings to notes: order, many files at once, failures, what an hour holds."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import subprocess
@@ -37,7 +38,7 @@ def audio(rng):
     return (0.1 * rng.normal(size=5 * 16000)).astype(np.float32)
 
 
-def test_array_and_file_give_the_same_notes(model, audio, tmp_path):
+def test_array_and_file_give_the_same_notes(model, tiny_weights, audio, tmp_path):
     soundfile.write(tmp_path / "a.wav", audio, 16000, subtype="FLOAT")
     from_array = model(audio)
     from_file = model(tmp_path / "a.wav")
@@ -48,6 +49,7 @@ def test_array_and_file_give_the_same_notes(model, audio, tmp_path):
     assert record.duration == 5.0
     assert record.source == "a.wav"
     assert record.model == "tiny"
+    assert record.model_sha256 == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
     assert record.invalid_events == 0
     assert record.settings["decode"] == "greedy"
 

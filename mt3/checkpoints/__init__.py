@@ -23,7 +23,8 @@ from mt3.checkpoints.safetensors_file import (
     save_safetensors,
 )
 from mt3.checkpoints.sizes import infer_config
-from mt3.checkpoints.t5x import TrainingCheckpoint, load_t5x, save_t5x
+from mt3.checkpoints.t5x import load_t5x, save_t5x
+from mt3.checkpoints.training_checkpoint import TrainingCheckpoint
 
 __all__ = [
     "LoadedModel",

@@ -14,7 +14,7 @@ from pathlib import Path
 from mt3.checkpoints import storage
 from mt3.checkpoints.layout import to_float32, unflatten
 from mt3.checkpoints.storage import Folder
-from mt3.checkpoints.t5x import TrainingCheckpoint, read_step
+from mt3.checkpoints.training_checkpoint import TrainingCheckpoint, read_step
 from mt3.errors import CheckpointError
 
 # Where Orbax keeps a tree: T5X and the engine, then Orbax's own default, then the

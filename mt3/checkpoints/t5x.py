@@ -13,7 +13,6 @@ need to be. What T5X writes today is another form: see `orbax_folder`.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import tempfile
@@ -25,7 +24,9 @@ import numpy as np
 
 from mt3.checkpoints import storage
 from mt3.checkpoints.layout import flatten, to_float32, unflatten
+from mt3.checkpoints.orbax_folder import load_orbax
 from mt3.checkpoints.storage import ArraySpec, Folder
+from mt3.checkpoints.training_checkpoint import TrainingCheckpoint, read_step
 from mt3.errors import CheckpointError, OutputError
 
 INDEX_FILE = "checkpoint"
@@ -34,25 +35,6 @@ _PLACEHOLDER = "PLACEHOLDER://"
 _VERSION = 3
 # Kept in the index whatever their size, as T5X does.
 _INDEX_LEAVES = ("v_row", "v_col")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingCheckpoint:
-    """What a checkpoint folder of a training run holds.
-
-    Attributes:
-      params: nested dict of float32 arrays.
-      step: optimiser steps taken, None where it is not recorded.
-      param_states: the optimiser's state: the tree of `params`, each parameter a dict
-        (Adafactor: `m`, `v`, `v_row`, `v_col`; unused ones are zeros of shape [1]).
-        None unless asked for.
-      path: the folder that was read.
-    """
-
-    params: dict[str, Any]
-    step: int | None
-    param_states: dict[str, Any] | None
-    path: str
 
 
 def is_t5x_folder(folder: Folder) -> bool:
@@ -78,8 +60,6 @@ def load_t5x(
     """
     folder = Folder.of(path)
     if not is_t5x_folder(folder):
-        from mt3.checkpoints.orbax_folder import load_orbax
-
         return load_orbax(folder, with_state=with_state)
     index = _read_index(folder)
     wanted = {"target": index["target"]}
@@ -100,22 +80,6 @@ def load_t5x(
         param_states=states,
         path=str(folder),
     )
-
-
-def read_step(value: Any, source: Any) -> int | None:
-    """Returns a stored step as an int, None where there is none.
-
-    Raises:
-      CheckpointError: it is no integer.
-    """
-    if value is None:
-        return None
-    array = np.asarray(value)
-    if array.size != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise CheckpointError(
-            f"{source}: step is {array.dtype}{array.shape}, expected one integer"
-        )
-    return int(array.reshape(()))
 
 
 def _read_index(folder: Folder) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""What a checkpoint of a training run holds, whatever its form on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from mt3.errors import CheckpointError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingCheckpoint:
+    """What a checkpoint folder of a training run holds.
+
+    Attributes:
+      params: nested dict of float32 arrays.
+      step: optimiser steps taken, None where it is not recorded.
+      param_states: the optimiser's state: the tree of `params`, each parameter a dict
+        (Adafactor: `m`, `v`, `v_row`, `v_col`; unused ones are zeros of shape [1]).
+        None unless asked for.
+      path: the folder that was read.
+    """
+
+    params: dict[str, Any]
+    step: int | None
+    param_states: dict[str, Any] | None
+    path: str
+
+
+def read_step(value: Any, source: Any) -> int | None:
+    """Returns a stored step as an int, None where there is none.
+
+    Raises:
+      CheckpointError: it is no integer.
+    """
+    if value is None:
+        return None
+    array = np.asarray(value)
+    if array.size != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise CheckpointError(
+            f"{source}: step is {array.dtype}{array.shape}, expected one integer"
+        )
+    return int(array.reshape(()))

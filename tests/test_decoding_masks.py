@@ -296,3 +296,30 @@ def test_masked_decoding_gives_no_invalid_event(options, strategy):
             )
             assert invalid == 0
     assert written > 2 * count
+
+
+def test_nothing_begins_twice_at_one_time(ids):
+    _, mask = make()
+    begin = [("tie", 0), ("program", 8), ("velocity", 1), ("pitch", 60), ("drum", 38)]
+    pitch, drum = ids(("pitch", 0))[0], ids(("drum", 0))[0]
+    after = allowed_after(mask, ids(*begin))
+    assert not {pitch + 60, drum + 38} & after
+    assert {pitch + 61, drum + 37} <= after
+    # Another program may have the pitch; the first still may not.
+    other = allowed_after(mask, ids(*begin, ("program", 16)))
+    assert pitch + 60 in other
+    back = [("program", 16), ("pitch", 60), ("program", 8)]
+    assert pitch + 60 not in allowed_after(mask, ids(*begin, *back))
+    # Ended and begun again at one time would go on for ever; later it is fine.
+    again = [("velocity", 0), ("pitch", 60), ("velocity", 1)]
+    assert pitch + 60 not in allowed_after(mask, ids(*begin, *again))
+    for later in ([("shift", 5)], [("shift", 5), ("pitch", 61)]):
+        after = allowed_after(mask, ids(*begin, *later))
+        assert {pitch + 60, drum + 38} <= after
+
+
+def test_onsets_alone_begin_once_too(ids):
+    _, mask = make(ties=False, onsets_only=True, granularity="flat")
+    pitch = ids(("pitch", 0))[0]
+    assert pitch + 60 not in allowed_after(mask, ids(("pitch", 60)))
+    assert pitch + 60 in allowed_after(mask, ids(("pitch", 60), ("shift", 1)))

@@ -14,8 +14,11 @@ needs a program and a velocity set before in the segment; velocity bin 0 (note o
 comes only before a pitch that sounds under the present program, never before a drum.
 Notes sound from their tie or onset until their note-off. Without a tie section, notes
 of earlier segments may still sound, so the first note-off of a pitch is always
-allowed. `flat` granularity has no programs; with onsets only there are neither
-programs, velocities nor drums.
+allowed. At one time each pitch of a program begins at most once, and so does each
+drum: a weak model that repeats itself is stopped at once, not at the longest target.
+(Two notes that the program granularity makes one may stand twice in training data; a
+reader could not use the second.) `flat` granularity has no programs; with onsets only
+there are neither programs, velocities nor drums.
 
 A mask has, like a strategy, pure functions over arrays with a leading row axis:
 `init(rows)`, `allowed(state)` -> bool [R, V], `advance(state, tokens)`.
@@ -68,6 +71,8 @@ class GrammarState(NamedTuple):
     program: Array  # int32 [R]: -1 none yet
     velocity: Array  # int32 [R]: bin, -1 none yet
     sounding: Array  # uint32 [R, P, 4]: bit set of pitches by program
+    begun: Array  # uint32 [R, P, 4]: those that began at the present time
+    hit: Array  # uint32 [R, 4]: drums of the present time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +172,8 @@ class GrammarMask:
             program=zeros - 1,
             velocity=zeros - 1,
             sounding=jnp.full((rows, programs, _PITCH_WORDS), words, jnp.uint32),
+            begun=jnp.zeros((rows, programs, _PITCH_WORDS), jnp.uint32),
+            hit=jnp.zeros((rows, _PITCH_WORDS), jnp.uint32),
         )
 
     def allowed(self, state: GrammarState) -> Array:
@@ -203,13 +210,16 @@ class GrammarMask:
 
     def _pitches(self, state: GrammarState, can_begin: Array) -> Array:
         """Pitch tokens: onsets of any pitch, offsets of sounding ones, ties once."""
+        fresh = ~_pitches_in(self._words(state, state.begun))
         if not self.velocities:
-            return jnp.broadcast_to(can_begin[:, None], (*can_begin.shape, NUM_PITCHES))
-        sounds = self._sounding_pitches(state)
+            return can_begin[:, None] & (fresh | _moved(state)[:, None])
+        # A shift has led away from what began; it is forgotten at the next event.
+        fresh |= _moved(state)[:, None]
+        sounds = _pitches_in(self._words(state, state.sounding))
         has_program = self._has_program(state)
         inside = (state.last >= _PROGRAM) & ~state.in_ties
         ready = (can_begin | inside) & has_program
-        onset = (ready & (state.velocity > 0))[:, None]
+        onset = (ready & (state.velocity > 0))[:, None] & fresh
         offset = (ready & (state.velocity == 0))[:, None] & sounds
         tie = (state.in_ties & has_program)[:, None] & ~sounds
         return onset | offset | tie
@@ -222,7 +232,7 @@ class GrammarMask:
         after_program = (state.last == _PROGRAM) & ~state.in_ties
         for_pitch = (can_begin | after_program) & self._has_program(state)
         for_drum = can_begin & self.drums
-        sounds = jnp.any(self._words(state) != 0, axis=1)
+        sounds = jnp.any(self._words(state, state.sounding) != 0, axis=1)
         offset = (value == 0) & (for_pitch & sounds)[:, None]
         onset = (value > 0) & (for_pitch | for_drum)[:, None]
         return (offset | onset) & (value != state.velocity[:, None])
@@ -241,7 +251,7 @@ class GrammarMask:
         """Drum tokens: with a velocity that is not 0, never after a program."""
         ready = (can_begin | (state.last == _VELOCITY)) & (state.velocity > 0)
         ready = (ready & self.drums)[:, None]
-        return jnp.broadcast_to(ready, (ready.shape[0], NUM_PITCHES))
+        return ready & (~_pitches_in(state.hit) | _moved(state)[:, None])
 
     def _has_program(self, state: GrammarState) -> Array:
         """Whether a pitch may follow as far as programs go."""
@@ -249,17 +259,11 @@ class GrammarMask:
             return jnp.full(state.last.shape, self.pitched)
         return state.program >= 0
 
-    def _words(self, state: GrammarState) -> Array:
-        """Pitches sounding under the present program, uint32 [R, 4]."""
+    def _words(self, state: GrammarState, sets: Array) -> Array:
+        """The present program's set of pitches among `sets`, uint32 [R, 4]."""
         program = 0 if self.programs is None else jnp.maximum(state.program, 0)
         index = jnp.broadcast_to(program, state.last.shape)[:, None, None]
-        return jnp.take_along_axis(state.sounding, index, axis=1)[:, 0, :]
-
-    def _sounding_pitches(self, state: GrammarState) -> Array:
-        """Pitches sounding under the present program, bool [R, 128]."""
-        bits = jnp.arange(_WORD_BITS, dtype=jnp.uint32)
-        words = (self._words(state)[:, :, None] >> bits[None, None, :]) & 1
-        return words.reshape(-1, NUM_PITCHES) != 0
+        return jnp.take_along_axis(sets, index, axis=1)[:, 0, :]
 
     def advance(self, state: GrammarState, tokens: Array) -> GrammarState:
         """Follows tokens int32 [R]; padding and EOS change nothing."""
@@ -277,7 +281,7 @@ class GrammarMask:
             kinds.append((tokens - first, (tokens >= first) & (tokens < first + size)))
             first += size
         (shift, is_shift), (pitch, is_pitch), (velocity, is_velocity) = kinds[:3]
-        (_, is_tie), (program, is_program), (_, is_drum) = kinds[3:]
+        (_, is_tie), (program, is_program), (drum, is_drum) = kinds[3:]
 
         # A tie section's pitch is an event of that section; _START is before any.
         last = state.last
@@ -291,6 +295,9 @@ class GrammarMask:
         ):
             last = jnp.where(condition, value, last)
         begins = (is_pitch | is_drum | is_velocity | is_program) & (state.total > 0)
+        begun = jnp.where(begins[:, None, None], jnp.uint32(0), state.begun)
+        hit = jnp.where(begins[:, None], jnp.uint32(0), state.hit)
+        starts = is_pitch & (~state.in_ties & (state.velocity != 0))
         total = jnp.where(is_shift, state.total + shift, state.total)
         return GrammarState(
             in_ties=state.in_ties & ~is_tie,
@@ -301,23 +308,46 @@ class GrammarMask:
             program=jnp.where(is_program, program, state.program),
             velocity=jnp.where(is_velocity, velocity, state.velocity),
             sounding=self._follow_notes(state, pitch, is_pitch),
+            begun=begun | self._bits(state, pitch, starts),
+            hit=hit | _bit_of(drum, is_drum),
         )
+
+    def _bits(self, state: GrammarState, pitch: Array, where: Array) -> Array:
+        """Sets with one pitch of the present program, uint32 [R, P, 4]."""
+        bits = _bit_of(pitch, where)[:, None, :]
+        if self.programs is None:
+            return bits
+        here = jnp.arange(NUM_PROGRAMS)[None, :] == state.program[:, None]
+        return jnp.where(here[:, :, None], bits, jnp.uint32(0))
 
     def _follow_notes(self, state: GrammarState, pitch: Array, is_pitch: Array):
         """Returns `sounding` after an onset, a tie or an offset."""
         if not self.velocities:
             return state.sounding
         starts = state.in_ties | (state.velocity > 0)
-        pitch = jnp.clip(pitch, 0, NUM_PITCHES - 1)
-        bit = jnp.uint32(1) << (pitch % _WORD_BITS).astype(jnp.uint32)
-        word = jnp.arange(_PITCH_WORDS)[None, :] == (pitch // _WORD_BITS)[:, None]
-        bits = jnp.where(word & is_pitch[:, None], bit[:, None], jnp.uint32(0))
-        bits = bits[:, None, :]
-        if self.programs is not None:
-            here = jnp.arange(NUM_PROGRAMS)[None, :] == state.program[:, None]
-            bits = jnp.where(here[:, :, None], bits, jnp.uint32(0))
+        bits = self._bits(state, pitch, is_pitch)
         starts = starts[:, None, None]
         return jnp.where(starts, state.sounding | bits, state.sounding & ~bits)
+
+
+def _moved(state: GrammarState) -> Array:
+    """Whether a shift has led on since the latest event, bool [R]."""
+    return state.total > 0
+
+
+def _pitches_in(words: Array) -> Array:
+    """Unpacks bit sets uint32 [R, 4] to bool [R, 128]."""
+    bits = jnp.arange(_WORD_BITS, dtype=jnp.uint32)
+    unpacked = (words[:, :, None] >> bits[None, None, :]) & 1
+    return unpacked.reshape(-1, NUM_PITCHES) != 0
+
+
+def _bit_of(pitch: Array, where: Array) -> Array:
+    """Bit sets uint32 [R, 4] of one pitch each, empty except `where`."""
+    pitch = jnp.clip(pitch, 0, NUM_PITCHES - 1)
+    bit = jnp.uint32(1) << (pitch % _WORD_BITS).astype(jnp.uint32)
+    word = jnp.arange(_PITCH_WORDS)[None, :] == (pitch // _WORD_BITS)[:, None]
+    return jnp.where(word & where[:, None], bit[:, None], jnp.uint32(0))
 
 
 def _allowed_programs(

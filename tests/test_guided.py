@@ -152,6 +152,7 @@ def test_initial_weights(tmp_path):
         network.Transformer(other),
         input_depth=32,
         config=CONFIG,
+        guide=SMALL_GUIDE,
         initial_weights=str(path),
     )
     with pytest.raises(CheckpointError, match="mlp"):

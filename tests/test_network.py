@@ -191,11 +191,14 @@ class TestForward:
         frames, inputs, targets = tiny_batch()
         assert apply(config, frames, inputs, targets).shape == (3, 5, 24)
 
-    def test_cross_attention_weights_are_offered(self):
+    def test_attention_weights_are_offered(self):
         frames, inputs, targets = tiny_batch()
         _, state = apply(TINY, frames, inputs, targets, mutable="intermediates")
         decoder = state["intermediates"]["decoder"]
-        assert set(state["intermediates"]) == {"decoder"}
+        assert set(state["intermediates"]) == {"encoder", "decoder"}
+        for layer in state["intermediates"]["encoder"].values():
+            (weights,) = layer["attention"]["attention_weights"]
+            assert weights.shape == (3, 2, 6, 6)
         assert set(decoder) == {"layers_0"}
         for layer in decoder.values():
             assert set(layer) == {"encoder_decoder_attention"}

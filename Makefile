@@ -43,7 +43,7 @@ $(VENV)/installed-test: $(VENV)/installed
 
 demo: $(VENV)/installed
 	$(MT3) transcribe examples/example.flac -o $(OUT)/demo --format mid,png,html --overwrite
-	$(MT3) score examples/example.mid $(OUT)/demo/example.mid
+	$(MT3) score examples/example.mid $(OUT)/demo/example.mid --main
 	@echo "The MIDI file, a picture and a report are in $(OUT)/demo."
 
 transcribe: $(VENV)/installed

@@ -181,13 +181,8 @@ class InferenceModel:
     def _decode_options(self) -> decoding.DecodeOptions:
         options = self.options
         strategy = decoding.from_name(options.decode)
-        grammar = options.grammar
-        if grammar is None:
-            grammar = bool(self.info.get("grammar", False))
         mask = None
-        if grammar or options.restricted:
-            # Masks know instruments only together with the grammar: which program
-            # a pitch belongs to depends on what was written before it.
+        if self.uses_grammar:
             steps = self.config.segment_seconds * self.tokenizer.codec.steps_per_second
             mask = decoding.GrammarMask.from_codec(
                 self.tokenizer.codec,
@@ -207,9 +202,21 @@ class InferenceModel:
             mask=mask,
         )
 
+    @property
+    def uses_grammar(self) -> bool:
+        """Whether only grammatical tokens are allowed."""
+        if self.options.restricted:
+            # Masks know instruments only together with the grammar: which program a
+            # pitch belongs to depends on what was written before it.
+            return True
+        if self.options.grammar is None:
+            return bool(self.info.get("grammar", False))
+        return self.options.grammar
+
     def settings(self) -> dict[str, Any]:
         """Returns what a result was made with, as JSON values."""
         values = dataclasses.asdict(self.options)
+        values["grammar"] = self.uses_grammar
         return {key: value for key, value in values.items() if value is not None}
 
 

@@ -52,6 +52,7 @@ def test_array_and_file_give_the_same_notes(model, tiny_weights, audio, tmp_path
     assert record.model_sha256 == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
     assert record.invalid_events == 0
     assert record.settings["decode"] == "greedy"
+    assert record.settings["grammar"] is True
 
 
 def test_many_at_once_equal_one_by_one(model, audio):

@@ -131,7 +131,15 @@ def test_interrupted_run_resumes(tiny_weights, noise, tmp_path):
     long = np.tile(noise, 60)
     for index in range(FILES):
         soundfile.write(folder / f"{index}.wav", long, 16000)
-    command = [sys.executable, "-m", "mt3.cli", "transcribe", str(folder)]
+    # A suite that was started in the background has SIGINT ignored, and hands that
+    # down; a user's terminal does not.
+    program = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from mt3 import cli\n"
+        "sys.exit(cli.main())"
+    )
+    command = [sys.executable, "-c", program, "transcribe", str(folder)]
     command += ["-o", str(out), "--model", str(tiny_weights), "--slots", "4"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

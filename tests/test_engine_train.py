@@ -24,6 +24,7 @@ from mt3.engine import (
     utils,
 )
 from mt3.engine import train as train_module
+from mt3.engine.train_state import TrainState
 from mt3.errors import CheckpointError, ConfigError, DataError, TrainingError
 
 
@@ -338,3 +339,44 @@ def test_workers_prepare_the_same_batches():
         assert source.state() == {"batch": 6}
     finally:
         source.close()
+
+
+def test_starting_from_exported_weights(tiny_weights, monkeypatch):
+    from mt3 import checkpoints as model_checkpoints
+    from mt3 import models, network
+    from tests.tiny_model import CONFIG
+
+    loaded = model_checkpoints.load(tiny_weights).params
+    model = models.ContinuousInputsEncoderDecoderModel(
+        network.Transformer(network.T5Config.from_dict(CONFIG.network)),
+        optimizer_def=optimizers.adamw(),
+        input_depth=32,
+    )
+    zeros = jax.tree.map(jnp.zeros_like, loaded)
+    like = TrainState(
+        jnp.zeros((), jnp.int32), zeros, model.optimizer_def.init_state(zeros)
+    )
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shardings = jax.tree.map(lambda leaf: place, like)
+
+    def start(like, path):
+        config = utils.RestoreCheckpointConfig(path=str(path), mode="specific")
+        return checkpoints.restore_for_finetuning(
+            config, like, shardings, model.optimizer_def
+        )
+
+    state, position = start(like, tiny_weights)
+    assert int(state.step) == 0
+    assert position is None
+    for found, expected in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(loaded), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    other = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape)), zeros)
+    with pytest.raises(CheckpointError, match=r"tiny\.safetensors: .* another model"):
+        start(like.replace(params=other), tiny_weights)
+    asked = []
+    monkeypatch.setattr(model_checkpoints, "load", asked.append)
+    with pytest.raises(AttributeError):  # append returns nothing that has params
+        start(like, "gs://bucket/checkpoint_1")
+    assert asked == ["gs://bucket/checkpoint_1"]

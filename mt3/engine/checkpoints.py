@@ -252,7 +252,9 @@ def restore_for_finetuning(
     # The readers of other forms are of no use to a run that starts from scratch.
     from mt3.checkpoints import load
 
-    params = load(str(path))[0]
+    # A URL must not pass through Path, which takes two slashes for one.
+    source = config.path if "://" in config.path else str(path)
+    params = load(source).params
     found, wanted = _shapes(params), _shapes(like.params)
     if found != wanted:
         different = sorted(
@@ -261,7 +263,7 @@ def restore_for_finetuning(
             if found.get(name) != wanted.get(name)
         )
         raise CheckpointError(
-            f"{path}: the weights are of another model; these differ: "
+            f"{source}: the weights are of another model; these differ: "
             f"{', '.join(different[:8])}"
         )
     params = jax.tree.map(

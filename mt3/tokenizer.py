@@ -40,7 +40,6 @@ class NoteTokenizer:
         self._map_programs = vocabularies.program_granularity(
             config.program_granularity
         ).tokens_map_fn
-        # Events may fall into the segment after the last whole step.
         self._frames_per_second = config.spectrogram.frames_per_second
 
     def encode_song(

@@ -38,6 +38,7 @@ INSTALL = [
 # pyaudio, which does not build without PortAudio and is not needed, so it cannot stand
 # here: `pip install --no-deps tinysoundfont` (`make` does that).
 ENGINE = [
+    "clu>=0.0.12",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "tensorboardX>=2.6.5",
@@ -45,17 +46,26 @@ ENGINE = [
 # Training and evaluating on the public data sets, through seqio.
 TRAIN = [
     *ENGINE,
-    "clu>=0.0.12",
+    "google-crc32c>=1.9.0",
     "mirdata>=1.0.0",
     "note-seq>=0.0.5",
+    "pyyaml>=6.0.3",
+    # seqio requires it. The code generated for its 0.2.3 needs protobuf 7.36, which
+    # Beam does not allow: it keeps protobuf below 7.
+    "sentencepiece>=0.2.0,<0.2.3",
     "seqio>=0.0.20",
+    # TensorFlow writes no summaries without it, and does not require it itself.
+    "tensorboard>=2.20",
     "tensorflow>=2.21",
 ]
-# Small enough for every change: the suite needs no TensorFlow.
+# Storing prepared tasks (seqio_cache_tasks), on this machine or on a cluster.
+CACHE = [
+    *TRAIN,
+    "apache-beam>=2.71.0",
+]
 TEST = [
-    *ENGINE,
+    *CACHE,
     "hypothesis>=6.170",
-    "note-seq>=0.0.5",
     "pytest>=9.2",
     "pytest-timeout>=2.4",
     "ruff>=0.17.6",
@@ -114,6 +124,7 @@ setup(
     extras_require={
         "engine": ENGINE,
         "train": TRAIN,
+        "cache": CACHE,
         "test": TEST,
         "notebooks": NOTEBOOKS,
         "t5x": T5X,

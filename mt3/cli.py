@@ -13,6 +13,12 @@ import signal
 import sys
 from collections.abc import Sequence
 
+# Run by the engine's launcher, with gin files.
+_GIN_COMMANDS = {
+    "train": "train a model as gin files say (--gin_file=... --gin.NAME=value)",
+    "eval": "score checkpoints on a data set, as gin files say",
+    "infer": "write a checkpoint's notes for a data set, as gin files say",
+}
 DESCRIPTION = "MT3: music transcription, recorded audio in, multi-instrument MIDI out."
 
 
@@ -20,9 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
-    if arguments and arguments[0] == "train":
-        # It takes gin's own flags, which argparse does not know.
-        return _guarded(lambda: _train(arguments[1:]))
+    if arguments and arguments[0] in _GIN_COMMANDS:
+        # They take gin's own flags, which argparse does not know.
+        return _guarded(lambda: _launch(arguments[0], arguments[1:]))
+    if arguments and arguments[0] == "prepare":
+        # Its options differ from data set to data set.
+        return _guarded(lambda: _prepare(arguments[1:]))
     options = parser.parse_args(arguments)
     if not hasattr(options, "run"):
         parser.print_help()
@@ -60,10 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_models(commands)
     _add_synthesize(commands)
     commands.add_parser(
-        "train",
+        "prepare",
         add_help=False,
-        help="train a model as gin files say (--gin_file=... --gin.NAME=value)",
+        help="turn public data sets, or one's own, into records to train on",
     )
+    for name, text in _GIN_COMMANDS.items():
+        commands.add_parser(name, add_help=False, help=text)
     return parser
 
 
@@ -201,7 +212,7 @@ def _score(options: argparse.Namespace) -> int:
     elif options.main:
         print(scoring.format_short_table(report.mean), end="")
     else:
-        print(scoring.format_table(report), end="")
+        print(scoring.format_table(report, classes=not patterns), end="")
     for name, problem in report.failures.items():
         print(f"mt3: error: {name}: {problem}", file=sys.stderr)
     return 1 if report.failures else 0
@@ -324,10 +335,16 @@ def _synthesize(options: argparse.Namespace) -> int:
     return 1 if result.failures else 0
 
 
-def _train(arguments: Sequence[str]) -> int:
+def _prepare(arguments: Sequence[str]) -> int:
+    from mt3.prepare import command
+
+    return command.main(arguments)
+
+
+def _launch(mode: str, arguments: Sequence[str]) -> int:
     from mt3.engine import launch
 
-    return launch.main(arguments, mode="train")
+    return launch.main(arguments, mode=mode)
 
 
 if __name__ == "__main__":

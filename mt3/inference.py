@@ -240,20 +240,14 @@ def to_note_sequence(notes: Sequence[Note], *, ticks_per_quarter: int = 220) -> 
     Raises:
       ConfigError: note-seq is not installed.
     """
-    from mt3.note_sequences import assign_instruments
-
     try:
-        import note_seq
+        from mt3 import note_sequence_io
     except ImportError as error:
         raise ConfigError(
             "a NoteSequence needs the package note-seq; install "
             "mt3-transcription[train], or use the notes as they are"
         ) from error
-    sequence = note_seq.NoteSequence(ticks_per_quarter=ticks_per_quarter)
-    for note, instrument in zip(notes, assign_instruments(notes), strict=True):
-        sequence.notes.add(instrument=instrument, **dataclasses.asdict(note))
-        sequence.total_time = max(sequence.total_time, note.end_time)
-    return sequence
+    return note_sequence_io.from_notes(notes, ticks_per_quarter=ticks_per_quarter)
 
 
 def write_inferences_to_file(

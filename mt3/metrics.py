@@ -25,6 +25,10 @@ that bring back its behaviour: `transcription_metrics(refs, ests, **ORIGINAL)`.
    sets carry numbers and are not concerned.
 5. Songs without notes and tracks without notes are scored; the original stops
    with an error.
+
+Every precision, recall and F1 is a ratio of three counts (`MatchCounts`). Beside the
+mean over songs, in which a short song weighs as much as a long one, `micro_metrics`
+adds the counts of all songs up before it divides, as some papers do.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ import numpy as np
 from mt3 import errors
 from mt3.metrics_utils import (
     NoteArrays,
-    frame_metrics,
+    frame_counts,
     get_prettymidi_pianoroll,
     match_notes,
     match_velocities,
@@ -81,6 +85,47 @@ class TrackSpec:
     name: str
     program: int = 0
     is_drum: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchCounts:
+    """What a precision, a recall and an F1 are ratios of.
+
+    Attributes:
+      kind: what was compared ("Onset + offset", "bass/Frame").
+      matched: notes (or cells of a piano roll) that matched.
+      reference: notes (or cells) of the reference.
+      estimated: notes (or cells) of the estimate.
+      defined: whether either side had anything to compare.
+      qualifier: tolerance or granularity, shown in brackets; "" for none.
+      labels: how precision, recall and F1 are written.
+    """
+
+    kind: str
+    matched: int
+    reference: int
+    estimated: int
+    defined: bool
+    qualifier: str = ""
+    labels: tuple[str, str, str] = ("precision", "recall", "F1")
+
+    def __add__(self, other: MatchCounts) -> MatchCounts:
+        return dataclasses.replace(
+            self,
+            matched=self.matched + other.matched,
+            reference=self.reference + other.reference,
+            estimated=self.estimated + other.estimated,
+            defined=self.defined or other.defined,
+        )
+
+    def scores(self, *, undefined: float = math.nan) -> dict[str, float]:
+        """Returns precision, recall and F1 by name, `undefined` for nothing."""
+        values = precision_recall_f1(self.matched, self.reference, self.estimated)
+        suffix = f" ({self.qualifier})" if self.qualifier else ""
+        return {
+            f"{self.kind} {label}{suffix}": value if self.defined else undefined
+            for label, value in zip(self.labels, values, strict=True)
+        }
 
 
 def transcription_metrics(
@@ -144,13 +189,26 @@ def per_song_metrics(
     reference_notes: Sequence[Iterable[Note]],
     estimated_notes: Sequence[Iterable[Note]],
     track_specs: Iterable[TrackSpec | tuple[str, int, bool]] | None = None,
-    **options: Any,
+    *,
+    empty: Literal["skip", "zero"] = "skip",
+    **options: bool,
 ) -> list[dict[str, float]]:
     """Scores each song; arguments as in `transcription_metrics`.
 
     Returns:
       One dict of scores per song: what means and histograms are made of.
     """
+    songs = per_song_counts(reference_notes, estimated_notes, track_specs, **options)
+    return [scores_of_counts(counts, empty=empty) for counts in songs]
+
+
+def per_song_counts(
+    reference_notes: Sequence[Iterable[Note]],
+    estimated_notes: Sequence[Iterable[Note]],
+    track_specs: Iterable[TrackSpec | tuple[str, int, bool]] | None = None,
+    **options: bool,
+) -> list[list[MatchCounts]]:
+    """Counts matches in each song; arguments as in `transcription_metrics`."""
     if len(reference_notes) != len(estimated_notes):
         raise errors.MidiError(
             f"metrics: {len(reference_notes)} reference songs but "
@@ -161,7 +219,7 @@ def per_song_metrics(
         for spec in track_specs or ()
     ]
     return [
-        song_metrics(reference, estimate, specs, **options)
+        song_counts(reference, estimate, specs, **options)
         for reference, estimate in zip(reference_notes, estimated_notes, strict=True)
     ]
 
@@ -171,18 +229,28 @@ def song_metrics(
     estimated_notes: Iterable[Note],
     track_specs: Iterable[TrackSpec] = (),
     *,
-    original_side_effects: bool = False,
-    original_drum_programs: bool = False,
-    original_reference_roll: bool = False,
     empty: Literal["skip", "zero"] = "skip",
+    **options: bool,
 ) -> dict[str, float]:
     """Scores one song; see `transcription_metrics` for the arguments.
 
     Returns:
       Scores by name, in 0..1, or NaN where undefined and `empty` is "skip".
     """
-    if empty not in ("skip", "zero"):
-        raise errors.ConfigError(f'metrics: empty={empty!r}; expected "skip" or "zero"')
+    counts = song_counts(reference_notes, estimated_notes, track_specs, **options)
+    return scores_of_counts(counts, empty=empty)
+
+
+def song_counts(
+    reference_notes: Iterable[Note],
+    estimated_notes: Iterable[Note],
+    track_specs: Iterable[TrackSpec] = (),
+    *,
+    original_side_effects: bool = False,
+    original_drum_programs: bool = False,
+    original_reference_roll: bool = False,
+) -> list[MatchCounts]:
+    """Counts what the scores of one song are ratios of; arguments as there."""
     reference = NoteArrays.from_notes(reference_notes)
     estimate = NoteArrays.from_notes(estimated_notes)
     if not original_drum_programs:
@@ -190,25 +258,66 @@ def song_metrics(
     pitched = reference.select(~reference.is_drum), estimate.select(~estimate.is_drum)
 
     visible = _highest_program if original_reference_roll else lambda notes: notes
-    scores = dict(_basic_scores(*pitched, with_offsets=True, visible=visible))
+    counts = list(_basic_counts("", *pitched, with_offsets=True, visible=visible))
     for spec in track_specs:
         keeps_program = original_drum_programs or not spec.is_drum
         program = spec.program if keeps_program else 0
-        track = _basic_scores(
+        counts += _basic_counts(
+            f"{spec.name}/",
             reference.group(program, spec.is_drum),
             estimate.group(program, spec.is_drum),
             with_offsets=not spec.is_drum,
             visible=visible,
         )
-        scores.update((f"{spec.name}/{name}", value) for name, value in track)
     for granularity, mapping in GRANULARITIES.items():
-        scores.update(_program_scores(reference, estimate, granularity, mapping))
+        counts += _program_counts(reference, estimate, granularity, mapping)
     if original_side_effects:
         pitched = pitched[0].lengthened(), pitched[1].lengthened()
-    scores.update(_tolerance_sweep(*pitched))
-    if empty == "zero":
-        scores = {k: 0.0 if math.isnan(v) else v for k, v in scores.items()}
+    counts += _tolerance_sweep(*pitched)
+    return counts
+
+
+def scores_of_counts(
+    counts: Iterable[MatchCounts], *, empty: Literal["skip", "zero"] = "skip"
+) -> dict[str, float]:
+    """Turns counts into scores by name.
+
+    Args:
+      counts: of one song, or of several added up.
+      empty: what an undefined score is: "skip" for NaN, "zero" for 0.
+
+    Raises:
+      ConfigError: an unknown `empty`.
+    """
+    if empty not in ("skip", "zero"):
+        raise errors.ConfigError(f'metrics: empty={empty!r}; expected "skip" or "zero"')
+    undefined = 0.0 if empty == "zero" else math.nan
+    scores: dict[str, float] = {}
+    for item in counts:
+        scores.update(item.scores(undefined=undefined))
     return scores
+
+
+def micro_metrics(
+    songs: Iterable[Iterable[MatchCounts]],
+    *,
+    empty: Literal["skip", "zero"] = "skip",
+) -> dict[str, float]:
+    """Scores all songs together: counts are added up, then divided.
+
+    Args:
+      songs: `song_counts` of each song.
+      empty: as in `scores_of_counts`.
+
+    Returns:
+      Scores by the same names as the mean's.
+    """
+    sums: dict[tuple[str, str], MatchCounts] = {}
+    for counts in songs:
+        for item in counts:
+            key = item.kind, item.qualifier
+            sums[key] = sums[key] + item if key in sums else item
+    return scores_of_counts(sums.values(), empty=empty)
 
 
 def mean_metrics(songs: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -241,57 +350,48 @@ def _highest_program(notes: NoteArrays) -> NoteArrays:
     return notes.select(notes.program == notes.program.max()) if len(notes) else notes
 
 
-_Scores = Iterator[tuple[str, float]]
-
-
-def _triple(
-    kind: str,
-    scores: tuple[float, float, float],
-    num_notes: int,
-    names: tuple[str, str, str] = ("precision", "recall", "F1"),
-    suffix: str = "",
-) -> _Scores:
-    """Yields named precision, recall and F1, NaN when there was nothing to score."""
-    for name, value in zip(names, scores, strict=True):
-        yield f"{kind} {name}{suffix}", value if num_notes else math.nan
-
-
-def _basic_scores(
+def _basic_counts(
+    prefix: str,
     reference: NoteArrays,
     estimate: NoteArrays,
     *,
     with_offsets: bool,
     visible: Callable[[NoteArrays], NoteArrays],
-) -> _Scores:
-    """Yields onset, offset, velocity and frame scores of one group of notes.
+) -> Iterator[MatchCounts]:
+    """Yields onset, offset, velocity and frame counts of one group of notes.
 
     `visible` picks the reference notes that the piano roll shows.
     """
     timed = reference.with_length(), estimate.with_length()
     sizes = len(timed[0]), len(timed[1])
     kinds = [("Onset", None)] + ([("Onset + offset", 0.2)] if with_offsets else [])
-    matchings = {kind: match_notes(*timed, offset_ratio=ratio) for kind, ratio in kinds}
+    matchings = {
+        f"{prefix}{kind}": match_notes(*timed, offset_ratio=ratio)
+        for kind, ratio in kinds
+    }
     for kind, matching in matchings.items():
-        yield from _triple(kind, precision_recall_f1(len(matching), *sizes), sum(sizes))
+        yield MatchCounts(kind, len(matching), *sizes, defined=any(sizes))
     for kind, matching in matchings.items():
         kept = match_velocities(matching, timed[0].velocity, timed[1].velocity)
-        yield from _triple(
-            f"{kind} + velocity", precision_recall_f1(len(kept), *sizes), sum(sizes)
-        )
-    frames = frame_metrics(
-        get_prettymidi_pianoroll(visible(reference)), get_prettymidi_pianoroll(estimate)
+        yield MatchCounts(f"{kind} + velocity", len(kept), *sizes, defined=any(sizes))
+    yield MatchCounts(
+        f"{prefix}Frame",
+        *frame_counts(
+            get_prettymidi_pianoroll(visible(reference)),
+            get_prettymidi_pianoroll(estimate),
+        ),
+        defined=bool(len(reference) or len(estimate)),
+        labels=("Precision", "Recall", "F1"),
     )
-    names = ("Precision", "Recall", "F1")
-    yield from _triple("Frame", frames, len(reference) + len(estimate), names)
 
 
-def _program_scores(
+def _program_counts(
     reference: NoteArrays,
     estimate: NoteArrays,
     granularity: str,
     mapping: Callable[[np.ndarray], np.ndarray],
-) -> _Scores:
-    """Yields scores that ask for the right instrument, drums by onset alone."""
+) -> Iterator[MatchCounts]:
+    """Yields counts that ask for the right instrument, drums by onset alone."""
     reference = dataclasses.replace(reference, program=mapping(reference.program))
     estimate = dataclasses.replace(estimate, program=mapping(estimate.program))
     reference, estimate = reference.with_length(), estimate.with_length()
@@ -308,12 +408,9 @@ def _program_scores(
         ("Drum onset", sums[True]),
         ("Nondrum onset + offset + program", sums[False]),
     ):
-        matched, num_reference, num_estimated = (int(count) for count in counts)
-        yield from _triple(
-            kind,
-            precision_recall_f1(matched, num_reference, num_estimated),
-            num_reference + num_estimated,
-            suffix=f" ({granularity})",
+        matched, *sizes = (int(count) for count in counts)
+        yield MatchCounts(
+            kind, matched, *sizes, defined=any(sizes), qualifier=granularity
         )
 
 
@@ -322,8 +419,10 @@ def _groups(notes: NoteArrays) -> set[tuple[int, bool]]:
     return set(zip(notes.program.tolist(), notes.is_drum.tolist(), strict=True))
 
 
-def _tolerance_sweep(reference: NoteArrays, estimate: NoteArrays) -> _Scores:
-    """Yields onset + offset scores at each tolerance."""
+def _tolerance_sweep(
+    reference: NoteArrays, estimate: NoteArrays
+) -> Iterator[MatchCounts]:
+    """Yields onset + offset counts at each tolerance."""
     reference, estimate = reference.with_length(), estimate.with_length()
     sizes = len(reference), len(estimate)
     for tolerance in TOLERANCES:
@@ -333,9 +432,10 @@ def _tolerance_sweep(reference: NoteArrays, estimate: NoteArrays) -> _Scores:
             onset_tolerance=tolerance,
             offset_min_tolerance=tolerance,
         )
-        yield from _triple(
+        yield MatchCounts(
             "Onset + offset",
-            precision_recall_f1(len(matching), *sizes),
-            sum(sizes),
-            suffix=f" ({tolerance})",
+            len(matching),
+            *sizes,
+            defined=any(sizes),
+            qualifier=str(tolerance),
         )

@@ -32,10 +32,10 @@ import numpy as np
 from mt3 import errors
 from mt3.note_sequences import Note
 from mt3.tokenizer import NoteTokenizer, decode_predictions
+from mt3.vocabularies import NUM_PITCHES, NUM_PROGRAMS
 
 FRAMES_PER_SECOND = 62.5
 MIN_ROLL_SECONDS = 0.05
-NUM_PITCHES = 128
 # Reference frames at or below this velocity count as silent.
 REFERENCE_VELOCITY_THRESHOLD = 30
 # mir_eval rounds distances to 0.1 ms; blocks must not split what rounding joins.
@@ -70,7 +70,7 @@ class NoteArrays:
         """Gathers the columns of `notes`.
 
         Raises:
-          MidiError: a pitch outside 0..127 or a time that is not finite.
+          MidiError: a pitch or program outside 0..127 or a time that is not finite.
         """
         notes = list(notes)
         arrays = cls(
@@ -83,10 +83,11 @@ class NoteArrays:
         )
         bad = ~(np.isfinite(arrays.start) & np.isfinite(arrays.end))
         bad |= (arrays.pitch < 0) | (arrays.pitch >= NUM_PITCHES)
+        bad |= (arrays.program < 0) | (arrays.program >= NUM_PROGRAMS)
         if bad.any():
             raise errors.MidiError(
                 f"scoring: note {notes[int(np.argmax(bad))]} cannot be scored: times "
-                "must be finite seconds and pitch 0..127"
+                "must be finite seconds, pitch and program 0..127"
             )
         return arrays
 
@@ -147,7 +148,22 @@ def frame_metrics(
     estimated_roll: np.ndarray,
     velocity_threshold: int = REFERENCE_VELOCITY_THRESHOLD,
 ) -> tuple[float, float, float]:
-    """Compares two piano rolls frame by frame.
+    """Compares two piano rolls frame by frame; arguments as in `frame_counts`.
+
+    Returns:
+      Precision, recall and F1 over all (pitch, frame) cells; 0 where undefined.
+    """
+    return precision_recall_f1(
+        *frame_counts(reference_roll, estimated_roll, velocity_threshold)
+    )
+
+
+def frame_counts(
+    reference_roll: np.ndarray,
+    estimated_roll: np.ndarray,
+    velocity_threshold: int = REFERENCE_VELOCITY_THRESHOLD,
+) -> tuple[int, int, int]:
+    """Counts the cells of two piano rolls.
 
     Args:
       reference_roll: [128, frames] velocities of the reference.
@@ -157,7 +173,7 @@ def frame_metrics(
         estimated cell above 0 counts.
 
     Returns:
-      Precision, recall and F1 over all (pitch, frame) cells; 0 where undefined.
+      Cells that sound in both, in the reference, and in the estimate.
 
     Raises:
       ShapeError: the rolls are not matrices with equally many pitches.
@@ -172,9 +188,7 @@ def frame_metrics(
     estimate = estimated_roll > 0
     common = min(reference.shape[1], estimate.shape[1])
     hits = np.count_nonzero(reference[:, :common] & estimate[:, :common])
-    return precision_recall_f1(
-        hits, np.count_nonzero(reference), np.count_nonzero(estimate)
-    )
+    return int(hits), int(np.count_nonzero(reference)), int(np.count_nonzero(estimate))
 
 
 def precision_recall_f1(

@@ -18,6 +18,7 @@ Differences from the original, numbered:
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -91,7 +92,7 @@ def validate_notes(notes: Sequence[Note], name: str = "notes") -> None:
     """
     for index, note in enumerate(notes):
         problem = None
-        if not np.isfinite([note.start_time, note.end_time]).all():
+        if not (math.isfinite(note.start_time) and math.isfinite(note.end_time)):
             problem = "times are not finite"
         elif note.start_time < 0:
             problem = "onset before 0 s"

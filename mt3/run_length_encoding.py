@@ -9,6 +9,9 @@ All functions work on whole arrays. Differences from the original, numbered:
 1. A state section after the last event is that of the time asked for.
 2. Streams with tie sections are merged into one stream with one tie section. The
    original keeps one section per source, which splits held notes.
+3. Where merged streams hold one pitch of one program together, the note ends with the
+   last of them, and equal onsets count once. In the original the first offset ends
+   the note, and later ones are invalid.
 """
 
 from __future__ import annotations
@@ -286,6 +289,48 @@ def _forward_fill(values: np.ndarray, present: np.ndarray) -> np.ndarray:
     return np.where(last >= 0, values[last], -1)
 
 
+def _without_collisions(
+    triples: np.ndarray,
+    steps: np.ndarray,
+    owners: np.ndarray,
+    tied: Sequence[np.ndarray],
+    codec: event_codec.Codec,
+) -> np.ndarray:
+    """Which merged notes to keep where several streams play one pitch or drum.
+
+    Args:
+      triples: int [n, 3], program, velocity and pitch or drum events in time order.
+      steps: int [n], their times.
+      owners: int [n], the streams they come from.
+      tied: (program, pitch) events [k, 2] that each stream holds from before.
+      codec: event indices.
+
+    Returns:
+      bool [n].
+    """
+    keep = np.ones(len(triples), bool)
+    off, _ = codec.event_type_range("velocity")
+    held = [set(map(tuple, pairs.tolist())) for pairs in tied]
+    events: dict[tuple[int, int], list[int]] = {}
+    for index, (program, _, note) in enumerate(triples.tolist()):
+        events.setdefault((program, note), []).append(index)
+    for key, indices in events.items():
+        sounding = {stream for stream, keys in enumerate(held) if key in keys}
+        if len(sounding | set(owners[indices].tolist())) < 2:
+            continue
+        last_onset = -1
+        for index in indices:
+            stream, step = int(owners[index]), int(steps[index])
+            if triples[index, 1] != off:
+                sounding.add(stream)
+                keep[index] = step != last_onset
+                last_onset = step
+            else:
+                sounding.discard(stream)
+                keep[index] = not sounding
+    return keep
+
+
 def merge_run_length_encoded_targets(
     targets: Sequence[np.ndarray], codec: event_codec.Codec
 ) -> np.ndarray:
@@ -329,8 +374,11 @@ def merge_run_length_encoded_targets(
         section = np.append(pairs[pairs >= 0], tie)
     triples = np.concatenate(notes) if notes else np.zeros((0, 3), np.int32)
     steps = np.concatenate(note_steps) if notes else np.zeros(0, np.int64)
+    owners = np.repeat(np.arange(len(notes)), [len(stream) for stream in notes])
     order = np.argsort(steps, kind="stable")
-    triples, steps = triples[order], steps[order]
+    triples, steps, owners = triples[order], steps[order], owners[order]
+    keep = _without_collisions(triples, steps, owners, tied, codec)
+    triples, steps = triples[keep], steps[keep]
     present = triples >= 0
     body = _with_shifts(triples[present], np.repeat(steps, present.sum(1)), codec)
     return np.concatenate([section, body]).astype(np.int32)

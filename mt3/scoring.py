@@ -1,7 +1,9 @@
 """Scores of transcribed MIDI files against reference MIDI files: `mt3 score`.
 
 A pair of files, or two folders whose files are paired by their path without
-extension. Scores are those of `mt3.metrics`, per song and averaged over songs.
+extension. Scores are those of `mt3.metrics` and `mt3.instrument_metrics`, per song
+and averaged over songs; with several songs also over all of them together ("micro"),
+and a table of the instrument classes.
 """
 
 from __future__ import annotations
@@ -13,9 +15,12 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mt3 import errors
+
+if TYPE_CHECKING:
+    from mt3.instrument_metrics import ClassCounts
 
 MIDI_EXTENSIONS = (".mid", ".midi", ".kar")
 
@@ -49,12 +54,16 @@ class ScoreReport:
       songs: songs that were scored.
       failures: message by song name, of files without partner and unreadable files.
       mean: scores averaged over the songs.
+      micro: scores of all songs together, their notes added up.
+      classes: notes and matches by instrument class, of all songs together.
       settings: what the scores were computed with.
     """
 
     songs: tuple[SongScore, ...]
     failures: Mapping[str, str]
     mean: Mapping[str, float]
+    micro: Mapping[str, float]
+    classes: Mapping[str, ClassCounts]
     settings: Mapping[str, Any]
 
     @property
@@ -78,6 +87,15 @@ class ScoreReport:
         record = {
             "settings": dict(self.settings),
             "mean": _nulls(self.mean),
+            "micro": _nulls(self.micro),
+            "classes": {
+                name: {
+                    **dataclasses.asdict(counts),
+                    "onset_f1": counts.onset_f1,
+                    "offset_f1": counts.offset_f1,
+                }
+                for name, counts in self.classes.items()
+            },
             "songs": songs,
             "failures": dict(self.failures),
         }
@@ -101,7 +119,7 @@ def score_files(
       estimate: MIDI file or folder with transcriptions.
       apply_sustain: lengthen notes by the sustain pedal, in both.
       metrics: names or patterns of the scores to keep ("*F1*"); all by default.
-      **options: as for `mt3.metrics.song_metrics`.
+      **options: as for `mt3.metrics.song_counts`.
 
     Returns:
       The report; nothing is printed.
@@ -110,29 +128,42 @@ def score_files(
       MidiError: a path that does not exist, or a file where the other is a folder.
       ConfigError: a pattern that no metric has.
     """
+    from mt3 import instrument_metrics
     from mt3 import metrics as metrics_lib
     from mt3.outputs.midi_reader import read_midi
 
     pairs, failures = pair_files(reference, estimate)
-    songs = []
+    songs, all_counts, all_instruments = [], [], []
     for name, (reference_path, estimate_path) in pairs.items():
         try:
             truth = read_midi(reference_path, apply_sustain=apply_sustain)
             found = read_midi(estimate_path, apply_sustain=apply_sustain)
-            scores = metrics_lib.song_metrics(truth, found, **options)
+            counts = metrics_lib.song_counts(truth, found, **options)
+            instruments = instrument_metrics.count_instruments(truth, found)
         except errors.MidiError as error:
             failures[name] = str(error)
             continue
-        scores = select_metrics(scores, metrics)
+        scores = metrics_lib.scores_of_counts(counts) | instruments.scores()
         songs.append(
             SongScore(
-                name, reference_path, estimate_path, len(truth), len(found), scores
+                name,
+                reference_path,
+                estimate_path,
+                len(truth),
+                len(found),
+                select_metrics(scores, metrics),
             )
         )
+        all_counts.append([*counts, *instruments.detection])
+        all_instruments.append(instruments)
+    mean = metrics_lib.mean_metrics([song.scores for song in songs])
+    micro = metrics_lib.micro_metrics(all_counts)
     return ScoreReport(
         songs=tuple(songs),
         failures=failures,
-        mean=metrics_lib.mean_metrics([song.scores for song in songs]),
+        mean=mean,
+        micro={name: value for name, value in micro.items() if name in mean},
+        classes=instrument_metrics.sum_classes(all_instruments),
         settings={"apply_sustain": apply_sustain, **options},
     )
 
@@ -218,21 +249,32 @@ def select_metrics(
     return {name: value for name, value in scores.items() if name in kept}
 
 
-def format_table(report: ScoreReport) -> str:
+def format_table(report: ScoreReport, *, classes: bool = True) -> str:
     """Returns the report as aligned text: failures, songs and means.
 
-    One song: a line per metric. Several: a line per metric with the mean and, as
-    far as they fit beside one another, each song's value.
+    One song: a line per metric. Several: a line per metric with the mean, the score
+    of all songs together and, as far as they fit beside one another, each song's
+    value. Below, a line per instrument class.
+
+    Args:
+      report: what to show.
+      classes: whether to show the classes.
     """
     lines = []
     if report.songs:
-        columns = {"mean": report.mean} if len(report.songs) > 1 else {}
+        columns = {}
+        if len(report.songs) > 1:
+            columns = {"mean": report.mean, "micro": report.micro}
         columns.update((song.name, song.scores) for song in report.songs[:_MAX_COLUMNS])
         lines += _columns(columns)
         hidden = len(report.songs) - _MAX_COLUMNS
         if hidden > 0:
             lines.append(f"({hidden} more songs in the mean; JSON lists them all)")
+        if len(report.songs) > 1:
+            lines.append("mean: over songs; micro: the notes of all songs together")
         lines.append("")
+        if classes and report.classes:
+            lines += [*_class_lines(report.classes), ""]
         notes = [(s.num_reference_notes, s.num_estimated_notes) for s in report.songs]
         lines.append(
             f"{_count(len(report.songs), 'song')}, {sum(n for n, _ in notes)} notes in "
@@ -274,6 +316,16 @@ def _columns(columns: Mapping[str, Mapping[str, float]]) -> list[str]:
             cells.append("-" if math.isnan(value) else f"{value:.4f}")
         lines.append(_row(name, cells, width, widths))
     return lines
+
+
+def _class_lines(classes: Mapping[str, ClassCounts]) -> list[str]:
+    """Aligns the table of the instrument classes."""
+    from mt3.instrument_metrics import class_table
+
+    rows = class_table(classes)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, tuple("-" * width for width in widths))
+    return [_row(name, cells, widths[0], widths[1:]) for name, *cells in rows]
 
 
 def _row(name: str, cells: Sequence[str], width: int, widths: Sequence[int]) -> str:

@@ -61,7 +61,7 @@ def clu_metrics(
     except ImportError as error:
         raise ConfigError(
             "models: metrics='clu' needs the package clu; install "
-            "mt3-transcription[train], or use metrics='plain'"
+            "mt3-transcription[engine], or use metrics='plain'"
         ) from error
     sums = plain_metrics(
         logits=logits, targets=targets, weights=weights, loss=loss, z_loss=z_loss

@@ -176,9 +176,11 @@ class GenericTokenVocabulary:
         return np.where(ended, DECODED_EOS_ID, events).astype(np.int32)
 
     def __eq__(self, other):
+        if not isinstance(other, GenericTokenVocabulary):
+            # Leaves the answer to the other, which may be a wrapper of one of these.
+            return NotImplemented
         return (
-            isinstance(other, GenericTokenVocabulary)
-            and self._num_regular_ids == other._num_regular_ids
+            self._num_regular_ids == other._num_regular_ids
             and self._extra_ids == other._extra_ids
         )
 

@@ -285,7 +285,7 @@ def test_evaluations_see_the_same_batches():
     def counting():
         return ({"x": np.array([index])} for index in range(9))
 
-    streams = data_sources.get_training_eval_datasets(
+    streams = utils.get_training_eval_datasets(
         dataset_config(),
         0,
         1,

@@ -124,7 +124,10 @@ def test_names_are_put_back():
     ("argv", "message"),
     [
         (["--gin_file=gin/synthetic_tyni.gin"], "Did you mean synthetic_tiny.gin"),
-        (["--gin_file=gin/model.gin"], "do not bind what 'train' needs"),
+        (
+            ["--gin_file=gin/mt3.gin", "--gin_file=gin/model.gin"],
+            "do not bind what 'train' needs",
+        ),
         (
             ["--gin_file=gin/synthetic_tiny.gin", "--gin.train.total_stepz=3"],
             "total_stepz",

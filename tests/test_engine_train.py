@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import signal
@@ -13,11 +15,14 @@ import flax.linen.partitioning as flax_partitioning
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
+from mt3.checkpoints import t5x
 from mt3.engine import (
     checkpoints,
     data_sources,
+    metrics_writer,
     optimizers,
     partitioning,
     trainer,
@@ -25,7 +30,13 @@ from mt3.engine import (
 )
 from mt3.engine import train as train_module
 from mt3.engine.train_state import TrainState
-from mt3.errors import CheckpointError, ConfigError, DataError, TrainingError
+from mt3.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    OutputError,
+    TrainingError,
+)
 
 
 class LinearModel:
@@ -283,6 +294,66 @@ def test_microbatches_must_divide_the_batch(tmp_path):
         run(tmp_path, total_steps=1, num_microbatches=3)
 
 
+def no_space(*arguments, **options):
+    """Stands for whatever writes to a disk that is full."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("use_orbax", [True, False])
+def test_full_disk_stops_the_run_at_the_last_whole_checkpoint(
+    tmp_path, monkeypatch, whole, use_orbax
+):
+    def full_from_the_second_call_on(owner, name):
+        function, calls = getattr(owner, name), []
+
+        def call(*arguments, **options):
+            calls.append(name)
+            return (function if len(calls) == 1 else no_space)(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    # Beneath both forms: the last act of Orbax, all of the other's.
+    full_from_the_second_call_on(ocp.PyTreeCheckpointHandler, "finalize")
+    full_from_the_second_call_on(t5x, "_write_checkpoint")
+    kwargs = {"period": 3, "use_orbax": use_orbax}
+    with pytest.raises(CheckpointError, match=r"checkpoint_6 failed: .*No space left"):
+        run(tmp_path, total_steps=12, **kwargs)
+    assert checkpoints.checkpoint_steps(tmp_path) == [3]
+    monkeypatch.undo()
+    _, parts = run(tmp_path, total_steps=12, **kwargs)
+    assert_equal_states(whole, parts)
+
+
+def test_metrics_that_cannot_be_written_do_not_stop_the_run(
+    tmp_path, monkeypatch, caplog
+):
+    class Full(io.FileIO):
+        """A file whose third line finds room for some bytes only."""
+
+        count = 0
+
+        def write(self, data):
+            self.count += 1
+            if self.count == 2:
+                no_space()
+            return super().write(data[:9] if self.count == 3 else data)
+
+    writer = metrics_writer.MetricsWriter(tmp_path)
+    writer._lines.close()
+    writer._lines = Full(tmp_path / "metrics.jsonl", "ab")
+    for step in range(5):
+        writer.write("train", step, {"loss": 0.5})
+    writer.close()
+    assert [line["step"] for line in lines(tmp_path)] == [0, 3, 4]
+    assert caplog.text.count("cannot write metrics.jsonl: ") == 2
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"train: cannot write .*file"):
+        run(tmp_path / "file" / "run", total_steps=1)
+
+
 def test_keeps_the_newest_checkpoints(tmp_path):
     run(tmp_path, total_steps=10, period=2, keep=2)
     assert checkpoints.checkpoint_steps(tmp_path) == [8, 10]
@@ -300,7 +371,7 @@ def test_damaged_newest_checkpoint_is_put_aside(tmp_path):
 
 def test_checkpoint_of_another_optimizer_is_named(tmp_path):
     run(tmp_path, total_steps=2)
-    with pytest.raises(CheckpointError, match="missing opt_state"):
+    with pytest.raises(CheckpointError, match="another optimiser: missing"):
         run(tmp_path, total_steps=4, optimizer=optimizers.sgd(momentum=0.9))
 
 
@@ -320,7 +391,17 @@ def test_total_steps_below_the_checkpoint(tmp_path):
         run(tmp_path, total_steps=2)
 
 
+def test_a_run_that_is_told_to_end_saves_and_does_not_evaluate(tmp_path):
+    step, _ = run(tmp_path, total_steps=12, data=StoppingData(), evaluate=True)
+    evaluated = [line["step"] for line in lines(tmp_path) if line["split"] != "train"]
+    assert step not in evaluated
+    assert checkpoints.checkpoint_steps(tmp_path) == [step]
+
+
 def test_options_that_are_not_offered(tmp_path):
+    restore = utils.RestoreCheckpointConfig(path="x", mode="all")
+    with pytest.raises(ConfigError, match="mode is 'all'"):
+        run(tmp_path, total_steps=1, restore=restore)
     with pytest.raises(ConfigError, match="actions"):
         run(tmp_path, total_steps=1, actions={"TRAIN": [1]})
 
@@ -376,7 +457,12 @@ def test_starting_from_exported_weights(tiny_weights, monkeypatch):
     with pytest.raises(CheckpointError, match=r"tiny\.safetensors: .* another model"):
         start(like.replace(params=other), tiny_weights)
     asked = []
-    monkeypatch.setattr(model_checkpoints, "load", asked.append)
-    with pytest.raises(AttributeError):  # append returns nothing that has params
+
+    def find(path):
+        asked.append(path)
+        raise CheckpointError("nothing there")
+
+    monkeypatch.setattr(checkpoints, "find_checkpoint", find)
+    with pytest.raises(CheckpointError, match="nothing there"):
         start(like, "gs://bucket/checkpoint_1")
     assert asked == ["gs://bucket/checkpoint_1"]

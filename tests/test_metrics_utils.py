@@ -132,7 +132,10 @@ def test_frame_metrics_counts_cells():
         metrics_utils.frame_metrics(reference, np.zeros((3, 4)))
 
 
-@pytest.mark.parametrize("note", [Note(0, float("nan"), 60), Note(0, 1, 128)])
+@pytest.mark.parametrize(
+    "note",
+    [Note(0, float("nan"), 60), Note(0, 1, 128), Note(0, 1, 60, program=128)],
+)
 def test_notes_that_cannot_be_scored_are_named(note):
     with pytest.raises(MidiError, match="cannot be scored"):
         NoteArrays.from_notes([note])

@@ -98,3 +98,34 @@ def test_impossible_pairs_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(MidiError, match="no MIDI files"):
         scoring.score_files(tmp_path / "empty", tmp_path / "empty")
+
+
+def test_instruments_and_sums_over_songs(tmp_path):
+    midi(tmp_path / "truth" / "long", NOTES)
+    midi(tmp_path / "found" / "long", [*NOTES[:1], Note(3, 4, 70, 90, 40)])
+    midi(tmp_path / "truth" / "short", NOTES[:1])
+    midi(tmp_path / "found" / "short", NOTES[:1])
+    report = scoring.score_files(tmp_path / "truth", tmp_path / "found")
+    assert report.songs[0].scores["Instrument leakage (full)"] == pytest.approx(2 / 3)
+    assert report.mean["Onset F1"] == 0.75
+    assert report.micro["Onset F1"] == pytest.approx(2 / 3)
+    assert report.micro["Instrument detection recall (full)"] == 2 / 4
+    record = json.loads(report.to_json())
+    assert record["micro"]["Onset F1"] == pytest.approx(2 / 3)
+    assert record["classes"]["Piano"]["reference"] == 2
+    assert record["classes"]["Bass"]["onset_f1"] == 0.0
+    table = scoring.format_table(report)
+    assert table.splitlines()[0].split()[:3] == ["metric", "mean", "micro"]
+    rows = [line.split() for line in table.splitlines()]
+    assert ["Strings", "0", "0", "1", "0.0000", "0.0000"] in rows
+    assert "class " not in scoring.format_table(report, classes=False)
+
+
+def test_chosen_metrics_choose_their_sums_too(tmp_path):
+    for name in ("a", "b"):
+        midi(tmp_path / "truth" / name)
+    report = scoring.score_files(
+        tmp_path / "truth", tmp_path / "truth", metrics=["Onset F1", "*leakage*"]
+    )
+    assert list(report.micro) == ["Onset F1"]
+    assert len(report.mean) == 3

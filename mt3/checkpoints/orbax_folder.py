@@ -1,18 +1,21 @@
 """Orbax checkpoint folders: of T5X as it is today, and of the embedded engine.
 
 `checkpoint_N/state` is an Orbax item: a tree of arrays in an OCDBT database (or a
-zarr folder each), named by their dotted paths. T5X has the parameters under `target`
-and the optimiser under `state`; the engine has them under `params`. Only what is asked
-for is read, through TensorStore, so neither Orbax nor the classes that wrote the
-checkpoint are needed.
+zarr folder each), named by their dotted paths. The parameters are under `target` and
+the optimiser under `state`; the engine's first version had them under `params` and
+`opt_state`. Only what is asked for is read, through TensorStore, so neither Orbax nor
+the classes that wrote the checkpoint are needed.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from mt3.checkpoints import storage
-from mt3.checkpoints.layout import to_float32, unflatten
+from mt3.checkpoints.layout import flatten, to_float32, unflatten
 from mt3.checkpoints.storage import Folder
 from mt3.checkpoints.training_checkpoint import TrainingCheckpoint, read_step
 from mt3.errors import CheckpointError
@@ -23,7 +26,7 @@ STATE_ITEM = "state"
 _ITEM_NAMES = (STATE_ITEM, "default", "params")
 _ITEM_FILES = ("manifest.ocdbt", "_METADATA")
 _PARAMETER_ROOTS = ("target", "params")
-_STATE_ROOT = "state.param_states."
+_STATE_ROOTS = ("state.param_states.", "opt_state.")
 _STEP_NAMES = ("state.step", "step")
 
 
@@ -45,7 +48,7 @@ def load_orbax(
 
     Args:
       path: the folder `checkpoint_N` or the item in it, local or a URL.
-      with_state: read T5X's optimiser state as well.
+      with_state: read the optimiser's state as well.
 
     Returns:
       The checkpoint. Its parameters are not compared with a model.
@@ -75,7 +78,7 @@ def load_orbax(
             f"{item}: expected parameters under {' or '.join(_PARAMETER_ROOTS)}, "
             f"found: {found}"
         )
-    prefixes = (root + ".",) + ((_STATE_ROOT,) if with_state else ())
+    prefixes = (root + ".",) + (_STATE_ROOTS if with_state else ())
     step_name = next((name for name in _STEP_NAMES if name in arrays), None)
     wanted = {
         name: spec
@@ -85,7 +88,38 @@ def load_orbax(
     read = storage.read_arrays(wanted, source=item)
     step = read_step(read.pop(step_name, None), item)
     tree = unflatten(read, ".")
-    states = tree.get("state", {}).get("param_states", {}) if with_state else None
+    states = None
+    if with_state:
+        states = tree.get("state", {}).get("param_states")
+        if states is None:
+            states = _per_parameter(tree.get("opt_state", {}))
     return TrainingCheckpoint(
         params=to_float32(tree[root]), step=step, param_states=states, path=str(folder)
     )
+
+
+def _per_parameter(opt_state: dict[str, Any]) -> dict[str, Any]:
+    """Returns the optimiser's state of the engine's first layout as T5X has it.
+
+    It was the tuple of an Optax chain, which T5X keeps like that; only Adafactor's
+    arrays are sorted by parameter in T5X, and have a momentum even if it is unused.
+    """
+    parts = [part for part in opt_state.values() if isinstance(part, dict)]
+    moments = next((part for part in parts if "v_row" in part), None)
+    if moments is None:
+        return opt_state
+    momentum = next((part["ema"] for part in parts if "ema" in part), None)
+    flat = {}
+    for field in ("v", "v_col", "v_row"):
+        for name, value in flatten(moments[field]).items():
+            flat[f"{name}/{field}"] = value
+    if momentum is None:
+        momentum = _unused(moments["v"])
+    for name, value in flatten(momentum).items():
+        flat[f"{name}/m"] = value
+    return unflatten(flat)
+
+
+def _unused(tree: dict[str, Any]) -> dict[str, Any]:
+    """Returns the tree with T5X's sign for an unused array, zeros of shape [1]."""
+    return unflatten({name: np.zeros((1,), np.float32) for name in flatten(tree)})

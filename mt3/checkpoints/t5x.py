@@ -149,6 +149,8 @@ def save_t5x(
     *,
     step: int,
     optimizer_state: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    files: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Writes a checkpoint folder in the form of the released MT3 weights.
 
@@ -156,10 +158,12 @@ def save_t5x(
 
     Args:
       folder: what to make; T5X looks for `<model_dir>/checkpoint_<step>`. Local.
-      params: nested dict of arrays; written as float32.
+      params: nested dict of arrays.
       step: optimiser steps taken.
       optimizer_state: `TrainingCheckpoint.param_states`; without it T5X can evaluate
         and fine-tune from the checkpoint (restoring parameters only), not resume.
+      dtype: type in which parameters are written, 'float32' or 'bfloat16'.
+      files: further files of the folder, name -> contents; T5X ignores them.
 
     Returns:
       The folder.
@@ -180,7 +184,9 @@ def save_t5x(
         temporary = Path(
             tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent)
         )
-        _write_checkpoint(temporary, params, step, optimizer_state or {})
+        for name, contents in (files or {}).items():
+            (temporary / name).write_bytes(contents)
+        _write_checkpoint(temporary, params, step, optimizer_state or {}, dtype)
         temporary.chmod(0o755)
         os.rename(temporary, folder)
     except storage.STORE_ERRORS as error:
@@ -194,10 +200,17 @@ def save_t5x(
 
 
 def _write_checkpoint(
-    folder: Path, params: Mapping[str, Any], step: int, param_states: Mapping[str, Any]
+    folder: Path,
+    params: Mapping[str, Any],
+    step: int,
+    param_states: Mapping[str, Any],
+    dtype: str,
 ) -> None:
     """Writes arrays, then the index that names them."""
     from flax import serialization
+    from ml_dtypes import bfloat16
+
+    param_type = bfloat16 if dtype == "bfloat16" else np.float32
 
     leaves: dict[str, Any] = {}
     writing = []
@@ -206,7 +219,7 @@ def _write_checkpoint(
     ).items():
         array = np.asarray(value)
         if name.startswith("target/"):
-            array = np.ascontiguousarray(array, np.float32)
+            array = np.ascontiguousarray(array, param_type)
         small = array.shape in ((), (1,)) or name.rsplit("/", 1)[-1] in _INDEX_LEAVES
         if small and not name.startswith("target/"):
             leaves[name] = array

@@ -17,9 +17,10 @@ class TrainingCheckpoint:
     Attributes:
       params: nested dict of float32 arrays.
       step: optimiser steps taken, None where it is not recorded.
-      param_states: the optimiser's state: the tree of `params`, each parameter a dict
-        (Adafactor: `m`, `v`, `v_row`, `v_col`; unused ones are zeros of shape [1]).
-        None unless asked for.
+      param_states: the optimiser's state as T5X has it. Adafactor's is the tree of
+        `params`, each parameter a dict of `m`, `v`, `v_row`, `v_col` (unused ones are
+        zeros of shape [1]); an Optax optimiser's is the dict of its tuple, by '0',
+        '1' and so on. None unless asked for, empty where there is none.
       path: the folder that was read.
     """
 

@@ -79,6 +79,51 @@ class HParamMap:
         )
 
 
+@flax.struct.dataclass
+class AdafactorState:
+    """The optimiser's arrays, each a tree like the parameters.
+
+    Attributes:
+      count: int32 scalar, updates so far.
+      m: momentum; zeros of shape [1] without `beta1`.
+      v: second moments of what is not factored, else zeros of shape [1].
+      v_col: their means over the largest but one dimension, where factored.
+      v_row: their means over the largest dimension, where factored.
+    """
+
+    count: jax.Array
+    m: Any
+    v: Any
+    v_col: Any
+    v_row: Any
+
+    def to_param_states(self) -> dict[str, Any]:
+        """Returns T5X's tree: at each parameter a dict `m`, `v`, `v_col`, `v_row`."""
+        flat = {}
+        for field in _MOMENTS:
+            tree = flax.core.unfreeze(getattr(self, field))
+            for path, leaf in flax.traverse_util.flatten_dict(tree).items():
+                flat[*path, field] = leaf
+        return flax.traverse_util.unflatten_dict(flat)
+
+    def from_param_states(self, step: Any, tree: Mapping[str, Any]) -> AdafactorState:
+        """Returns the state that T5X's tree and step describe."""
+        fields = {field: {} for field in _MOMENTS}
+        for path, leaf in flax.traverse_util.flatten_dict(dict(tree)).items():
+            fields[path[-1]][path[:-1]] = leaf
+        return AdafactorState(
+            # A buffer of its own: a training step takes both over.
+            count=step + 0 if isinstance(step, jax.Array) else step,
+            **{
+                field: flax.traverse_util.unflatten_dict(leaves)
+                for field, leaves in fields.items()
+            },
+        )
+
+
+_MOMENTS = ("m", "v", "v_col", "v_row")
+
+
 class Adafactor:
     """Adafactor as `OptimizerDef`; the learning rate is the trainer's."""
 
@@ -161,11 +206,9 @@ class Adafactor:
         self._dtype_momentum = dtype_momentum
         self._global_norm = global_norm_clip_threshold
 
-    def _transformation(self, learning_rate) -> optax.GradientTransformation:
+    def _scaling(self, learning_rate) -> optax.GradientTransformation:
+        """Returns what follows the second moments; it has no state of its own."""
         parts = []
-        if self._global_norm:
-            parts.append(optax.clip_by_global_norm(self._global_norm))
-        parts.append(self._second_moments)
         if self._clipping_threshold is not None:
             parts.append(optax.clip_by_block_rms(self._clipping_threshold))
         parts.append(optax.scale(learning_rate))
@@ -174,28 +217,56 @@ class Adafactor:
             parts.append(optax.masked(by_scale, self._parameter_scale))
         elif self._parameter_scale:
             parts.append(by_scale)
-        if self._beta1 is not None:
-            parts.append(
-                optax.ema(
-                    self._beta1, debias=False, accumulator_dtype=self._dtype_momentum
-                )
+        return optax.chain(*parts)
+
+    def init_state(self, params: Any) -> AdafactorState:
+        """Returns the optimiser's state for parameters."""
+        moments = self._second_moments.init(params)
+        if self._beta1 is None:
+            momentum = jax.tree.map(lambda _: jnp.zeros((1,)), params)
+        else:
+            momentum = jax.tree.map(
+                lambda leaf: jnp.zeros(leaf.shape, self._dtype_momentum), params
+            )
+        return AdafactorState(
+            moments.count, momentum, moments.v, moments.v_col, moments.v_row
+        )
+
+    def apply_gradient(
+        self,
+        params: Any,
+        opt_state: AdafactorState,
+        grads: Any,
+        *,
+        learning_rate: jax.Array,
+    ) -> tuple[Any, AdafactorState]:
+        """Returns (new parameters, new state) after one update."""
+        if self._global_norm:
+            clip = optax.clip_by_global_norm(self._global_norm)
+            grads, _ = clip.update(grads, clip.init(params), params)
+        moments = optax.FactoredState(
+            opt_state.count, opt_state.v_row, opt_state.v_col, opt_state.v
+        )
+        updates, moments = self._second_moments.update(grads, moments, params)
+        scaling = self._scaling(learning_rate)
+        updates, _ = scaling.update(updates, scaling.init(params), params)
+        momentum, beta1 = opt_state.m, self._beta1
+        if beta1 is not None:
+            updates = jax.tree.map(
+                lambda old, new: beta1 * old + (1.0 - beta1) * new, momentum, updates
+            )
+            momentum = jax.tree.map(
+                lambda leaf: leaf.astype(self._dtype_momentum), updates
             )
         decay = self._weight_decay_rate
         if self._weight_decay_exponent:
             decay = (decay or 1.0) * learning_rate**self._weight_decay_exponent
         if decay is not None:
-            parts.append(optax.add_decayed_weights(decay))
-        parts.append(optax.scale(-1))
-        return optax.chain(*parts)
-
-    def init_state(self, params: Any) -> Any:
-        """Returns the optimiser's state for parameters."""
-        return self._transformation(0.0).init(params)
-
-    def apply_gradient(
-        self, params: Any, opt_state: Any, grads: Any, *, learning_rate: jax.Array
-    ) -> tuple[Any, Any]:
-        """Returns (new parameters, new state) after one update."""
-        transformation = self._transformation(learning_rate)
-        updates, opt_state = transformation.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
+            updates = jax.tree.map(
+                lambda update, param: update + decay * param, updates, params
+            )
+        updates = jax.tree.map(lambda update: -update, updates)
+        new_state = AdafactorState(
+            moments.count, momentum, moments.v, moments.v_col, moments.v_row
+        )
+        return optax.apply_updates(params, updates), new_state

@@ -1,48 +1,67 @@
-"""Checkpoints of a training run, through Orbax.
+"""Checkpoints of a training run, in T5X's two forms.
 
 Layout, below the run's `model_dir`:
 
-    checkpoint_<step>/state     Orbax tree {'params', 'opt_state', 'step'}
-    checkpoint_<step>/data      JSON: the data source's position
+    checkpoint_<step>/state     Orbax tree {'target', 'state': {'step', 'param_states'}}
+    checkpoint_<step>/data      JSON: the data source's position and the run's seed
     model.json                  sizes, vocabulary, spectrogram (ModelConfig)
     config.gin                  the run's configuration
 
+That is what T5X writes today, with `data` beside it. With `use_orbax=False` a
+checkpoint is a folder in the form of the released weights (msgpack and zarr, see
+`mt3.checkpoints.t5x`), with the position in its file `data.json`. Restored are both
+forms, from T5X as well, and what this engine wrote at first (Orbax trees of 'params',
+'opt_state' and 'step').
+
 A checkpoint is written under a temporary name and renamed when complete, so that
 one cut off in the middle is never taken for a valid one.
+
+Differences from T5X's module:
+
+1. The data position is always saved, as a few numbers.
+2. A complete checkpoint that cannot be read is put aside, and the one before it taken.
+3. Arrays are read whole on the host and then placed, so one machine's memory must hold
+   the state once; any mesh may have written them.
+4. A checkpoint without any optimiser state starts a new one at step 0.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
+import numpy as np
 
+from mt3.checkpoints import (
+    TrainingCheckpoint,
+    find_checkpoint,
+    flatten,
+    load,
+    load_t5x,
+    unflatten,
+)
+from mt3.checkpoints.storage import Folder, is_url
 from mt3.configs import ModelConfig
+from mt3.engine.checkpoint_writers import (
+    DATA_FILE,
+    DATA_ITEM,
+    PREFIX,
+    LegacyWriter,
+    OrbaxWriter,
+    Writer,
+    checkpoint_steps,
+)
 from mt3.engine.train_state import TrainState
 from mt3.engine.utils import RestoreCheckpointConfig, SaveCheckpointConfig
 from mt3.errors import CheckpointError
 
-_PREFIX = "checkpoint"
-_NAME = re.compile(rf"{_PREFIX}_(\d+)")
+_LISTED = 8
 _LOG = logging.getLogger("mt3")
-
-
-def checkpoint_steps(model_dir: str | Path) -> list[int]:
-    """Returns the steps of the complete checkpoints in a folder, ascending."""
-    folder = Path(model_dir)
-    steps = []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        match = _NAME.fullmatch(path.name)
-        if match and (path / "_CHECKPOINT_METADATA").exists():
-            steps.append(int(match[1]))
-    return sorted(steps)
 
 
 def checkpoint_path(model_dir: str | Path, step: int | None = None) -> Path:
@@ -58,39 +77,55 @@ def checkpoint_path(model_dir: str | Path, step: int | None = None) -> Path:
         wanted = "any complete checkpoint" if step is None else f"step {step}"
         raise CheckpointError(
             f"{model_dir}: looked for {wanted}; found "
-            f"{', '.join(f'{_PREFIX}_{found}' for found in steps) or 'none'}"
+            f"{', '.join(f'{PREFIX}_{found}' for found in steps) or 'none'}"
         )
-    return Path(model_dir) / f"{_PREFIX}_{step}"
+    return Path(model_dir) / f"{PREFIX}_{step}"
 
 
 class CheckpointManager:
     """Writes, lists and restores the checkpoints of one run."""
 
-    def __init__(self, model_dir: str | Path, config: SaveCheckpointConfig):
+    def __init__(
+        self,
+        model_dir: str | Path,
+        config: SaveCheckpointConfig,
+        *,
+        use_orbax: bool = True,
+    ):
         """Opens (or makes) the folder.
 
         Args:
           model_dir: folder of the run.
           config: how many to keep, which type, in the background or not.
+          use_orbax: write the form that T5X writes today; False for the form of the
+            released weights.
+
+        Raises:
+          CheckpointError: the folder cannot be made or read.
         """
         self._folder = Path(model_dir).absolute()
         self._config = config
-        self._manager = self._open()
+        self._use_orbax = use_orbax
+        self._saving: int | None = None
+        self._writer = self._open()
 
-    def _open(self) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(
-            self._folder,
-            item_names=("state", "data"),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=self._config.keep,
-                step_prefix=_PREFIX,
-                enable_async_checkpointing=self._config.asynchronous,
-            ),
-        )
+    def _open(self) -> Writer:
+        kind = OrbaxWriter if self._use_orbax else LegacyWriter
+        try:
+            return kind(
+                self._folder,
+                keep=self._config.keep,
+                dtype=self._config.dtype,
+                asynchronous=self._config.asynchronous,
+            )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{self._folder}: cannot be used for checkpoints: {error}"
+            ) from error
 
     def steps(self) -> list[int]:
-        """Returns the steps with a checkpoint, ascending."""
-        return sorted(self._manager.all_steps())
+        """Returns the steps with a complete checkpoint, ascending."""
+        return checkpoint_steps(self._folder)
 
     def save(self, state: TrainState, data_state: Mapping[str, Any]) -> None:
         """Saves the state; does nothing where this step is saved already.
@@ -100,27 +135,18 @@ class CheckpointManager:
           data_state: position of the data source after the same updates.
 
         Raises:
-          CheckpointError: writing failed.
+          CheckpointError: writing failed, now or, in the background, the last time.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if step == self._saving or step in self.steps():
             return
-        tree = state.as_dict()
-        if self._config.dtype == "bfloat16":
-            tree["params"] = _cast(tree["params"], jnp.bfloat16)
+        self.wait()
+        self._saving = step
         try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(tree),
-                    data=ocp.args.JsonSave(dict(data_state)),
-                ),
-            )
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{self._folder}: saving step {step} failed: {error}"
-            ) from error
-        _LOG.info("saving %s_%d", _PREFIX, step)
+            self._writer.save(step, state.state_dict(), data_state)
+        except Exception as error:  # Orbax and TensorStore raise many types
+            raise self._failed(error) from error
+        _LOG.info("saving %s_%d", PREFIX, step)
 
     def restore_latest(
         self, like: TrainState, shardings: TrainState
@@ -140,49 +166,71 @@ class CheckpointManager:
         Raises:
           CheckpointError: the newest checkpoint is of another model.
         """
+        self.wait()
+        put_aside = False
+        result = None
         for step in reversed(self.steps()):
-            path = self._folder / f"{_PREFIX}_{step}"
+            path = self._folder / f"{PREFIX}_{step}"
             try:
-                return restore(path, like, shardings)
-            except CheckpointError:
-                raise
-            except Exception as error:  # whatever a damaged file brings about
-                aside = path.with_name(f"damaged_{path.name}")
-                _LOG.warning(
-                    "%s cannot be read (%s: %s); put aside as %s",
-                    path,
-                    type(error).__name__,
-                    error,
-                    aside.name,
-                )
+                saved, position = _read(path)
+            except CheckpointError as error:
+                aside = _free_name(path.with_name(f"damaged_{path.name}"))
+                _LOG.warning("%s; put aside as %s", error, aside.name)
                 path.rename(aside)
-        self._manager.close()
-        self._manager = self._open()
-        return None
+                put_aside = True
+                continue
+            result = _place(saved, like, shardings), position
+            break
+        if put_aside:
+            # Orbax has listed the folder before.
+            self._writer.close()
+            self._writer = self._open()
+        return result
 
     def wait(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until everything is on disk.
+
+        Raises:
+          CheckpointError: writing failed.
+        """
+        try:
+            self._writer.wait()
+        except Exception as error:  # Orbax and TensorStore raise many types
+            raise self._failed(error) from error
+        self._saving = None
 
     def close(self) -> None:
-        """Waits until everything is on disk, and ends background threads."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is on disk, and ends background threads.
+
+        Raises:
+          CheckpointError: writing failed.
+        """
+        try:
+            self.wait()
+        finally:
+            self._writer.close()
+
+    def _failed(self, error: Exception) -> CheckpointError:
+        step, self._saving = self._saving, None
+        return CheckpointError(
+            f"{self._folder}: saving {PREFIX}_{step} failed: "
+            f"{' '.join(str(error).split()) or type(error).__name__}"
+        )
 
 
-def _cast(tree: Any, dtype: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf: (
-            leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-        ),
-        tree,
-    )
+def _free_name(path: Path) -> Path:
+    """Returns the path, with a number where something is there already."""
+    number, result = 1, path
+    while result.exists():
+        number += 1
+        result = path.with_name(f"{path.name}.{number}")
+    return result
 
 
 def restore(
     path: str | Path, like: TrainState, shardings: TrainState
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Restores one checkpoint folder.
+    """Restores one checkpoint folder, of this engine or of T5X, either form.
 
     Args:
       path: `<model_dir>/checkpoint_<step>`.
@@ -190,27 +238,40 @@ def restore(
       shardings: where each leaf goes.
 
     Returns:
-      (state, data position).
+      (state, data position; empty where T5X wrote the checkpoint).
 
     Raises:
-      CheckpointError: parameters or optimiser state are of other names or shapes.
+      CheckpointError: it cannot be read, or parameters or optimiser state are of other
+        names or shapes.
     """
-    path = Path(path).absolute()
-    if not (path / "state").is_dir():
-        raise CheckpointError(
-            f"{path}: no folder 'state' in it; expected a checkpoint of this engine"
-        )
-    target = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        like.as_dict(),
-        shardings.as_dict(),
-    )
-    handler = ocp.StandardCheckpointHandler()
-    _check_same_tree(path, handler.metadata(path / "state"), target)
-    tree = handler.restore(path / "state", args=ocp.args.StandardRestore(target))
-    return TrainState.from_dict(tree), read_data_state(path)
+    saved, position = _read(Path(path).absolute())
+    return _place(saved, like, shardings), position
+
+
+def _read(path: Path) -> tuple[TrainingCheckpoint, dict[str, Any]]:
+    saved = load_t5x(path, with_state=True)
+    if saved.step is None:
+        raise CheckpointError(f"{path}: the number of steps is not recorded")
+    return saved, read_data_state(path)
+
+
+def _place(
+    saved: TrainingCheckpoint, like: TrainState, shardings: TrainState
+) -> TrainState:
+    """Checks names and shapes, and puts the arrays on the devices."""
+    tree = {
+        "target": saved.params,
+        "state": {"step": saved.step, "param_states": saved.param_states},
+    }
+    wanted = like.state_dict()
+    _check_same_tree(saved.path, tree, wanted)
+    found = flatten(tree)
+    places = flatten(shardings.state_dict())
+    placed = {
+        name: jax.device_put(jnp.asarray(found[name], leaf.dtype), places[name])
+        for name, leaf in flatten(wanted).items()
+    }
+    return like.restore_state(unflatten(placed))
 
 
 def restore_for_finetuning(
@@ -221,9 +282,10 @@ def restore_for_finetuning(
 ) -> tuple[TrainState, dict[str, Any] | None]:
     """Starts from another run's checkpoint or from weights of any form.
 
-    A checkpoint of this engine is restored whole, its step and optimiser state
-    too. Of other forms the parameters are read, and the optimiser starts anew at
-    step 0.
+    A checkpoint of this engine or of T5X is restored whole, its step and optimiser
+    state too. Of weights without an optimiser state, and with `strict = False` of
+    those with another optimiser's, the parameters are read, and the optimiser starts
+    anew at step 0.
 
     Args:
       config: where from.
@@ -237,42 +299,31 @@ def restore_for_finetuning(
     Raises:
       CheckpointError: nothing there, or of another model.
     """
-    if not isinstance(config.path, str):
+    path = config.path
+    if isinstance(path, list | tuple) and len(path) == 1:
+        path = path[0]
+    if not isinstance(path, str):
         raise CheckpointError(
             f"RestoreCheckpointConfig: path is {config.path!r}; training starts from "
             "one path"
         )
-    path = Path(config.path)
-    if config.mode == "latest" and path.is_dir() and not (path / "state").is_dir():
-        path = checkpoint_path(path)
-    if (path / "state").is_dir() and (path / "data").is_dir():
-        state, position = restore(path, like, shardings)
-        _LOG.info("starting from %s, step %d", path, int(state.step))
-        return state, position.get("source") if config.restore_dataset else None
-    # The readers of other forms are of no use to a run that starts from scratch.
-    from mt3.checkpoints import load
-
-    # A URL must not pass through Path, which takes two slashes for one.
-    source = config.path if "://" in config.path else str(path)
-    params = load(source).params
-    found, wanted = _shapes(params), _shapes(like.params)
-    if found != wanted:
-        different = sorted(
-            name
-            for name in found.keys() | wanted.keys()
-            if found.get(name) != wanted.get(name)
-        )
-        raise CheckpointError(
-            f"{source}: the weights are of another model; these differ: "
-            f"{', '.join(different[:8])}"
-        )
-    params = jax.tree.map(
-        lambda value, leaf, place: jax.device_put(
-            jnp.asarray(value, leaf.dtype), place
-        ),
-        params,
-        like.params,
-        shardings.params,
+    saved, position = _read_start(path)
+    states = None if saved is None or saved.step is None else saved.param_states
+    wanted = like.state_dict()
+    if states:
+        same = _shapes(states).keys() == _shapes(wanted["state"]["param_states"]).keys()
+        if same or config.strict:
+            state = _place(saved, like, shardings)
+            _LOG.info("starting from %s, step %d", saved.path, int(state.step))
+            return state, position.get("source") if config.restore_dataset else None
+    params = load(path).params if saved is None else saved.params
+    _check_same_tree(path, {"target": params}, {"target": wanted["target"]})
+    found, places = flatten(params), flatten(shardings.state_dict()["target"])
+    params = unflatten(
+        {
+            name: jax.device_put(jnp.asarray(found[name], leaf.dtype), places[name])
+            for name, leaf in flatten(wanted["target"]).items()
+        }
     )
     create = jax.jit(
         lambda params: TrainState.create(params, optimizer_def),
@@ -282,13 +333,18 @@ def restore_for_finetuning(
     return create(params), None
 
 
-def _check_same_tree(path: Path, metadata: Any, target: Any) -> None:
+def _read_start(path: str) -> tuple[TrainingCheckpoint | None, dict[str, Any]]:
+    """Returns what a training checkpoint holds; None for a file of weights."""
+    # A URL must not pass through Path, which takes two slashes for one.
+    if not is_url(path) and not Path(path).expanduser().is_dir():
+        return None, {}
+    folder = find_checkpoint(path)
+    return load_t5x(folder, with_state=True), read_data_state(folder)
+
+
+def _check_same_tree(source: Any, saved: Any, wanted: Any) -> None:
     """Compares names and shapes, for an error that a reader can act on."""
-    metadata = getattr(metadata, "item_metadata", metadata)
-    if metadata is None:
-        raise OSError(f"{path}: the list of saved arrays cannot be read")
-    saved = _shapes(metadata)
-    wanted = _shapes(target)
+    saved, wanted = _shapes(saved), _shapes(wanted)
     problems = [f"missing {name}" for name in sorted(wanted.keys() - saved.keys())]
     problems += [f"unexpected {name}" for name in sorted(saved.keys() - wanted.keys())]
     problems += [
@@ -296,31 +352,40 @@ def _check_same_tree(path: Path, metadata: Any, target: Any) -> None:
         for name in sorted(wanted.keys() & saved.keys())
         if saved[name] != wanted[name]
     ]
-    if problems:
-        shown = "; ".join(problems[:8])
-        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise CheckpointError(
-            f"{path}: the checkpoint is of another model or optimiser: {shown}{more}"
-        )
+    if not problems:
+        return
+    shown = "; ".join(problems[:_LISTED])
+    if len(problems) > _LISTED:
+        shown += f"; and {len(problems) - _LISTED} more"
+    only_optimizer = all("param_states/" in problem for problem in problems)
+    what = "optimiser" if only_optimizer else "model"
+    hint = (
+        ". RestoreCheckpointConfig.strict = False takes the parameters alone"
+        if only_optimizer
+        else ""
+    )
+    raise CheckpointError(
+        f"{source}: the checkpoint is of another {what}: {shown}{hint}"
+    )
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(getattr(tree, "tree", tree))
-    result = {}
-    for path, leaf in leaves:
-        if not hasattr(leaf, "shape"):
-            continue
-        keys = (
-            getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))
-            for key in path
-        )
-        result["/".join(str(key) for key in keys)] = tuple(leaf.shape)
-    return result
+def _shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(np.shape(leaf)) for name, leaf in flatten(tree).items()}
 
 
-def read_data_state(path: Path) -> dict[str, Any]:
-    """Reads the data position that a checkpoint folder holds."""
-    return ocp.JsonCheckpointHandler().restore(path / "data")
+def read_data_state(path: str | Path | Folder) -> dict[str, Any]:
+    """Reads the data position that a checkpoint folder holds; {} if there is none.
+
+    Raises:
+      CheckpointError: it is damaged.
+    """
+    folder = Folder.of(path)
+    # Orbax's name of the file of a JSON item.
+    text = (folder / DATA_ITEM).read("metadata") or folder.read(DATA_FILE)
+    try:
+        return {} if text is None else dict(json.loads(text))
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: data position: {error}") from error
 
 
 def write_model_config(model_dir: str | Path, config: ModelConfig) -> None:

@@ -207,6 +207,16 @@ def as_data_source(data: Any, *, num_workers: int = 0) -> DataSource:
     )
 
 
+def batch_specs(source: DataSource) -> Mapping[str, Any]:
+    """Returns a batch's features as objects with shape and dtype.
+
+    A source that knows them (`specs`) tells; of others the next batch is looked at,
+    which costs as much as drawing it.
+    """
+    specs = source.specs() if hasattr(source, "specs") else None
+    return peek(source) if specs is None else specs
+
+
 def peek(source: DataSource) -> Batch:
     """Returns a source's next batch, and leaves the source where it is."""
     if hasattr(source, "peek"):
@@ -293,37 +303,17 @@ class Prefetcher:
                 continue
 
 
-def get_training_eval_datasets(
-    cfg: Any,
-    shard_id: int,
-    num_shards: int,
-    eval_steps: int,
-    feature_converter_cls: Any,
-    *,
-    get_dataset_fn: Any,
-) -> dict[str, Iterable[Batch]]:
-    """Returns the evaluation streams, each of `eval_steps` batches, by name.
-
-    Every evaluation sees the same batches, kept in memory where the configuration
-    says `use_memory_cache`.
-
-    Args:
-      cfg: `utils.DatasetConfig` of the evaluation stream.
-      shard_id: always 0 on one machine.
-      num_shards: always 1 on one machine.
-      eval_steps: batches of one evaluation.
-      feature_converter_cls: the model's, handed on.
-      get_dataset_fn: the training run's.
-    """
-    data = get_dataset_fn(cfg, shard_id, num_shards, feature_converter_cls)
-    name = str(cfg.mixture_or_task_name or cfg.split)
-    return {name: _FirstBatches(data, eval_steps, cfg.use_memory_cache)}
-
-
-class _FirstBatches:
+class FirstBatches:
     """The same first batches of a data set, each time it is iterated."""
 
     def __init__(self, data: Any, count: int, keep: bool):
+        """Takes the data.
+
+        Args:
+          data: what `as_data_source` takes.
+          count: batches of one iteration.
+          keep: keep them in memory.
+        """
         self._data = data
         self._count = count
         self._keep = keep

@@ -1,4 +1,4 @@
-"""Runs T5X gin files on the embedded engine: `mt3 train --gin_file=...`.
+"""Runs T5X gin files on the embedded engine: `mt3 train|eval|infer --gin_file=...`.
 
 T5X's files import modules of `t5x` and bind functions of `__main__`. For its
 process this launcher maps the module name `t5x` to `mt3.engine`, and puts a
@@ -12,11 +12,14 @@ import argparse
 import contextlib
 import importlib
 import logging
+import os
+import re
 import sys
 import types
+import warnings
 from collections.abc import Iterator, Sequence
 
-from mt3.errors import ConfigError, MT3Error
+from mt3.errors import ConfigError, MT3Error, near_misses
 
 _LOG = logging.getLogger("mt3")
 
@@ -24,14 +27,29 @@ _LOG = logging.getLogger("mt3")
 T5X_MODULES = (
     "adafactor",
     "checkpoints",
+    "eval",
     "gin_utils",
+    "infer",
     "optimizers",
     "partitioning",
     "train",
     "trainer",
     "utils",
 )
-_MODES = {"train": ("train", "train")}
+# Mode -> module and function that T5X's program of that name has.
+_MODES = {
+    "train": ("train", "train"),
+    "eval": ("eval", "evaluate"),
+    "infer": ("infer", "infer"),
+}
+# Function -> a file that binds it.
+_EXAMPLES = {
+    "train": "synthetic_run.gin",
+    "evaluate": "eval.gin",
+    "infer": "infer.gin",
+}
+# Packages of the extra [train] that gin files may import, or import through ours.
+_TRAIN_PACKAGES = ("apache_beam", "clu", "mirdata", "note_seq", "seqio", "tensorflow")
 
 
 def main(argv: Sequence[str] | None = None, mode: str = "train") -> int:
@@ -39,13 +57,13 @@ def main(argv: Sequence[str] | None = None, mode: str = "train") -> int:
 
     Args:
       argv: arguments after the command's name; None for the process's.
-      mode: `train`.
+      mode: `train`, `eval` or `infer`.
 
     Returns:
       Exit code: 0; 1 after an error, which is printed on standard error.
     """
     if mode not in _MODES:
-        raise ConfigError(f"mode {mode!r}: expected one of {sorted(_MODES)}")
+        raise ConfigError(f"mode {mode!r} is unknown.{near_misses(mode, _MODES)}")
     logging.basicConfig(
         level=logging.WARNING,
         format="%(asctime)s %(message)s",
@@ -53,8 +71,21 @@ def main(argv: Sequence[str] | None = None, mode: str = "train") -> int:
         stream=sys.stderr,
     )
     _LOG.setLevel(logging.INFO)
+    # seqio says this of every histogram, sound and picture at every evaluation.
+    logging.getLogger("absl").addFilter(
+        lambda record: not str(record.msg).startswith("Skipping JSON logging")
+    )
+    # TensorFlow, where the files import it, reports on itself for half a page; its
+    # errors are still shown.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # A dependency of note_seq looks for a program that is not used here.
+    warnings.filterwarnings("ignore", "Couldn't find ffmpeg", RuntimeWarning)
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
+        # A run that is resumed starts without compiling again.
+        from mt3 import decoding
+
+        decoding.enable_compilation_cache()
         run(argv, mode)
     except MT3Error as error:
         print(f"mt3 {mode}: {error}", file=sys.stderr)
@@ -77,13 +108,19 @@ def run(argv: Sequence[str], mode: str = "train"):
     with _module_names(module_name, function_name):
         _LOG.info("engine: mt3.engine stands for the module t5x in this process")
         gin.clear_config()
-        gin_utils.parse_gin_flags(
-            options.gin_search_paths, options.gin_file, options.gin_bindings
-        )
+        with _naming_the_extra():
+            gin_utils.parse_gin_flags(
+                options.gin_search_paths, options.gin_file, options.gin_bindings
+            )
+        arguments = {}
+        if getattr(options, "shard_id", None) is not None:
+            arguments["shard_id"] = options.shard_id
         try:
-            return gin.get_configurable(function_name)()
+            with _naming_the_extra():
+                return gin.get_configurable(function_name)(**arguments)
         except ValueError as error:
-            if isinstance(error, MT3Error) or "No configurable" not in str(error):
+            unknown = ("No configurable", "in the Gin registry")
+            if isinstance(error, MT3Error) or not any(t in str(error) for t in unknown):
                 raise
             raise _not_bound(function_name, "nothing of it") from error
         except TypeError as error:
@@ -94,11 +131,28 @@ def run(argv: Sequence[str], mode: str = "train"):
             gin.clear_config()
 
 
+@contextlib.contextmanager
+def _naming_the_extra() -> Iterator[None]:
+    """Says what to install where a package of the extra [train] is missing."""
+    try:
+        yield
+    except (ConfigError, ImportError) as error:
+        missing = re.search(r"No module named '(\w+)", str(error))
+        if missing is None or missing[1] not in _TRAIN_PACKAGES:
+            raise
+        if "[train]" in str(error):
+            raise
+        raise ConfigError(
+            f"gin: the files need the package {missing[1]}, which is not installed; "
+            "install mt3-transcription[train]"
+        ) from error
+
+
 def _not_bound(function_name: str, found: str) -> ConfigError:
     return ConfigError(
         f"gin: the files do not bind what {function_name!r} needs: {found}; expected "
         f"`import __main__` and bindings of `__main__.{function_name}`, as "
-        "gin/synthetic_run.gin has them"
+        f"gin/{_EXAMPLES[function_name]} has them"
     )
 
 
@@ -129,6 +183,13 @@ def _parser(mode: str) -> argparse.ArgumentParser:
         metavar="DIR,DIR",
         help="folders in which gin files are looked up first",
     )
+    if mode == "infer":
+        parser.add_argument(
+            "--shard_id",
+            type=int,
+            metavar="N",
+            help="which of infer.num_shards parts this run does (from 0)",
+        )
     return parser
 
 

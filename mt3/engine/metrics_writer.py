@@ -8,16 +8,22 @@ the learning rate) and leave as means:
     NAME             mean over the steps of every other metric
 
 `metrics.jsonl` holds one object a line with `step`, `split` and the values. A
-resumed run appends: where a step occurs twice, the last line counts.
+resumed run appends: where a step occurs twice, the last line counts. A line is there
+whole or not at all. One that cannot be written (a full disk) is logged, and the run
+goes on: the numbers are in the log, and its checkpoints matter more.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
 import math
+import os
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,14 +84,18 @@ class MetricsWriter:
         Args:
           summary_dir: the run's folder; TensorBoard files go to `<split>/` in it.
         """
-        # Slow to import, and not needed where nothing is trained.
-        import tensorboardX
+        # Slow to import, and not needed where nothing is trained. It imports Google's
+        # cloud storage where that is installed, whose warnings say nothing here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import tensorboardX
 
         self._make_writer = tensorboardX.SummaryWriter
         self._folder = Path(summary_dir)
         self._writers = {}
+        # Unbuffered: what could not be written must not come back with the next line.
         self._lines = open(  # noqa: SIM115 - closed by close()
-            self._folder / "metrics.jsonl", "a", encoding="utf-8"
+            self._folder / "metrics.jsonl", "ab", buffering=0
         )
 
     def write(self, split: str, step: int, values: Mapping[str, float]) -> None:
@@ -96,26 +106,40 @@ class MetricsWriter:
           step: steps taken.
           values: finite or not; JSON has null for those that are not.
         """
+        self.write_line(split, step, values)
+        with self._logging_failures("TensorBoard file"):
+            writer = self._writer(split)
+            for name, value in values.items():
+                writer.add_scalar(name, float(value), step)
+            writer.flush()
+
+    def write_line(self, split: str, step: int, values: Mapping[str, float]) -> None:
+        """Writes the values of one moment to `metrics.jsonl` alone."""
         line = {"step": step, "split": split, "time": round(time.time(), 3)}
         for name, value in values.items():
             value = float(value)
             line[name] = value if math.isfinite(value) else None
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
-        writer = self._writer(split)
-        for name, value in values.items():
-            writer.add_scalar(name, float(value), step)
-        writer.flush()
+        data = (json.dumps(line) + "\n").encode()
+        with self._logging_failures("metrics.jsonl"):
+            end = self._lines.seek(0, os.SEEK_END)
+            try:
+                if self._lines.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                self._lines.truncate(end)
+                raise
 
     def write_text(self, name: str, text: str, step: int) -> None:
         """Writes a text (the configuration) to TensorBoard."""
-        self._writer("train").add_text(name, text, step)
+        with self._logging_failures("TensorBoard file"):
+            self._writer("train").add_text(name, text, step)
 
     def close(self) -> None:
         """Closes all files."""
         self._lines.close()
-        for writer in self._writers.values():
-            writer.close()
+        with self._logging_failures("TensorBoard file"):
+            for writer in self._writers.values():
+                writer.close()
 
     def _writer(self, split: str):
         if split not in self._writers:
@@ -123,6 +147,13 @@ class MetricsWriter:
                 logdir=str(self._folder / split), flush_secs=30
             )
         return self._writers[split]
+
+    @contextlib.contextmanager
+    def _logging_failures(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            _LOG.error("%s: cannot write %s: %s", self._folder, what, error)
 
 
 def to_host(steps: Sequence[Mapping[str, object]]) -> list[dict[str, float]]:

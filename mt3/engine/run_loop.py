@@ -14,6 +14,7 @@ from typing import Any
 from mt3.engine import metrics_writer
 from mt3.engine.checkpoints import CheckpointManager
 from mt3.engine.data_sources import Prefetcher
+from mt3.engine.evaluation import InferenceEvaluator
 from mt3.engine.trainer import Trainer, TrainResult
 from mt3.errors import DataError
 
@@ -97,6 +98,8 @@ class RunLoop:
         writer: metrics_writer.MetricsWriter,
         periods: Periods,
         seed: int,
+        inference: InferenceEvaluator | None = None,
+        concurrent_metrics: bool = True,
     ):
         """Takes the run's parts.
 
@@ -108,6 +111,9 @@ class RunLoop:
           writer: takes the metrics.
           periods: when the run pauses.
           seed: kept in the checkpoints.
+          inference: decodes and scores, after each evaluation of the loss; None for
+            no such evaluation.
+          concurrent_metrics: train on while its metrics are computed.
         """
         self._trainer = trainer
         self._batches = batches
@@ -116,13 +122,20 @@ class RunLoop:
         self._writer = writer
         self._periods = periods
         self._seed = seed
+        self._inference = inference
+        self._concurrent = concurrent_metrics
         self._clock = metrics_writer.ProgressClock(periods.total)
 
     def run(self, step: int, stop: StopRequest) -> int:
         """Trains until the last step or a request to stop; returns the step.
 
+        At a pause the checkpoint comes first, so that an evaluation that fails, or is
+        not waited for, costs no training. A run that is told to end at once (SIGTERM)
+        is not evaluated.
+
         Raises:
-          DataError: the batches ended too early, after a checkpoint was written.
+          DataError: the batches ended too early, after a checkpoint was written; or
+            computing the metrics of an evaluation failed.
           TrainingError: a metric is not finite.
         """
         _LOG.info("training from step %d to %d", step, self._periods.total)
@@ -142,12 +155,12 @@ class RunLoop:
                 self._report("train", step, window.summary(step, self._clock))
                 window = _Window()
             self._clock.pause()
-            if self._periods.evaluation and (
-                last or step % self._periods.evaluation == 0
-            ):
-                self.evaluate(step)
             if last or self._periods.checkpoint_due(step):
-                self._save()
+                self._save(wait=stop.urgent)
+            due = self._periods.evaluation and step % self._periods.evaluation == 0
+            if (due or (last and self._periods.evaluation)) and not stop.urgent:
+                self.evaluate(step)
+            self._report_inference(wait=last and not stop.urgent)
             self._clock.resume()
         if ended and step < self._periods.total:
             raise DataError(
@@ -159,28 +172,45 @@ class RunLoop:
         return step
 
     def evaluate(self, step: int) -> None:
-        """Evaluates every stream and reports it."""
+        """Evaluates every stream and reports it, then starts decoding and scoring."""
         for name, values in self._trainer.eval(self._eval_streams).items():
             self._report(name, step, values)
+        if self._inference is not None:
+            self._inference.evaluate(self._trainer.train_state)
+            self._report_inference(wait=not self._concurrent)
+
+    def _report_inference(self, *, wait: bool) -> None:
+        if self._inference is not None:
+            for report in self._inference.finished(wait=wait):
+                report.log()
+                self._writer.write_line(report.split, report.step, report.values)
 
     def _report(self, split: str, step: int, values: Mapping[str, float]) -> None:
         metrics_writer.log_line(split, step, values)
         self._writer.write(split, step, values)
 
-    def _save(self) -> None:
+    def _save(self, *, wait: bool) -> None:
         if self._manager is not None:
             position = {"source": self._batches.state(), "random_seed": self._seed}
             self._manager.save(self._trainer.train_state, position)
+            if wait:
+                self._manager.wait()
 
 
 class StopRequest:
-    """Whether the run should end after the step in progress, and why."""
+    """Whether the run should end after the step in progress, and why.
+
+    Attributes:
+      reason: what asks for it; empty while nothing does.
+      urgent: somebody waits for it, so nothing but the checkpoint is made.
+    """
 
     def __init__(self, max_minutes: float | None):
         self._deadline = (
             None if max_minutes is None else time.monotonic() + 60 * max_minutes
         )
         self.reason = ""
+        self.urgent = False
 
     def requested(self) -> bool:
         """Tells whether to stop."""
@@ -202,6 +232,7 @@ def stop_request(max_minutes: float | None) -> Iterator[StopRequest]:
     def handle(number, frame):
         del frame
         request.reason = f"received {signal.Signals(number).name}"
+        request.urgent = True
         signal.signal(number, previous[number])
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -14,14 +14,19 @@ Differences from T5X's function:
 3. A loss that is not finite stops the run; no checkpoint is made of it.
 4. SIGTERM or Ctrl-C ends the run after the step in progress, with a checkpoint.
    So does `max_minutes`.
-5. Inference-based evaluation of seqio tasks, actions and hardware random numbers
-   are not offered.
+5. At a pause the checkpoint is written before the evaluations, which are done at the
+   last step too.
+6. Without an `inference_evaluator_cls` the metrics of inference are logged as JSON
+   lines and to TensorBoard; T5X's default logs nothing. In either case the scalars
+   are in `metrics.jsonl`.
+7. Actions and hardware random numbers are not offered.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +38,7 @@ import numpy as np
 
 from mt3.configs import ModelConfig
 from mt3.engine import checkpoints, data_sources, gin_utils, metrics_writer, utils
+from mt3.engine.evaluation import InferenceEvaluator
 from mt3.engine.partitioning import PjitPartitioner, logical_axis_names
 from mt3.engine.run_loop import Periods, RunLoop, stop_request
 from mt3.engine.train_state import TrainState
@@ -64,13 +70,12 @@ def train(
     get_dataset_fn: Callable[..., Any] = utils.get_dataset,
     concurrent_metrics: bool = True,
     actions: Mapping[str, Any] | None = None,
-    train_eval_get_dataset_fn: Callable[
-        ..., Any
-    ] = data_sources.get_training_eval_datasets,
+    train_eval_get_dataset_fn: Callable[..., Any] = utils.get_training_eval_datasets,
     run_eval_before_training: bool = False,
     train_state_initializer_cls: Any = None,
     use_orbax: bool = True,
-    verify_matching_vocabs_fn: Any = None,
+    verify_matching_vocabs_fn: Callable[..., None]
+    | None = utils.verify_matching_vocabs,
     gc_period: int = 0,
     max_minutes: float | None = None,
     prefetch: int = 2,
@@ -81,7 +86,8 @@ def train(
       model: offers loss_fn, eval_fn, get_initial_variables, optimizer_def.
       train_dataset_cfg: what to train on; handed to `get_dataset_fn`.
       train_eval_dataset_cfg: what to evaluate the loss on, or None.
-      infer_eval_dataset_cfg: refused unless None.
+      infer_eval_dataset_cfg: seqio task or mixture whose examples are decoded and
+        scored at each evaluation, or None.
       checkpoint_cfg: saving, and what to start from.
       partitioner: the devices.
       trainer_cls: `trainer.Trainer` with its own settings bound.
@@ -98,16 +104,20 @@ def train(
       use_hardware_rng: accepted for T5X's files; random numbers are always
         reproducible.
       summarize_config_fn: called as (model_dir, metrics writer, step).
-      inference_evaluator_cls: accepted for T5X's files, unused.
+      inference_evaluator_cls: `seqio.Evaluator` with its loggers bound; None for
+        one that logs to JSON lines and TensorBoard.
       get_dataset_fn: (DatasetConfig, shard, shards, feature converter class) ->
         batches; see `data_sources`.
-      concurrent_metrics: accepted for T5X's files, unused.
+      concurrent_metrics: train on while the metrics of inference are computed.
       actions: refused unless None.
-      train_eval_get_dataset_fn: makes the evaluation streams.
+      train_eval_get_dataset_fn: makes the evaluation streams; called with
+        `get_dataset_fn` as well where it takes that.
       run_eval_before_training: evaluate before the first step too.
       train_state_initializer_cls: accepted for T5X's files, unused.
-      use_orbax: accepted for T5X's files; always Orbax.
-      verify_matching_vocabs_fn: called as (DatasetConfig, model) unless None.
+      use_orbax: write checkpoints as T5X does today; False for its former way, that
+        of the released weights. Either is read.
+      verify_matching_vocabs_fn: called as (DatasetConfig, model) unless None; the
+        default one for seqio tasks only.
       gc_period: accepted for T5X's files, unused.
       max_minutes: stop, with a checkpoint, after this time.
       prefetch: batches prepared ahead.
@@ -119,21 +129,16 @@ def train(
       ConfigError: settings that cannot work.
       CheckpointError: the checkpoint to start from is of another model.
       DataError: the data source failed.
+      OutputError: `model_dir` cannot be written.
       TrainingError: a metric is not finite.
     """
-    del use_hardware_rng, inference_evaluator_cls, concurrent_metrics
-    del train_state_initializer_cls, use_orbax, gc_period
-    for name, value in (
-        ("infer_eval_dataset_cfg", infer_eval_dataset_cfg),
-        ("actions", actions),
-    ):
-        if value:
-            raise ConfigError(f"train: {name} is not offered by this engine")
-    for cfg in filter(None, (train_dataset_cfg, train_eval_dataset_cfg)):
-        if verify_matching_vocabs_fn is not None:
+    del use_hardware_rng, train_state_initializer_cls, gc_period
+    _check_settings(actions, checkpoint_cfg.restore)
+    if _compares_vocabularies(verify_matching_vocabs_fn, get_dataset_fn):
+        for cfg in filter(None, (train_dataset_cfg, train_eval_dataset_cfg)):
             verify_matching_vocabs_fn(cfg, model)
-    folder = Path(model_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    with utils.output_folder(model_dir, "train") as folder:
+        pass
     seed = _choose_seed(folder, random_seed)
     init_rng, trainer_rng = jax.random.split(jax.random.PRNGKey(seed))
 
@@ -146,25 +151,40 @@ def train(
     )
     eval_streams = {}
     if train_eval_dataset_cfg is not None:
-        eval_streams = train_eval_get_dataset_fn(
+        eval_streams = _eval_streams(
+            train_eval_get_dataset_fn,
             _with_seed(train_eval_dataset_cfg, seed),
-            0,
-            1,
             eval_steps,
             converter,
-            get_dataset_fn=get_dataset_fn,
+            get_dataset_fn,
         )
 
     save_cfg = checkpoint_cfg.save
     manager = checkpoints.CheckpointManager(
-        folder, save_cfg or utils.SaveCheckpointConfig()
+        folder, save_cfg or utils.SaveCheckpointConfig(), use_orbax=use_orbax
     )
     state, shardings, position = _start_state(
-        model, data_sources.peek(source), partitioner, manager, checkpoint_cfg, init_rng
+        model,
+        data_sources.batch_specs(source),
+        partitioner,
+        manager,
+        checkpoint_cfg,
+        init_rng,
     )
     if position is not None:
         source.restore(position)
-    _write_model_config(folder, model, get_dataset_fn)
+    inference = None
+    if infer_eval_dataset_cfg is not None:
+        inference = InferenceEvaluator(
+            infer_eval_dataset_cfg,
+            inference_evaluator_cls,
+            model,
+            partitioner,
+            folder,
+            verify_matching_vocabs_fn,
+        )
+        if not inference.eval_tasks:
+            _LOG.warning("inference evaluation: no task has a metric; none is done")
 
     step = int(state.step)
     if relative_steps:
@@ -173,9 +193,9 @@ def train(
         raise ConfigError(
             f"train: total_steps is {total_steps}, but {folder} is at step {step}"
         )
-    overview = utils.parameter_overview(state.params)
-    utils.log_text(overview)
-    (folder / "model-info.txt").write_text(overview + "\n", encoding="utf-8")
+    with utils.output_folder(folder, "train"):
+        _write_model_config(folder, model, source, get_dataset_fn)
+        utils.write_model_info(folder, state.params)
 
     trainer = trainer_cls(
         model=model,
@@ -189,16 +209,19 @@ def train(
     del state
     periods = Periods(
         stats=stats_period,
-        evaluation=eval_period if eval_streams else None,
+        evaluation=eval_period if eval_streams or inference else None,
         checkpoint=save_cfg.period if save_cfg else None,
         checkpoint_steps=tuple(save_cfg.checkpoint_steps or ()) if save_cfg else (),
         total=total_steps,
     )
     with contextlib.ExitStack() as stack:
         stack.callback(manager.close)
-        writer = metrics_writer.MetricsWriter(folder)
-        stack.callback(writer.close)
-        summarize_config_fn(str(folder), writer, step)
+        with utils.output_folder(folder, "train"):
+            writer = metrics_writer.MetricsWriter(folder)
+            stack.callback(writer.close)
+            summarize_config_fn(str(folder), writer, step)
+        if inference is not None:
+            stack.callback(inference.close)
         prefetcher = data_sources.Prefetcher(source, depth=prefetch)
         stack.callback(prefetcher.close)
         run = RunLoop(
@@ -209,12 +232,34 @@ def train(
             writer=writer,
             periods=periods,
             seed=seed,
+            inference=inference,
+            concurrent_metrics=concurrent_metrics,
         )
         stop = stack.enter_context(stop_request(max_minutes))
         if run_eval_before_training:
             run.evaluate(step)
         step = run.run(step, stop)
     return step, trainer.train_state
+
+
+def _check_settings(
+    actions: Any, restore_cfg: utils.RestoreCheckpointConfig | None
+) -> None:
+    if actions:
+        raise ConfigError("train: actions is not offered by this engine")
+    if restore_cfg is not None and restore_cfg.mode == "all":
+        raise ConfigError(
+            "train: RestoreCheckpointConfig.mode is 'all'; expected 'specific' or "
+            "'latest', since training starts from one checkpoint"
+        )
+
+
+def _compares_vocabularies(verify: Any, get_dataset_fn: Any) -> bool:
+    """Whether to call `verify`: the default one only knows seqio tasks."""
+    if verify is None:
+        return False
+    is_default = inspect.unwrap(verify) is utils.verify_matching_vocabs
+    return utils.reads_seqio(get_dataset_fn) or not is_default
 
 
 def _choose_seed(folder: Path, random_seed: int | None) -> int:
@@ -241,17 +286,31 @@ def _with_seed(cfg: utils.DatasetConfig, seed: int) -> utils.DatasetConfig:
     return cfg if cfg.seed is not None else dataclasses.replace(cfg, seed=seed)
 
 
+def _eval_streams(
+    make: Callable[..., Any],
+    cfg: utils.DatasetConfig,
+    eval_steps: int,
+    converter: Any,
+    get_dataset_fn: Callable[..., Any],
+) -> Mapping[str, Any]:
+    """Opens the evaluation streams; T5X's own functions take no `get_dataset_fn`."""
+    extra = {}
+    if "get_dataset_fn" in inspect.signature(make).parameters:
+        extra["get_dataset_fn"] = get_dataset_fn
+    return make(cfg, 0, 1, eval_steps, converter, **extra)
+
+
 def _start_state(
     model: Any,
-    example_batch: Mapping[str, np.ndarray],
+    specs: Mapping[str, Any],
     partitioner: PjitPartitioner,
     manager: checkpoints.CheckpointManager,
     checkpoint_cfg: utils.CheckpointConfig,
     init_rng: jax.Array,
 ) -> tuple[TrainState, TrainState, dict[str, Any] | None]:
     """Returns (state, its shardings, data position or None)."""
-    shapes = {name: array.shape for name, array in example_batch.items()}
-    types = {name: array.dtype for name, array in example_batch.items()}
+    shapes = {name: spec.shape for name, spec in specs.items()}
+    types = {name: spec.dtype for name, spec in specs.items()}
 
     def create(rng):
         variables = flax.core.unfreeze(model.get_initial_variables(rng, shapes, types))
@@ -282,11 +341,11 @@ def _start_state(
     return initialize(init_rng), shardings, None
 
 
-def _write_model_config(folder: Path, model: Any, get_dataset_fn: Any) -> None:
+def _write_model_config(folder: Path, model: Any, *data: Any) -> None:
     """Writes model.json from what the data source and the network say."""
-    config = getattr(model, "model_config", None)
-    config = config or getattr(get_dataset_fn, "model_config", None)
-    if not isinstance(config, ModelConfig):
+    candidates = (getattr(part, "model_config", None) for part in (model, *data))
+    config = next((c for c in candidates if isinstance(c, ModelConfig)), None)
+    if config is None:
         _LOG.warning(
             "neither the model nor the data source has a model_config: no model.json"
         )

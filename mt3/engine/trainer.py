@@ -292,27 +292,27 @@ class TrainResult:
 
 def repeat_steps(
     model: Any,
-    params: Any,
+    state: TrainState,
     inputs: np.ndarray,
     targets: np.ndarray,
     *,
     learning_rate: float,
     steps: int,
-) -> tuple[list[float], Any]:
+) -> tuple[list[float], TrainState]:
     """Takes optimiser steps on one batch, without dropout.
 
     For comparing optimisers with other implementations' step by step.
 
     Args:
       model: offers loss_fn and optimizer_def.
-      params: parameters to start from.
+      state: where to start.
       inputs: float32 [B, T, D], spectrogram frames.
       targets: int32 [B, L], 0 is padding.
       learning_rate: of every step.
       steps: number of steps.
 
     Returns:
-      (the loss before each step, per the model's normalisation; parameters after
+      (the loss before each step, per the model's normalisation; the state after
       the last step).
     """
     targets = jnp.asarray(targets, jnp.int32)
@@ -332,9 +332,8 @@ def repeat_steps(
         )
         return TrainState(state.step + 1, params, opt_state), loss
 
-    state = TrainState.create(params, model.optimizer_def)
     losses = []
     for _ in range(steps):
         state, loss = step(state)
         losses.append(float(loss))
-    return losses, state.params
+    return losses, state

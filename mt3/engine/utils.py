@@ -1,24 +1,37 @@
-"""Configuration records, learning-rate schedules and small helpers.
+"""What T5X's gin files bind as `utils.NAME`: records, data sets, schedules.
 
-The records carry T5X's names and fields, so that T5X's gin files bind them; a
-field that this engine does not need says so.
+The records carry T5X's names and fields; a field that this engine does not need says
+so. Data sets are read by `seqio_data`, which is imported where one is asked for, so
+that runs on other data sources need no TensorFlow.
+
+Differences from T5X:
+
+1. `get_dataset` returns a source that knows its position (`seqio_data`), and takes
+   the number of batches after which a fresh stream begins.
+2. `verify_matching_vocabs` passes over a vocabulary that the model does not state.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import importlib
+import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax
-import jax
-import jax.numpy as jnp
 
-from mt3.engine.data_sources import get_training_eval_datasets
-from mt3.errors import ConfigError, near_misses
-
-LearningRateFn = Callable[[Any], jax.Array]
+from mt3.engine import data_sources
+from mt3.engine.schedules import (
+    create_cosine_schedule,
+    create_learning_rate_scheduler,
+    create_stable_schedule,
+)
+from mt3.errors import ConfigError, OutputError
 
 __all__ = [
     "CheckpointConfig",
@@ -27,10 +40,21 @@ __all__ = [
     "SaveCheckpointConfig",
     "create_cosine_schedule",
     "create_learning_rate_scheduler",
+    "create_stable_schedule",
     "get_dataset",
     "get_training_eval_datasets",
+    "get_vocabulary",
+    "log_text",
+    "output_folder",
     "parameter_overview",
+    "reads_seqio",
+    "seqio_module",
+    "verify_matching_vocabs",
+    "write_model_info",
 ]
+
+# pip's name of what seqio tasks need.
+_TRAIN_EXTRA = "mt3-transcription[train]"
 
 
 @dataclasses.dataclass
@@ -44,7 +68,7 @@ class DatasetConfig:
       batch_size: examples of one batch, over all devices.
       shuffle: draw in random order.
       seed: seed of the order and of random cuts; None for a new one each run.
-      use_cached: read the task's cached form.
+      use_cached: read the task's cached form; it must be there.
       pack: put several short examples in one row; unused by MT3.
       use_custom_packing_ops: unused.
       module: module whose import registers the task.
@@ -119,14 +143,15 @@ class SaveCheckpointConfig:
 
 @dataclasses.dataclass
 class RestoreCheckpointConfig:
-    """Which checkpoint to begin from, when `model_dir` holds none.
+    """Which checkpoint to begin from (where `model_dir` holds none), or to use.
 
     Attributes:
-      path: a checkpoint (mode 'specific') or a folder of them ('latest'); an empty
-        list or None for none.
-      mode: 'specific' or 'latest'.
+      path: a checkpoint (mode 'specific') or a folder of them ('latest', 'all'), or a
+        list of these; an empty list or None for none.
+      mode: 'specific', 'latest', or, for `evaluate` only, 'all': each in turn.
       assignment_map: refused unless None.
-      strict: accepted for T5X's files; loading is always strict.
+      strict: False takes the parameters alone where the optimiser's state is of another
+        optimiser; names and shapes of parameters are always checked.
       fallback_to_scratch: accepted only as False.
       dtype: type of the parameters once loaded; None as saved.
       restore_dataset: also go on at the checkpoint's data position.
@@ -169,7 +194,7 @@ class CheckpointConfig:
 
 _SAVE_DTYPES = (None, "float32", "bfloat16")
 _RESTORE_DTYPES = (None, "float32", "bfloat16", "float16")
-_RESTORE_MODES = ("specific", "latest")
+_RESTORE_MODES = ("specific", "latest", "all")
 
 
 def _check_choice(record: str, name: str, value: Any, choices: Sequence[Any]):
@@ -187,156 +212,6 @@ def _refuse_transformations(record: str, functions: Sequence[Any]):
         )
 
 
-def create_learning_rate_scheduler(
-    factors: str = "constant * linear_warmup * rsqrt_decay",
-    base_learning_rate: float = 0.5,
-    warmup_steps: int = 1000,
-    decay_factor: float = 0.5,
-    steps_per_decay: int = 20000,
-    steps_per_cycle: int = 100000,
-    step_offset: int = 0,
-    min_learning_rate: float = 1e-8,
-) -> LearningRateFn:
-    """Returns T5X's product of factors as a function of the step.
-
-    Args:
-      factors: names joined by '*': `constant` (base_learning_rate),
-        `linear_warmup` (step / warmup_steps, at most 1), `linear_decay` (warm-up
-        to base_learning_rate, then a slope of decay_factor per step),
-        `rsqrt_decay` (1 / sqrt(max(step, warmup_steps))),
-        `rsqrt_normalized_decay` (the same, 1 during warm-up), `decay_every`
-        (decay_factor every steps_per_decay), `cosine_decay` (half a cosine each
-        steps_per_cycle after warm-up).
-      base_learning_rate: rate where every other factor is 1.
-      warmup_steps: steps of the warm-up.
-      decay_factor: see `linear_decay` and `decay_every`.
-      steps_per_decay: see `decay_every`.
-      steps_per_cycle: see `cosine_decay`.
-      step_offset: step that counts as 0.
-      min_learning_rate: lower limit of the result.
-
-    Returns:
-      A function from the step (0 for the first update) to float32.
-
-    Raises:
-      ConfigError: a factor is unknown.
-    """
-
-    def linear_decay(step):
-        down = 1.0 + decay_factor * (warmup_steps - step)
-        return base_learning_rate * jnp.minimum(step / warmup_steps, down)
-
-    def cosine_decay(step):
-        progress = jnp.maximum(0.0, (step - warmup_steps) / steps_per_cycle)
-        return jnp.maximum(0.0, 0.5 * (1.0 + jnp.cos(jnp.pi * (progress % 1.0))))
-
-    def late(step):
-        return jnp.maximum(step, warmup_steps)
-
-    known = {
-        "constant": lambda step: base_learning_rate,
-        "linear_warmup": lambda step: jnp.minimum(1.0, step / warmup_steps),
-        "linear_decay": linear_decay,
-        "rsqrt_decay": lambda step: 1.0 / jnp.sqrt(late(step)),
-        "rsqrt_normalized_decay": lambda step: jnp.sqrt(warmup_steps / late(step)),
-        "decay_every": lambda step: decay_factor ** (step // steps_per_decay),
-        "cosine_decay": cosine_decay,
-    }
-    names = [name.strip() for name in factors.split("*")]
-    for name in names:
-        if name not in known:
-            raise ConfigError(
-                f"create_learning_rate_scheduler: unknown factor {name!r}."
-                f"{near_misses(name, known)}"
-            )
-
-    def learning_rate(step: Any) -> jax.Array:
-        step = jnp.maximum(0, jnp.asarray(step) - step_offset)
-        rate = 1.0
-        for name in names:
-            rate = rate * known[name](step)
-        return jnp.maximum(rate, min_learning_rate).astype(jnp.float32)
-
-    return learning_rate
-
-
-def create_cosine_schedule(
-    base_learning_rate: float,
-    total_steps: int,
-    warmup_steps: int = 0,
-    final_fraction: float = 0.0,
-) -> LearningRateFn:
-    """Returns a linear warm-up followed by half a cosine down to the end.
-
-    Unlike T5X's `cosine_decay` factor it does not start over, ends at a chosen
-    rate, and its first update already has a rate above 0.
-
-    Args:
-      base_learning_rate: rate at the end of the warm-up.
-      total_steps: steps of the whole run, warm-up counted.
-      warmup_steps: steps of the warm-up.
-      final_fraction: rate at `total_steps` and later, relative to the base.
-
-    Raises:
-      ConfigError: the warm-up is not shorter than the run.
-    """
-    if not 0 <= warmup_steps < total_steps:
-        raise ConfigError(
-            f"create_cosine_schedule: warmup_steps is {warmup_steps}; expected at "
-            f"least 0 and less than total_steps, {total_steps}"
-        )
-
-    def learning_rate(step: Any) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
-        warm = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
-        progress = jnp.clip(
-            (step - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0
-        )
-        cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
-        shape = final_fraction + (1.0 - final_fraction) * cosine
-        return (base_learning_rate * warm * shape).astype(jnp.float32)
-
-    return learning_rate
-
-
-def create_stable_schedule(
-    base_learning_rate: float,
-    total_steps: int,
-    decay_steps: int,
-    warmup_steps: int = 0,
-    final_fraction: float = 0.0,
-) -> LearningRateFn:
-    """Returns a linear warm-up, a constant rate, and a line down to the end.
-
-    How long the constant part lasts can be decided while the run goes on: resume it
-    with other `total_steps`.
-
-    Args:
-      base_learning_rate: rate between warm-up and decay.
-      total_steps: steps of the whole run.
-      decay_steps: steps of the line down, at the end.
-      warmup_steps: steps of the warm-up.
-      final_fraction: rate at `total_steps`, relative to the base.
-
-    Raises:
-      ConfigError: warm-up and decay do not fit into the run.
-    """
-    if warmup_steps < 0 or decay_steps < 1 or warmup_steps + decay_steps > total_steps:
-        raise ConfigError(
-            f"create_stable_schedule: warmup_steps {warmup_steps} and decay_steps "
-            f"{decay_steps} (at least 1) do not fit into total_steps, {total_steps}"
-        )
-
-    def learning_rate(step: Any) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
-        warm = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
-        left = jnp.clip((total_steps - step) / decay_steps, 0.0, 1.0)
-        shape = final_fraction + (1.0 - final_fraction) * left
-        return (base_learning_rate * warm * shape).astype(jnp.float32)
-
-    return learning_rate
-
-
 def get_dataset(
     cfg: DatasetConfig,
     shard_id: int,
@@ -344,19 +219,166 @@ def get_dataset(
     feature_converter_cls: Any,
     num_epochs: int | None = None,
     continue_from_last_checkpoint: bool = True,
+    stream_batches: int = 1000,
 ) -> Any:
-    """Stands where T5X reads a seqio task.
+    """Reads a seqio task or mixture.
+
+    Args:
+      cfg: what to read, and how.
+      shard_id: which of `num_shards` parts.
+      num_shards: parts that the examples are dealt out to.
+      feature_converter_cls: the model's, called as (pack, use_custom_packing_ops).
+      num_epochs: passes over the data; None for no end.
+      continue_from_last_checkpoint: accepted for T5X's signature; the caller restores
+        the position.
+      stream_batches: batches after which a fresh stream begins; see `seqio_data`.
+
+    Returns:
+      A `seqio_data.SeqioSource` of NumPy batches.
 
     Raises:
-      ConfigError: always; bind `train.get_dataset_fn` to a data source.
+      ConfigError: no such task or split, not cached though asked for, shards that do
+        not divide the batch, or seqio is not installed.
     """
-    del shard_id, num_shards, feature_converter_cls, num_epochs
     del continue_from_last_checkpoint
-    raise ConfigError(
-        f"data set {cfg.mixture_or_task_name!r}: this version of the engine reads no "
-        "seqio tasks; bind `train.get_dataset_fn` to a data source, such as "
-        "@synthetic_data.RandomNotes()"
+    stage = f"data set {cfg.mixture_or_task_name!r}"
+    return seqio_module("seqio_data", stage).open_source(
+        cfg,
+        shard_id,
+        num_shards,
+        feature_converter_cls,
+        num_epochs=num_epochs,
+        stream_batches=stream_batches,
     )
+
+
+def reads_seqio(get_dataset_fn: Any) -> bool:
+    """Tells whether a `get_dataset_fn` is this module's, with settings bound or not."""
+    while isinstance(get_dataset_fn, functools.partial):
+        get_dataset_fn = get_dataset_fn.func
+    return inspect.unwrap(get_dataset_fn) is get_dataset
+
+
+def get_training_eval_datasets(
+    cfg: DatasetConfig,
+    shard_id: int,
+    num_shards: int,
+    eval_steps: int = 20,
+    feature_converter_cls: Any = None,
+    *,
+    get_dataset_fn: Any = get_dataset,
+) -> dict[str, Iterable[data_sources.Batch]]:
+    """Returns the evaluation streams, each of `eval_steps` batches, by name.
+
+    A mixture has one stream for each of its tasks that has the split, and one of its
+    own. Every evaluation sees the same batches, kept in memory where the
+    configuration says `use_memory_cache`.
+
+    Args:
+      cfg: the evaluation's data.
+      shard_id: which of `num_shards` parts.
+      num_shards: parts that the examples are dealt out to.
+      eval_steps: batches of one evaluation.
+      feature_converter_cls: the model's, handed on.
+      get_dataset_fn: the training run's.
+
+    Raises:
+      ConfigError: as `get_dataset`.
+    """
+    if reads_seqio(get_dataset_fn):
+        stage = f"data set {cfg.mixture_or_task_name!r}"
+        streams = seqio_module("seqio_data", stage).training_eval_streams(
+            cfg, shard_id, num_shards, eval_steps, feature_converter_cls
+        )
+    else:
+        data = get_dataset_fn(cfg, shard_id, num_shards, feature_converter_cls)
+        streams = {str(cfg.mixture_or_task_name or cfg.split): data}
+    return {
+        name: data_sources.FirstBatches(data, eval_steps, cfg.use_memory_cache)
+        for name, data in streams.items()
+    }
+
+
+def get_vocabulary(cfg: DatasetConfig) -> tuple[Any, Any]:
+    """Returns the vocabularies of a task's inputs and targets.
+
+    Raises:
+      ConfigError: no such task, or no such features and no common vocabulary.
+    """
+    return seqio_module("seqio_tasks", "get_vocabulary").get_vocabulary(cfg)
+
+
+def verify_matching_vocabs(cfg: DatasetConfig, model: Any) -> None:
+    """Checks that a task and a model have the same vocabularies.
+
+    Args:
+      cfg: names the task.
+      model: offers input_vocabulary and output_vocabulary; one that is None is not
+        compared.
+
+    Raises:
+      ConfigError: they differ, or there is no such task.
+    """
+    found = get_vocabulary(cfg)
+    wanted = (model.input_vocabulary, model.output_vocabulary)
+    for name, ours, theirs in zip(("input", "output"), wanted, found, strict=True):
+        if ours is not None and theirs != ours:
+            raise ConfigError(
+                f"task {cfg.mixture_or_task_name!r}: its {name} vocabulary is "
+                f"{_describe(theirs)}, but the model's {name}_vocabulary is "
+                f"{_describe(ours)}; a usual cause is another NUM_VELOCITY_BINS than "
+                "the task's name says (vb1 is one bin)"
+            )
+
+
+def _describe(vocabulary: Any) -> str:
+    size = getattr(vocabulary, "vocab_size", None)
+    ids = "" if size is None else f" of {size} ids"
+    return f"{type(vocabulary).__name__}{ids}"
+
+
+def seqio_module(name: str, stage: str) -> Any:
+    """Imports a module of the engine that needs seqio.
+
+    Args:
+      name: 'seqio_tasks' or 'seqio_data'.
+      stage: who asks, for the message.
+
+    Raises:
+      ConfigError: seqio or TensorFlow is not installed.
+    """
+    try:
+        return importlib.import_module(f"mt3.engine.{name}")
+    except ImportError as error:
+        raise ConfigError(
+            f"{stage}: reading seqio tasks needs TensorFlow and seqio ({error}); "
+            f"install {_TRAIN_EXTRA}, or bind `train.get_dataset_fn` to a data source "
+            "without them, such as @synthetic_data.RandomNotes()"
+        ) from error
+
+
+@contextlib.contextmanager
+def output_folder(path: str | Path, stage: str) -> Iterator[Path]:
+    """Makes a folder for results; what goes wrong in the block is named.
+
+    Args:
+      path: the folder, made with its parents.
+      stage: who writes, for the message.
+
+    Yields:
+      The folder.
+
+    Raises:
+      OutputError: the operating system refuses, now or within the block.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    except OSError as error:
+        reason = error.strerror or str(error)
+        where = error.filename or folder
+        raise OutputError(f"{stage}: cannot write {where}: {reason}") from error
 
 
 def parameter_overview(params: Any) -> str:
@@ -368,6 +390,13 @@ def parameter_overview(params: Any) -> str:
     total = sum(size for _, _, size in rows)
     lines.append(f"{'total':<{width}}  {'':>14}  {total:>12,}")
     return "\n".join(lines)
+
+
+def write_model_info(folder: Path, params: Any) -> None:
+    """Logs the table of parameters and writes it to `model-info.txt`."""
+    overview = parameter_overview(params)
+    log_text(overview)
+    (folder / "model-info.txt").write_text(overview + "\n", encoding="utf-8")
 
 
 def log_text(text: str) -> None:

@@ -1,0 +1,277 @@
+"""`mt3 prepare`: from its arguments to an archive, and on to its records."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mt3.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mt3.prepare.items import Archive, Settings
+
+DESCRIPTION = (
+    "Turns a data set, as its archive unpacks, into the records that training and "
+    "evaluation read. Shards that are finished stay, so a run that was interrupted "
+    "goes on where it stopped."
+)
+_ARCHIVES = {
+    "maestro": "MAESTRO version 1 or 3 (the folder with maestro-v*.csv)",
+    "guitarset": "GuitarSet (annotation/, audio_mono-mic/, audio_mono-pickup_mix/)",
+    "urmp": "URMP (the folder with 01_Jupiter_vn_vc/ and so on)",
+    "musicnet": "MusicNet (train_data/, train_labels/, test_data/, test_labels/)",
+    "musicnet_em": "MusicNet's audio with the labels of MusicNetEM",
+    "slakh": "Slakh2100, original or redux (train/, validation/, test/)",
+    "cerberus4": "quartets of bass, drums, guitar and piano from Slakh2100",
+    "folder": "one's own recordings with their MIDI files",
+    "synthetic": "songs rendered from random notes or MIDI files",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns the exit code.
+
+    Args:
+      arguments: what follows `mt3 prepare`.
+
+    Returns:
+      0 if all songs were prepared, 1 if some failed.
+
+    Raises:
+      MT3Error: the run cannot begin or go on.
+    """
+    options = _parser().parse_args(list(arguments))
+    data_root = options.output or os.environ.get("MT3_DATA_DIR")
+    if not data_root:
+        raise ConfigError("prepare: where to? Name a data root (-o, or MT3_DATA_DIR)")
+    _quieten()
+    # Help must not wait for these.
+    from mt3.prepare import running
+    from mt3.prepare.items import Settings
+
+    settings = Settings(
+        sample_rate=options.sample_rate,
+        max_mismatch=options.max_mismatch,
+        seed=options.seed,
+    )
+    settings.validate()
+    run_options = running.Options(
+        splits=tuple(_words(options.split)),
+        num_shards=options.shards,
+        jobs=options.jobs,
+        limit=options.limit,
+        overwrite=options.overwrite,
+    )
+    archive = open_archive(options, settings)
+    report = running.prepare(
+        archive,
+        data_root,
+        source=getattr(options, "source", None) or options.dataset,
+        settings=getattr(archive, "settings", settings),
+        options=run_options,
+        log=None if options.quiet else _say,
+    )
+    print(report.table())
+    return report.exit_code
+
+
+def open_archive(options: argparse.Namespace, settings: Settings) -> Archive:
+    """Opens what the arguments name.
+
+    Raises:
+      DataError: it is not there, or something else.
+      ConfigError: options that make no sense.
+    """
+    name = options.dataset
+    if name == "maestro":
+        from mt3.prepare.maestro import Maestro
+
+        return Maestro.open(options.source, settings)
+    if name == "guitarset":
+        from mt3.prepare.guitarset import GuitarSet
+
+        recordings = _words([options.recordings])
+        return GuitarSet.open(options.source, settings, recordings=recordings)
+    if name == "urmp":
+        from mt3.prepare.urmp import Urmp
+
+        return Urmp.open(options.source, settings)
+    if name in ("musicnet", "musicnet_em"):
+        from mt3.prepare.musicnet import MusicNet
+
+        if name == "musicnet":
+            return MusicNet.open(options.source, settings)
+        return MusicNet.open_em(options.source, settings, labels=options.labels)
+    if name in ("slakh", "cerberus4"):
+        from mt3.prepare.slakh import Slakh
+
+        special = ("subsets", "min_stems", "combinations", "with_stems")
+        values = {k: v for k, v in vars(options).items() if k in special}
+        return Slakh.open(options.source, settings, dataset=name, **values)
+    shares = {"validation": options.validation, "test": options.test}
+    if name == "folder":
+        from mt3.prepare.folder import Folder
+
+        return Folder.open(options.source, settings, name=options.name, **shares)
+    from mt3.prepare.synthetic import Synthetic
+
+    return Synthetic.open(
+        settings,
+        songs=options.songs,
+        seconds=options.seconds,
+        soundfonts=options.soundfont,
+        midi=options.midi,
+        **shares,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mt3 prepare", description=DESCRIPTION)
+    commands = parser.add_subparsers(
+        title="data sets", metavar="DATASET", dest="dataset", required=True
+    )
+    parsers = {}
+    for name, text in _ARCHIVES.items():
+        parsers[name] = commands.add_parser(name, help=text, description=text)
+        if name != "synthetic":
+            parsers[name].add_argument(
+                "source", metavar="SOURCE", help="the folder that it was unpacked to"
+            )
+        _add_common(parsers[name])
+    parsers["guitarset"].add_argument(
+        "--recordings",
+        default="",
+        metavar="LIST",
+        help="mic, mix or both (default: those that are there)",
+    )
+    parsers["musicnet_em"].add_argument(
+        "--labels",
+        metavar="FOLDER",
+        help="the MIDI files (default: musicnet_em/ in SOURCE or beside it)",
+    )
+    _add_slakh(parsers["slakh"], parsers["cerberus4"])
+    _add_own(parsers["folder"], parsers["synthetic"])
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "-o",
+        "--output",
+        metavar="DATA_ROOT",
+        help="the records go to DATA_ROOT/datasets/... (default: MT3_DATA_DIR)",
+    )
+    add(
+        "--split",
+        action="append",
+        default=[],
+        metavar="LIST",
+        help="only these: train, validation, test",
+    )
+    add("--shards", type=int, metavar="N", help="files of each split")
+    add("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
+    add("--limit", type=int, metavar="N", help="only N songs of each split")
+    add(
+        "--sample-rate",
+        type=int,
+        default=16000,
+        metavar="HZ",
+        help="of the audio in the records (default: 16000); 0 keeps the recordings'",
+    )
+    add(
+        "--max-mismatch",
+        type=float,
+        metavar="SECONDS",
+        help="skip songs whose audio and notes differ more in length (default: 10; "
+        "in published data sets only notes after the audio's end count)",
+    )
+    add("--seed", type=int, default=0, help="of everything that is drawn")
+    add("--overwrite", action="store_true", help="make what is there again")
+    add("-q", "--quiet", action="store_true", help="no progress")
+
+
+def _add_slakh(
+    slakh: argparse.ArgumentParser, cerberus4: argparse.ArgumentParser
+) -> None:
+    for parser in (slakh, cerberus4):
+        parser.add_argument(
+            "--stems",
+            dest="with_stems",
+            action="store_true",
+            help="store each stem's audio, too: several times the size, for no task",
+        )
+    slakh.add_argument(
+        "--subsets",
+        type=int,
+        default=10,
+        metavar="N",
+        help="mixes of some of a song's stems, for training (default: 10)",
+    )
+    slakh.add_argument(
+        "--min-stems",
+        type=int,
+        default=4,
+        metavar="N",
+        help="stems that such a mix has at least (default: 4)",
+    )
+    cerberus4.add_argument(
+        "--combinations",
+        type=int,
+        default=0,
+        metavar="N",
+        help="at most so many quartets of a song (default: all)",
+    )
+
+
+def _add_own(
+    folder: argparse.ArgumentParser, synthetic: argparse.ArgumentParser
+) -> None:
+    folder.add_argument("--name", help="of the data set (default: SOURCE's)")
+    for parser in (folder, synthetic):
+        for split in ("validation", "test"):
+            parser.add_argument(
+                f"--{split}",
+                type=float,
+                default=0.1,
+                metavar="SHARE",
+                help=f"share of the songs for {split} (default: 0.1)",
+            )
+    add = synthetic.add_argument
+    add("--songs", type=int, metavar="N", help="how many (default: all of --midi)")
+    add(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="length of a random song (default: 30), or the most of a MIDI file",
+    )
+    add(
+        "--soundfont",
+        action="append",
+        default=[],
+        metavar="SF2",
+        help="soundfont; repeat for several (default: the one of pretty_midi)",
+    )
+    add("--midi", metavar="FOLDER", help="render these MIDI files, not random notes")
+
+
+def _quieten() -> None:
+    """Silences a warning of note_seq's, here and in processes to come.
+
+    It is about ffmpeg for a library that is not used here.
+    """
+    message = "Couldn't find ffmpeg or avconv"
+    warnings.filterwarnings("ignore", message, RuntimeWarning)
+    os.environ.setdefault("PYTHONWARNINGS", f"ignore:{message}:RuntimeWarning")
+
+
+def _words(texts: Sequence[str]) -> list[str]:
+    return [word.strip() for text in texts for word in text.split(",") if word.strip()]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

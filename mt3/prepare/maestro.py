@@ -1,0 +1,136 @@
+"""MAESTRO (versions 1 and 3): solo piano, aligned to about 3 ms.
+
+    maestro-v3.0.0/maestro-v3.0.0.csv
+    maestro-v3.0.0/2018/MIDI-Unprocessed_....wav
+    maestro-v3.0.0/2018/MIDI-Unprocessed_....midi
+
+The table lists the performances with their split. Sustain pedals stay control
+changes in the NoteSequence; the reading side lengthens the notes.
+
+mirdata knows MAESTRO too, but version 2 only, so the table is read here.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mt3.errors import DataError
+from mt3.prepare import audio, sequences
+from mt3.prepare.items import (
+    Item,
+    Listing,
+    Problem,
+    Record,
+    Settings,
+    check_lengths,
+    find_root,
+    without_duplicates,
+)
+
+TABLE = "maestro-v*.csv"
+DATASETS = {"1": "maestrov1", "3": "maestrov3"}
+_COLUMNS = ("split", "midi_filename", "audio_filename")
+_SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Maestro:
+    """See `mt3.prepare.items.Archive`."""
+
+    root: Path
+    table: Path
+    dataset: str
+    settings: Settings
+
+    @classmethod
+    def open(cls, source: str, settings: Settings) -> Maestro:
+        """Finds the table and with it the version.
+
+        Raises:
+          DataError: no table, several, or one of another version.
+        """
+        root = find_root(source, [TABLE], "MAESTRO")
+        tables = sorted(root.glob(TABLE))
+        if len(tables) > 1:
+            raise DataError(
+                f"{root}: expected one table {TABLE}, found "
+                f"{', '.join(table.name for table in tables)}"
+            )
+        version = re.match(r"maestro-v(\d+)", tables[0].name)
+        name = DATASETS.get(version[1] if version else "")
+        if name is None:
+            raise DataError(
+                f"{tables[0]}: the tasks read version 1 or 3 of MAESTRO, not this one"
+            )
+        return cls(root, tables[0], name, settings)
+
+    def options(self) -> dict[str, Any]:
+        """See `Archive`."""
+        return {}
+
+    def listing(self) -> Listing:
+        """See `Archive`."""
+        splits: dict[str, list[Item]] = {split: [] for split in _SPLITS}
+        problems: list[Problem] = []
+        for row in self._rows():
+            name = Path(row["midi_filename"]).with_suffix("").as_posix()
+            files = (
+                self.root / row["audio_filename"],
+                self.root / row["midi_filename"],
+            )
+            missing = [str(file) for file in files if not file.is_file()]
+            split = row["split"]
+            if split not in splits:
+                reason = f"{self.table}: {name}: unknown split {split!r}"
+                problems.append(Problem(name, reason))
+            elif missing:
+                reason = f"no such file: {' and '.join(missing)}"
+                problems.append(Problem(name, reason, split=split))
+            else:
+                splits[split].append(Item(name, files))
+        for split in _SPLITS:
+            splits[split], repeated = without_duplicates(split, splits[split])
+            problems += repeated
+        return Listing(splits, tuple(problems))
+
+    def _rows(self) -> list[dict[str, str]]:
+        with open(self.table, encoding="utf-8", newline="") as stream:
+            reader = csv.DictReader(stream)
+            missing = set(_COLUMNS) - set(reader.fieldnames or ())
+            if missing:
+                raise DataError(
+                    f"{self.table}: lacks the columns {', '.join(sorted(missing))}; "
+                    f"found {', '.join(reader.fieldnames or ('none',))}"
+                )
+            rows = list(reader)
+        cut = next((i for i, r in enumerate(rows) if not all(map(r.get, _COLUMNS))), -1)
+        if cut >= 0:
+            raise DataError(
+                f"{self.table}: row {cut + 2}: a file name or split is lost"
+            )
+        return rows
+
+    def records(self, item: Item) -> Iterator[Record]:
+        """See `Archive`."""
+        recording, midi = item.files
+        sequence = sequences.read_midi(midi)
+        samples, rate = audio.read(recording, self.settings.sample_rate)
+        seconds = len(samples) / rate
+        check_lengths(
+            str(recording),
+            seconds=seconds,
+            last_offset=sequences.last_offset(sequence),
+            settings=self.settings,
+        )
+        sequence.id = item.id
+        features = {
+            "id": item.id,
+            "audio": audio.wav_bytes(samples, rate),
+            "sequence": sequence.SerializeToString(),
+        }
+        yield Record(item.id, features, seconds, len(sequence.notes))

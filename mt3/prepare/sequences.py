@@ -1,0 +1,98 @@
+"""Labels as the records hold them: NoteSequences, from MIDI files and from tables.
+
+Pitched notes that end where they begin are left out: tokens cannot say them, and the
+reading side refuses a record that has one.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from note_seq import midi_io
+from note_seq.protobuf import music_pb2
+
+from mt3 import note_sequence_io
+from mt3.errors import MidiError
+from mt3.note_sequences import Note
+
+NoteSequence = music_pb2.NoteSequence
+
+
+def read_midi(
+    path: str | os.PathLike[str], *, allow_empty: bool = False
+) -> NoteSequence:
+    """Reads a MIDI file as it is: the pedal stays control changes.
+
+    Args:
+      path: the file.
+      allow_empty: whether a file without notes will do.
+
+    Returns:
+      A NoteSequence.
+
+    Raises:
+      MidiError: not readable, damaged, with numbers outside of MIDI's ranges, or
+        without notes.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MidiError(f"{path}: cannot read: {error.strerror or error}") from error
+    if data[:4] != b"MThd":
+        found = "an empty file" if not data else f"the first bytes are {data[:4]!r}"
+        raise MidiError(f"{path}: not a MIDI file: {found}, expected b'MThd'")
+    try:
+        with warnings.catch_warnings():
+            # Tempo changes on other tracks than the first are heeded all the same.
+            warnings.simplefilter("ignore")
+            sequence = midi_io.midi_to_note_sequence(data)
+    except (midi_io.MIDIConversionError, ValueError) as error:
+        raise MidiError(f"{path}: damaged MIDI file: {error}") from error
+    if not sequence.notes and not allow_empty:
+        raise MidiError(f"{path}: the MIDI file holds no notes")
+    sequence.filename = path.name
+    return sequence
+
+
+def from_notes(
+    notes: Sequence[Note], *, instruments: Sequence[int] | None = None, name: str = ""
+) -> NoteSequence:
+    """Returns notes, sorted by onset, as a NoteSequence.
+
+    Args:
+      notes: the notes.
+      instruments: number of each note's part (default: by program as they appear).
+      name: goes into the sequence as its id.
+    """
+    order = sorted(range(len(notes)), key=lambda i: notes[i])
+    sequence = note_sequence_io.from_notes([notes[i] for i in order])
+    if instruments is not None:
+        for note, index in zip(sequence.notes, order, strict=True):
+            note.instrument = instruments[index]
+    sequence.id = name
+    return sequence
+
+
+def drop_empty_notes(sequence: NoteSequence) -> int:
+    """Takes pitched notes out that end where they begin; returns how many."""
+    kept = [n for n in sequence.notes if n.end_time > n.start_time or n.is_drum]
+    dropped = len(sequence.notes) - len(kept)
+    if dropped:
+        kept = [NoteSequence.Note.FromString(n.SerializeToString()) for n in kept]
+        del sequence.notes[:]
+        sequence.notes.extend(kept)
+    return dropped
+
+
+def dropped_remark(dropped: int) -> tuple[str, ...]:
+    """Returns what to say about notes that were left out, if any were."""
+    return (f"{dropped} notes of no length were left out",) if dropped else ()
+
+
+def last_offset(*sequences: NoteSequence) -> float:
+    """Returns the end of the last note of NoteSequences, in seconds; 0 if none."""
+    return max((note.end_time for s in sequences for note in s.notes), default=0.0)

@@ -1,0 +1,475 @@
+"""Songs from records: one small function for each way of storing them.
+
+A record is a dict of features, as read from a TFRecord (bytes for strings, NumPy
+arrays for numbers and lists). An adapter makes a `Song` of it: mono samples at the
+model's rate, and the notes, with pedal applied and programs set.
+
+* maestro: WAV bytes; notes as stored.
+* guitarset: WAV bytes; notes of program 24; pitch bends are an error.
+* urmp: WAV bytes; a sequence for each instrument, its program by the instrument's
+  name; pitch bends are an error.
+* musicnet: floats at `sample_rate`; notes as stored.
+* slakh: floats at `audio_sample_rate`; a sequence for each stem, its program by the
+  class that `inst_names` gives.
+* cerberus4: as slakh; a sequence for each track that the data set lists.
+* folder: WAV, FLAC or OGG bytes; notes as stored.
+
+`slakh`, `cerberus4` and `folder` merge parts that may share a program. Tokens cannot
+say that one pitch of one program sounds twice, so for training they trim such notes;
+for evaluation the notes stay as they are.
+
+Everything that is wrong with a record is a `DataError` that names the record
+(`record` is "<path>#<index>") and the field.
+
+Differences from the original, numbered:
+
+1. Names that are not known, counts that differ and bytes that cannot be read are
+   errors that say so; the original stops with an assertion or a foreign error.
+2. A song is known by the record's id. Several records of Slakh and Cerberus4 are
+   mixes of one track, so there the file and index are part of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from mt3 import audio_io, note_sequence_io, note_sequences
+from mt3.datasets import DatasetConfig
+from mt3.errors import AudioError, ConfigError, DataError, near_misses
+from mt3.note_sequence_io import PitchBends
+from mt3.note_sequences import Note
+
+GUITARSET_PROGRAM = 24
+
+URMP_PROGRAMS: Mapping[str, int] = {
+    "vn": 40,
+    "va": 41,
+    "vc": 42,
+    "db": 43,
+    "tpt": 56,
+    "tbn": 57,
+    "tba": 58,
+    "hn": 60,
+    "sax": 64,
+    "ob": 68,
+    "bn": 70,
+    "cl": 71,
+    "fl": 73,
+}
+
+SLAKH_DRUMS = "Drums"
+SLAKH_PROGRAMS: Mapping[str, int] = {
+    "Acoustic Piano": 0,
+    "Electric Piano": 4,
+    "Chromatic Percussion": 8,
+    "Organ": 16,
+    "Acoustic Guitar": 24,
+    "Clean Electric Guitar": 26,
+    "Distorted Electric Guitar": 29,
+    "Acoustic Bass": 32,
+    "Electric Bass": 33,
+    "Violin": 40,
+    "Viola": 41,
+    "Cello": 42,
+    "Contrabass": 43,
+    "Orchestral Harp": 46,
+    "Timpani": 47,
+    "String Ensemble": 48,
+    "Synth Strings": 50,
+    "Choir and Voice": 52,
+    "Orchestral Hit": 55,
+    "Trumpet": 56,
+    "Trombone": 57,
+    "Tuba": 58,
+    "French Horn": 60,
+    "Brass Section": 61,
+    "Soprano/Alto Sax": 64,
+    "Tenor Sax": 66,
+    "Baritone Sax": 67,
+    "Oboe": 68,
+    "English Horn": 69,
+    "Bassoon": 70,
+    "Clarinet": 71,
+    "Pipe": 73,
+    "Synth Lead": 80,
+    "Synth Pad": 88,
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Song:
+    """One recording and its notes.
+
+    Attributes:
+      id: what it is known by, unique within its data set.
+      samples: float32 [n], mono, at the model's sample rate.
+      notes: pedal applied, programs set.
+    """
+
+    id: str
+    samples: np.ndarray
+    notes: list[Note]
+
+    @functools.cached_property
+    def sequence(self) -> bytes:
+        """The notes as a serialized NoteSequence."""
+        return note_sequence_io.from_notes(self.notes).SerializeToString()
+
+
+Record = Mapping[str, "bytes | np.ndarray"]
+
+
+class Adapter(Protocol):
+    """Makes a song of a record."""
+
+    def __call__(
+        self,
+        record: Record,
+        *,
+        dataset: DatasetConfig,
+        sample_rate: int,
+        training: bool,
+    ) -> Song:
+        """Reads a record.
+
+        Args:
+          record: features by name.
+          dataset: where the record comes from.
+          sample_rate: Hz of the result's samples.
+          training: trim overlapping notes of one pitch and program.
+
+        Returns:
+          The song.
+
+        Raises:
+          DataError: names the record and the field that cannot be used.
+        """
+        ...
+
+
+def record_name(record: Record) -> str:
+    """Returns "<path>#<index>", else the id, for messages."""
+    for feature in ("record", "id", "track_id"):
+        if record.get(feature) not in (None, b"", ""):
+            return _decoded(record[feature])
+    return "a record without a name"
+
+
+def song_id(record: Record, *, with_position: bool = False) -> str:
+    """Returns the record's own id, else its file name and index.
+
+    Args:
+      record: features by name.
+      with_position: add the file name and index to an id that several records share.
+
+    Raises:
+      DataError: the record has neither.
+    """
+    own = record.get("id", record.get("track_id", b""))
+    own = "" if isinstance(own, (bytes, str)) and not own else _decoded(own)
+    position = os.path.basename(_decoded(record.get("record", b"")))
+    parts = [own, position] if with_position else [own or position]
+    if not any(parts):
+        raise DataError("record: fields 'id' and 'record' are empty; expected a name")
+    return " ".join(filter(None, parts))
+
+
+def decode_audio(data: bytes, sample_rate: int, name: str) -> np.ndarray:
+    """Decodes the bytes of an audio file.
+
+    Args:
+      data: WAV, FLAC, OGG or what else libsndfile reads.
+      sample_rate: Hz of the result.
+      name: record and field, for messages.
+
+    Returns:
+      float32 [n], mono.
+
+    Raises:
+      DataError: not audio, no samples, or samples that are not finite.
+    """
+    import soundfile
+
+    try:
+        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
+    except (soundfile.LibsndfileError, TypeError) as error:
+        raise DataError(
+            f"{name}: found {len(data)} bytes that are no WAV or FLAC file ({error})"
+        ) from error
+    return resample(samples, rate, sample_rate, name)
+
+
+def resample(
+    samples: np.ndarray, from_rate: float, to_rate: int, name: str
+) -> np.ndarray:
+    """Mixes samples [n] or [n, channels] to float32 [m] at another rate, in Hz.
+
+    Raises:
+      DataError: no samples, samples that are not finite, or a bad rate.
+    """
+    try:
+        source = audio_io.from_samples(samples, from_rate, name=name)
+        return np.concatenate(list(source.blocks(to_rate)))
+    except AudioError as error:
+        raise DataError(str(error)) from error
+
+
+def maestro(
+    record: Record, *, dataset: DatasetConfig, sample_rate: int, training: bool
+) -> Song:
+    """MAESTRO: audio file and sequence; see `Adapter`."""
+    del dataset, training
+    return _file_song(record, sample_rate, _stored_notes(record, "ignore"))
+
+
+def guitarset(
+    record: Record, *, dataset: DatasetConfig, sample_rate: int, training: bool
+) -> Song:
+    """GuitarSet: audio file and sequence, one instrument; see `Adapter`."""
+    del dataset, training
+    notes = _stored_notes(record, "error", program=GUITARSET_PROGRAM)
+    return _file_song(record, sample_rate, notes)
+
+
+def urmp(
+    record: Record, *, dataset: DatasetConfig, sample_rate: int, training: bool
+) -> Song:
+    """URMP: audio file and a sequence per instrument; see `Adapter`."""
+    del dataset, training
+    notes: list[Note] = []
+    for name, data in _parts(record, "inst_names", "instrument_sequences"):
+        if name not in URMP_PROGRAMS:
+            raise _unknown_instrument(record, name, URMP_PROGRAMS)
+        notes += _part_notes(
+            record,
+            "instrument_sequences",
+            data,
+            pitch_bends="error",
+            program=URMP_PROGRAMS[name],
+            is_drum=False,
+        )
+    return _file_song(record, sample_rate, notes)
+
+
+def musicnet(
+    record: Record, *, dataset: DatasetConfig, sample_rate: int, training: bool
+) -> Song:
+    """MusicNet and MusicNetEM: floats and a sequence; see `Adapter`."""
+    del dataset, training
+    samples = _float_samples(record, "audio", "sample_rate", sample_rate)
+    return Song(song_id(record), samples, _stored_notes(record, "ignore"))
+
+
+def slakh(
+    record: Record, *, dataset: DatasetConfig, sample_rate: int, training: bool
+) -> Song:
+    """Slakh: a mix and a sequence per stem, named by its class; see `Adapter`."""
+    del dataset
+    programs = {**SLAKH_PROGRAMS, SLAKH_DRUMS: 0}
+    notes: list[Note] = []
+    for name, data in _parts(record, "inst_names", "note_sequences"):
+        if name not in programs:
+            raise _unknown_instrument(record, name, programs)
+        notes += _stem_notes(
+            record, data, programs[name], name == SLAKH_DRUMS, training
+        )
+    return _mix_song(record, sample_rate, notes, training)
+
+
+def cerberus4(
+    record: Record, *, dataset: DatasetConfig, sample_rate: int, training: bool
+) -> Song:
+    """Cerberus4: a mix and a sequence for each track; see `Adapter`."""
+    specs = {spec.name: spec for spec in dataset.track_specs or ()}
+    parts = _parts(record, "inst_names", "note_sequences")
+    names = [name for name, _ in parts]
+    for name in names:
+        if name not in specs:
+            raise _unknown_instrument(record, name, specs)
+    if sorted(names) != sorted(specs):
+        raise _error(
+            record,
+            "inst_names",
+            f"found {', '.join(names) or 'none'}; expected {', '.join(specs)}",
+        )
+    notes: list[Note] = []
+    for name, data in parts:
+        spec = specs[name]
+        notes += _stem_notes(record, data, spec.program, spec.is_drum, training)
+    return _mix_song(record, sample_rate, notes, training)
+
+
+def folder(
+    record: Record, *, dataset: DatasetConfig, sample_rate: int, training: bool
+) -> Song:
+    """One's own and synthetic data: audio file and sequence; see `Adapter`."""
+    del dataset
+    notes = _stored_notes(record, "ignore", allow_empty=training)
+    return _file_song(record, sample_rate, _trimmed(notes) if training else notes)
+
+
+ADAPTERS: Mapping[str, Adapter] = {
+    "maestro": maestro,
+    "guitarset": guitarset,
+    "urmp": urmp,
+    "musicnet": musicnet,
+    "slakh": slakh,
+    "cerberus4": cerberus4,
+    "folder": folder,
+}
+
+
+def get(name: str) -> Adapter:
+    """Returns an adapter by name.
+
+    Raises:
+      ConfigError: there is none of that name.
+    """
+    if name not in ADAPTERS:
+        raise ConfigError(
+            f"record adapter: unknown name {name!r}.{near_misses(name, ADAPTERS)}"
+        )
+    return ADAPTERS[name]
+
+
+def _decoded(value: object) -> str:
+    """Text of a feature: bytes, text, or a number used as an id."""
+    if isinstance(value, np.ndarray):
+        value = value.reshape(-1)[0] if value.size else b""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _error(record: Record, field: str, problem: str) -> DataError:
+    return DataError(f"{_at(record, field)}: {problem}")
+
+
+def _at(record: Record, field: str) -> str:
+    return f"{record_name(record)}: field {field!r}"
+
+
+def _unknown_instrument(
+    record: Record, name: str, known: Mapping[str, object]
+) -> DataError:
+    return _error(
+        record, "inst_names", f"unknown instrument {name!r}.{near_misses(name, known)}"
+    )
+
+
+def _bytes(record: Record, field: str) -> bytes:
+    """Returns a field that must not be empty."""
+    value = record.get(field, b"")
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    if not isinstance(value, bytes) or not value:
+        found = "nothing" if isinstance(value, bytes) else f"{value!r:.60}"
+        raise _error(record, field, f"found {found}, expected bytes")
+    return value
+
+
+def _strings(record: Record, field: str) -> list[bytes]:
+    value = record.get(field)
+    if value is None:
+        raise _error(record, field, "is missing")
+    return [value] if isinstance(value, bytes) else list(np.ravel(value))
+
+
+def _parts(record: Record, names: str, sequences: str) -> list[tuple[str, bytes]]:
+    """Pairs instrument names with their serialized sequences."""
+    found, data = _strings(record, names), _strings(record, sequences)
+    if len(found) != len(data):
+        raise _error(
+            record,
+            sequences,
+            f"found {len(data)} sequences for {len(found)} instruments ({names!r})",
+        )
+    return [(_decoded(name), part) for name, part in zip(found, data, strict=True)]
+
+
+def _part_notes(
+    record: Record,
+    field: str,
+    data: bytes,
+    *,
+    pitch_bends: PitchBends,
+    program: int | None = None,
+    is_drum: bool | None = None,
+    allow_empty: bool = False,
+) -> list[Note]:
+    name = _at(record, field)
+    return note_sequence_io.to_notes(
+        note_sequence_io.parse(data, name),
+        pitch_bends=pitch_bends,
+        program=program,
+        is_drum=is_drum,
+        allow_empty=allow_empty,
+        name=name,
+    )
+
+
+def _stem_notes(
+    record: Record, data: bytes, program: int, is_drum: bool, training: bool
+) -> list[Note]:
+    return _part_notes(
+        record,
+        "note_sequences",
+        data,
+        pitch_bends="ignore",
+        program=0 if is_drum else program,
+        is_drum=is_drum,
+        allow_empty=training,  # Trimming drops them.
+    )
+
+
+def _stored_notes(
+    record: Record,
+    pitch_bends: PitchBends,
+    *,
+    program: int | None = None,
+    allow_empty: bool = False,
+) -> list[Note]:
+    return _part_notes(
+        record,
+        "sequence",
+        _bytes(record, "sequence"),
+        pitch_bends=pitch_bends,
+        program=program,
+        allow_empty=allow_empty,
+    )
+
+
+def _trimmed(notes: Sequence[Note]) -> list[Note]:
+    return note_sequences.trim_overlapping_notes(notes)
+
+
+def _file_song(record: Record, sample_rate: int, notes: list[Note]) -> Song:
+    samples = decode_audio(_bytes(record, "audio"), sample_rate, _at(record, "audio"))
+    return Song(song_id(record), samples, notes)
+
+
+def _float_samples(
+    record: Record, field: str, rate_field: str, sample_rate: int
+) -> np.ndarray:
+    if field not in record or rate_field not in record:
+        missing = field if field not in record else rate_field
+        raise _error(record, missing, "is missing")
+    rate = float(np.ravel(record[rate_field])[0])
+    samples = np.asarray(record[field])
+    return resample(samples, rate, sample_rate, _at(record, field))
+
+
+def _mix_song(
+    record: Record, sample_rate: int, notes: list[Note], training: bool
+) -> Song:
+    samples = _float_samples(record, "mix", "audio_sample_rate", sample_rate)
+    return Song(
+        song_id(record, with_position=True),
+        samples,
+        _trimmed(notes) if training else notes,
+    )

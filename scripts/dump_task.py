@@ -1,0 +1,255 @@
+r"""Prints examples of a task or mixture: shapes, and what the tokens mean.
+
+    python scripts/dump_task.py --task=slakh_notes_ties_vb1_train --data_root=/data \
+      --max_examples=3 --format_string='{unique_id} at {input_times}: {events}'
+
+For each example the shape of every feature is printed, then the format string with the
+features' values in place of `{name}`. Features with a vocabulary are decoded by it (the
+targets to event indices); `{events}` are the targets in words: `@0.35s` is a time from
+the segment's start, and what stands before `tie` goes on sounding. Evaluation
+tasks have no targets: their reference is the NoteSequence in `sequence`.
+
+Beyond the original: `--data_root`, `--module_import`, `--seed`, the field `{events}`,
+and errors that name what exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import itertools
+import string
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from mt3 import event_codec, tasks, vocabularies
+from mt3.configs import ModelConfig
+from mt3.errors import ConfigError, DataError, MT3Error, near_misses
+from mt3.tf_bridge import original_error
+
+EVENTS = "events"
+# Arrays with more values than this are shortened.
+_MAX_VALUES = 1000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses arguments and prints; errors go to standard error.
+
+    Returns:
+      The exit status: 1 after an error.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        for line in dump(options):
+            print(line)
+    except (MT3Error, tf.errors.OpError) as error:
+        # TensorFlow hands on errors of the pipeline as its own.
+        print(f"dump_task: error: {original_error(error) or error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Prints examples of a task or mixture.", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--task", required=True, help="name of a task or mixture")
+    add("--split", default="train", help="split of the task (default: %(default)s)")
+    add("--data_root", help="folder or bucket; else MT3_DATA_DIR, else the public one")
+    add("--task_cache_dir", help="read the task from its cache in this folder")
+    add(
+        "--max_examples",
+        type=int,
+        default=10,
+        help="how many to print, -1 for all (default: %(default)s)",
+    )
+    add(
+        "--format_string",
+        default="targets = {targets}",
+        help="what to print of each example (default: '%(default)s')",
+    )
+    add("--inputs_length", type=int, default=256, help="frames (default: %(default)s)")
+    add("--targets_length", type=int, default=1024, help="ids (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of random cuts (default: %(default)s)")
+    add(
+        "--module_import",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module that registers further tasks; may be given several times",
+    )
+    return parser
+
+
+def dump(options: argparse.Namespace) -> Iterator[str]:
+    """Yields the lines to print.
+
+    Args:
+      options: the parsed arguments.
+
+    Raises:
+      ConfigError: an unknown task, split, format field or module.
+      DataError: the task is not cached where its cache was asked for.
+    """
+    provider = _find_task(options)
+    first = seqio.get_subtasks(provider)[0]
+    if options.task_cache_dir:
+        for task in seqio.get_subtasks(provider):
+            if not task.cache_dir:
+                raise DataError(
+                    f"task {task.name!r} is not cached in {options.task_cache_dir}; "
+                    "seqio_cache_tasks caches it"
+                )
+    ds = provider.get_dataset(
+        sequence_length={
+            "inputs": options.inputs_length,
+            "targets": options.targets_length,
+        },
+        split=options.split,
+        use_cached=bool(options.task_cache_dir),
+        shuffle=False,
+        seed=options.seed,
+    )
+    config = _model_config(first)
+    known = [*ds.element_spec, *([EVENTS] if config else [])]
+    _check_fields(options.format_string, known)
+    codec = vocabularies.build_codec(config.vocabulary) if config else None
+    count = None if options.max_examples < 0 else options.max_examples
+    for number, example in enumerate(
+        itertools.islice(ds.as_numpy_iterator(), count), 1
+    ):
+        yield f"Example {number}:"
+        for name, value in sorted(example.items()):
+            array = np.asarray(value)
+            kind = "string" if array.dtype.kind in "OS" else array.dtype
+            yield f"  {name}: {kind} {list(array.shape)}"
+        fields = _decoded(example, provider.output_features)
+        if codec:
+            fields[EVENTS] = events_text(fields["targets"], codec)
+        yield options.format_string.format_map(
+            {name: _text(value) for name, value in fields.items()}
+        )
+
+
+def events_text(events: Sequence[int] | np.ndarray, codec: event_codec.Codec) -> str:
+    """Returns event indices in words.
+
+    Args:
+      events: event indices; -1 from EOS on, -2 for ids that are no event.
+      codec: what they mean.
+
+    Returns:
+      For example "program=40 pitch=60 tie @0.35s velocity=1 pitch=64". Shifts in a
+      row, which together are one time, are added up.
+    """
+    words, steps = [], 0
+    for index in np.asarray(events).tolist():
+        if index == vocabularies.DECODED_EOS_ID:
+            break
+        if index < 0:
+            words.append("invalid")
+            continue
+        event = codec.decode_event_index(index)
+        if event.type == "shift":
+            if steps:
+                words.pop()
+            steps += event.value
+            words.append(f"@{steps / codec.steps_per_second:.2f}s")
+            continue
+        steps = 0
+        words.append("tie" if event.type == "tie" else f"{event.type}={event.value}")
+    return " ".join(words)
+
+
+def _find_task(options: argparse.Namespace) -> seqio.Task | seqio.Mixture:
+    """Registers the tasks and returns the one that was asked for, its split checked."""
+    cache_dirs = [options.task_cache_dir] if options.task_cache_dir else []
+    tasks.register(options.data_root, cache_dirs=cache_dirs)
+    for module in options.module_import:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"--module_import={module}: {error}") from error
+    known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+    if options.task not in known:
+        raise ConfigError(
+            f"there is no task or mixture {options.task!r}."
+            f"{near_misses(options.task, known)}"
+        )
+    provider = seqio.get_mixture_or_task(options.task)
+    if options.split not in provider.splits:
+        raise ConfigError(
+            f"task {options.task!r} has no split {options.split!r}; it has "
+            f"{', '.join(provider.splits)}"
+        )
+    return provider
+
+
+def _model_config(task: seqio.Task) -> ModelConfig | None:
+    """Returns the encoding of a task; None for a task that is none of MT3's."""
+    for stage in task.preprocessors:
+        if isinstance(stage, functools.partial):
+            config = stage.keywords.get("config")
+            if isinstance(config, ModelConfig):
+                return config
+    return None
+
+
+def _check_fields(format_string: str, known: Sequence[str]) -> None:
+    """Refuses a format string with fields that no example has.
+
+    Raises:
+      ConfigError: an unknown field, or no valid format string.
+    """
+    try:
+        fields = [name for _, name, _, _ in string.Formatter().parse(format_string)]
+    except ValueError as error:
+        raise ConfigError(f"format string {format_string!r}: {error}") from error
+    for name in fields:
+        if name is not None and name not in known:
+            raise ConfigError(
+                f"format string {format_string!r}: no field {name!r}."
+                f"{near_misses(name, known)}"
+            )
+
+
+def _decoded(
+    example: Mapping[str, Any], features: Mapping[str, seqio.Feature]
+) -> dict[str, Any]:
+    """Returns an example, integer features decoded by their vocabularies."""
+    decoded = dict(example)
+    for name, feature in features.items():
+        value = np.asarray(example.get(name, ()))
+        if value.size and np.issubdtype(value.dtype, np.integer):
+            decoded[name] = feature.vocabulary.decode(value.tolist())
+    return decoded
+
+
+def _text(value: Any) -> str:
+    """Returns a value as text on one line, long arrays shortened."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return _readable(value)
+    array = np.asarray(value)
+    if array.dtype == object:
+        return ", ".join(_readable(item) for item in array.reshape(-1).tolist())
+    text = np.array2string(array, threshold=_MAX_VALUES, separator=", ")
+    return " ".join(text.split())
+
+
+def _readable(data: bytes) -> str:
+    """Returns bytes as text if they are, else their number."""
+    text = data.decode("utf-8", "replace")
+    return text if text.isprintable() else f"<{len(data)} bytes>"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

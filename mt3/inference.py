@@ -278,8 +278,8 @@ def write_inferences_to_file(
 
     Raises:
       ConfigError: another mode.
-      DataError: numbers of examples and predictions differ, or an example lacks a
-        feature.
+      DataError: numbers of examples and predictions differ, an example lacks a
+        feature, or two recordings have the same id.
     """
     if mode != "predict":
         raise ConfigError(
@@ -303,8 +303,16 @@ def write_inferences_to_file(
     )
     note_tokenizer = tokenizer.NoteTokenizer(config)
     songs: dict[str, list[tuple[float, np.ndarray]]] = {}
+    seen: set[tuple[str, float]] = set()
     for example, prediction in zip(examples, inferences, strict=True):
         unique_id, start = _segment_of(example, config)
+        segment = unique_id, float(np.ravel(example["input_times"])[0])
+        if segment in seen:
+            raise DataError(
+                f"write_inferences_to_file: two segments of {unique_id!r} begin at "
+                f"{segment[1]:.3f} s; ids must be unique within the data set"
+            )
+        seen.add(segment)
         tokens = np.asarray(prediction)
         if vocabulary is not None:
             tokens = (

@@ -47,6 +47,8 @@ from mt3.note_sequence_io import PitchBends
 from mt3.note_sequences import Note
 
 GUITARSET_PROGRAM = 24
+# Ends of ids that name the recording of an excerpt: microphone, mix of pickups.
+GUITARSET_RECORDINGS = ("_mic", "_mix")
 
 URMP_PROGRAMS: Mapping[str, int] = {
     "vn": 40,
@@ -235,7 +237,10 @@ def guitarset(
     """GuitarSet: audio file and sequence, one instrument; see `Adapter`."""
     del dataset, training
     notes = _stored_notes(record, "error", program=GUITARSET_PROGRAM)
-    return _file_song(record, sample_rate, notes)
+    # Each excerpt was recorded twice. An id that does not tell which recording it is
+    # would join the two.
+    ambiguous = not song_id(record).endswith(GUITARSET_RECORDINGS)
+    return _file_song(record, sample_rate, notes, with_position=ambiguous)
 
 
 def urmp(
@@ -448,9 +453,15 @@ def _trimmed(notes: Sequence[Note]) -> list[Note]:
     return note_sequences.trim_overlapping_notes(notes)
 
 
-def _file_song(record: Record, sample_rate: int, notes: list[Note]) -> Song:
+def _file_song(
+    record: Record,
+    sample_rate: int,
+    notes: list[Note],
+    *,
+    with_position: bool = False,
+) -> Song:
     samples = decode_audio(_bytes(record, "audio"), sample_rate, _at(record, "audio"))
-    return Song(song_id(record), samples, notes)
+    return Song(song_id(record, with_position=with_position), samples, notes)
 
 
 def _float_samples(

@@ -2,11 +2,19 @@
 
 Errors inside tf.data come out as `tf.errors.OpError` that holds the message;
 `original_error` makes an `MT3Error` of it again.
+
+Importing this module has one effect: iterators that nobody uses any more (those of an
+error's traceback, say) are freed when the program ends. Freeing one waits for
+TensorFlow's threads, and these for Python, which no longer answers once it is being
+taken down: the program would never end.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +26,14 @@ from mt3.errors import MT3Error
 Features = dict[str, tf.Tensor]
 # Feature that says whether an element stays; see `keep_ok`.
 OK = "_ok"
+
+
+@atexit.register
+def _free_iterators() -> None:
+    for name in ("last_exc", "last_value", "last_traceback"):
+        if hasattr(sys, name):
+            setattr(sys, name, None)
+    gc.collect()
 
 
 def numpy_map(

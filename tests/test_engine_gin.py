@@ -138,6 +138,10 @@ def test_names_are_put_back():
         ),
         (["--gin_file=gin/synthetic_tiny.gin", "--gin.BATCH_SIZE=("], "BATCH_SIZE"),
         (["--gin_file=gin/synthetic_tiny.gin"], "MODEL_DIR"),
+        (
+            ["--gin_file=gin/synthetic_tiny.gin", "--gin.BATCHSIZE=3"],
+            "no file uses BATCHSIZE. Did you mean BATCH_SIZE",
+        ),
         (["--gin_file=gin/synthetic_tiny.gin", "--gin.NAME"], "--gin.NAME=VALUE"),
         (
             ["--gin_file=gin/synthetic_tiny.gin", "--gin.network.T5Config.emb_dmi=3"],

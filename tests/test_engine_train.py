@@ -398,6 +398,17 @@ def test_a_run_that_is_told_to_end_saves_and_does_not_evaluate(tmp_path):
     assert checkpoints.checkpoint_steps(tmp_path) == [step]
 
 
+def test_a_request_that_comes_while_reporting_saves_too(tmp_path, monkeypatch):
+    def log_line(split, step, values):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(metrics_writer, "log_line", log_line)
+    step, _ = run(tmp_path, total_steps=12, period=10, stats_period=3)
+    assert step == 3
+    assert checkpoints.checkpoint_steps(tmp_path) == [3]
+
+
 def test_options_that_are_not_offered(tmp_path):
     restore = utils.RestoreCheckpointConfig(path="x", mode="all")
     with pytest.raises(ConfigError, match="mode is 'all'"):

@@ -250,7 +250,8 @@ def test_local_tiny_is_tiny(bound):
 @pytest.mark.parametrize(
     ("files", "bindings", "message"),
     [
-        ((*MT3, "train.gin"), ("NUM_VELOCITY_BIN=3", "MODEL_DIR=%MODLE"), "MODLE"),
+        ((*MT3, "train.gin"), ("MODEL_DIR=%MODLE",), "MODLE"),
+        ((*MT3, "train.gin"), ("NUM_VELOCITY_BIN=3",), "mean NUM_VELOCITY_BINS"),
         (("model.gin", "train.gin"), (), "TASK_PREFIX|macro"),
         (
             (*MT3, "train.gin"),
@@ -260,7 +261,14 @@ def test_local_tiny_is_tiny(bound):
         ((*MT3, "train.gin"), ("PROGRAM_GRANULARITY='ful'",), "full"),
         (("ismir2022/pretrain.gin", "model.gin", "train.gin"), (), "TASK_PREFIX"),
     ],
-    ids=["undefined macro", "no task file", "data set", "granularity", "required"],
+    ids=[
+        "undefined macro",
+        "unused macro",
+        "no task file",
+        "data set",
+        "granularity",
+        "required",
+    ],
 )
 def test_mistakes_are_named(bound, files, bindings, message):
     with pytest.raises(ConfigError, match=message):

@@ -239,6 +239,11 @@ def test_write_inferences_errors(tmp_path):
         inference.write_inferences_to_file(
             tmp_path / "x", [[1]], [{"unique_id": "a"}], "predict"
         )
+    song = {"unique_id": "a", "input_times": [0.0, 0.008]}
+    with pytest.raises(DataError, match="two segments of 'a' begin at 0.000 s"):
+        inference.write_inferences_to_file(
+            tmp_path / "x", [[1], [1]], [song, song], "predict"
+        )
     assert not (tmp_path / "x").exists()
 
 

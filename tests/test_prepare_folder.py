@@ -40,6 +40,16 @@ def test_audio_and_midi_in_folders_of_their_own(tmp_path):
     assert not found.problems
 
 
+def test_a_pair_of_one_path_keeps_its_name(tmp_path):
+    source = archives.songs(tmp_path, ["one", "x/one", "y/one"])
+    (source / "x/one.mid").unlink()
+    (source / "y/one.flac").unlink()
+    found = listing(source, validation=0, test=0)
+    (song,) = found.splits["train"]
+    assert song.files == (source / "one.flac", source / "one.mid")
+    assert [problem.id for problem in found.problems] == ["x/one", "y/one"]
+
+
 def test_what_has_no_partner_is_reported(tmp_path):
     source = archives.songs(tmp_path, ["one", "two", "x/three", "y/three"])
     (source / "one.flac").unlink()

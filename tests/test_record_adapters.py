@@ -54,6 +54,17 @@ def test_songs(name, training):
     assert song.id in adapted.id
 
 
+def test_two_recordings_of_one_excerpt_stay_two_songs():
+    record = record_of("guitarset")
+    assert adapt("guitarset", record).id == song_of("guitarset").id
+    unclear = {**record, "id": b"00_Jazz1-130-D_comp"}
+    ids = {
+        adapt("guitarset", {**unclear, "record": f"train.tfrecord#{index}"}).id
+        for index in range(2)
+    }
+    assert ids == {f"00_Jazz1-130-D_comp train.tfrecord#{index}" for index in range(2)}
+
+
 def test_slakh_is_trimmed_in_training_alone():
     record = record_of("slakh")
     kept = adapt("slakh", record).notes

@@ -120,6 +120,8 @@ def songs(
 
 def _song(data_set: str, split: str, index: int, seconds: float) -> TinySong:
     name = f"{data_set}-{split}-{index}"
+    if data_set == "guitarset":
+        name += "_mic"
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     parts = PARTS[data_set]
     notes = [_part(rng, program, seconds) for _, program in parts]

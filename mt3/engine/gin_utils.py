@@ -8,13 +8,14 @@ they bind (`from __gin__ import dynamic_registration`).
 from __future__ import annotations
 
 import logging
+import re
 import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
-from mt3.errors import ConfigError
+from mt3.errors import ConfigError, near_misses
 from mt3.gin_files import find, search_paths
 
 _LOG = logging.getLogger("mt3")
@@ -38,7 +39,8 @@ def parse_gin_flags(
       finalize_config: forbid changes from then on.
 
     Raises:
-      ConfigError: a file is missing, a name unknown, a value not Python.
+      ConfigError: a file is missing, a name unknown, a value not Python, a macro of
+        `gin_bindings` used nowhere.
     """
     folders = [*gin_search_paths, *search_paths()]
     for folder in folders:
@@ -47,10 +49,14 @@ def parse_gin_flags(
     try:
         gin.parse_config_files_and_bindings(
             [str(path) for path in paths],
-            list(gin_bindings),
+            None,
             skip_unknown=skip_unknown,
-            finalize_config=finalize_config,
+            finalize_config=False,
         )
+        _check_macros(gin_bindings)
+        gin.parse_config(list(gin_bindings), skip_unknown=skip_unknown)
+        if finalize_config:
+            gin.finalize()
     except tokenize.TokenError as error:
         raise ConfigError(
             f"gin: {error.args[0]} in one of {[*map(str, paths), *gin_bindings]}"
@@ -59,6 +65,19 @@ def parse_gin_flags(
         raise
     except _GIN_ERRORS as error:
         raise ConfigError(f"gin: {_first_lines(error)}") from error
+
+
+def _check_macros(gin_bindings: Sequence[str]) -> None:
+    """Refuses values for macros that nothing refers to: misspelt, most likely."""
+    text = "\n".join([gin.config_str(), *gin_bindings])
+    known = set(re.findall(r"^(\w+) =", gin.config_str(), re.MULTILINE))
+    known |= set(re.findall(r"%(\w+)", text))
+    for binding in gin_bindings:
+        name = binding.partition("=")[0].strip()
+        if re.fullmatch(r"\w+", name) and name not in known:
+            raise ConfigError(
+                f"gin: {binding}: no file uses {name}.{near_misses(name, known)}"
+            )
 
 
 # What gin raises for a mistake in a file or binding.

@@ -88,7 +88,9 @@ def main(argv: Sequence[str] | None = None, mode: str = "train") -> int:
         decoding.enable_compilation_cache()
         run(argv, mode)
     except MT3Error as error:
-        print(f"mt3 {mode}: {error}", file=sys.stderr)
+        # Gin adds where it was called from, which says nothing to who reads this.
+        message = re.sub(r"\s*In call to configurable '.*", "", str(error))
+        print(f"mt3 {mode}: {message}", file=sys.stderr)
         return 1
     return 0
 

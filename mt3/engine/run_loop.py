@@ -162,6 +162,11 @@ class RunLoop:
                 self.evaluate(step)
             self._report_inference(wait=last and not stop.urgent)
             self._clock.resume()
+        if stop.requested() and compiled:
+            # The request may have come after `last` was decided.
+            if window.steps:
+                self._report("train", step, window.summary(step, self._clock))
+            self._save(wait=stop.urgent)
         if ended and step < self._periods.total:
             raise DataError(
                 f"train: the batches ended after step {step}; expected enough for "

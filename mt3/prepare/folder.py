@@ -155,7 +155,7 @@ def check_name(name: str) -> None:
         for path in config.paths.values()
     }
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name in taken:
-        reason = "is the name of another" if name in taken else "cannot be a name"
+        reason = "is taken" if name in taken else "cannot be a name"
         raise ConfigError(
             f"prepare: {name!r} {reason}; choose one of letters, digits and "
             "underscores (--name)"
@@ -210,12 +210,13 @@ def _pairs(folder: Path) -> tuple[list[Item], list[Problem]]:
         for name in recordings.keys() & midis.keys()
     }
     # What is left is paired by the name alone, where that is clear.
+    taken = {Path(name).name for name in pairs}
     by_stem: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for kind, found in enumerate((recordings, midis)):
         for name in found.keys() - pairs.keys():
             by_stem[Path(name).name][kind].append(name)
     for stem, (audio_names, midi_names) in by_stem.items():
-        if len(audio_names) == len(midi_names) == 1:
+        if len(audio_names) == len(midi_names) == 1 and stem not in taken:
             pairs[stem] = (recordings[audio_names[0]], midis[midi_names[0]])
             continue
         for names, found, other in (

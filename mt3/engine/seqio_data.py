@@ -4,8 +4,7 @@ A training source is a sequence of streams. Stream k is a fresh seqio pipeline w
 seed of its own, cut off after `stream_batches` batches; its position is the pair
 (k, batches drawn from it). Going back to a position rebuilds stream k alone and drops
 what was drawn, so that it costs at most one stream. Checkpoints of TensorFlow's own
-iterators would hold the whole shuffle buffers, gigabytes of spectrograms, and cannot
-go through a Python function.
+iterators would hold the whole shuffle buffers, gigabytes of spectrograms.
 
     seed of stream 0    the configuration's
     seed of stream k    drawn from (configuration's seed, k)

@@ -8,6 +8,7 @@ done), 2 for a wrong call, 130 after an interruption.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -19,6 +20,8 @@ _GIN_COMMANDS = {
     "eval": "score checkpoints on a data set, as gin files say",
     "infer": "write a checkpoint's notes for a data set, as gin files say",
 }
+# Commands whose results may go to a pipe.
+_PRINTING = {"transcribe", "score", "models"}
 DESCRIPTION = "MT3: music transcription, recorded audio in, multi-instrument MIDI out."
 
 
@@ -36,16 +39,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(options, "run"):
         parser.print_help()
         return 2
-    return _guarded(lambda: options.run(options))
+    with _closed_pipe_ends_quietly(arguments[0] in _PRINTING):
+        return _guarded(lambda: options.run(options))
+
+
+@contextlib.contextmanager
+def _closed_pipe_ends_quietly(wanted: bool):
+    """Lets `mt3 ... | head` end the program without a message.
+
+    Not for commands with worker processes or that run for days: there, a pipe that is
+    closed is not their reader's.
+    """
+    if not wanted or not hasattr(signal, "SIGPIPE"):
+        yield
+        return
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGPIPE, before)
 
 
 def _guarded(run) -> int:
     """Turns expected failures into messages and exit codes."""
     from mt3.errors import MT3Error
 
-    # A pipe that is closed (`mt3 ... | head`) ends the program quietly.
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         return run()
     except MT3Error as error:

@@ -33,18 +33,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
-import os
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from mt3 import audio_io, note_sequence_io, note_sequences
+from mt3 import note_sequence_io, note_sequences, record_fields
 from mt3.datasets import DatasetConfig
-from mt3.errors import AudioError, ConfigError, DataError, near_misses
+from mt3.errors import ConfigError, DataError, near_misses
 from mt3.note_sequence_io import PitchBends
 from mt3.note_sequences import Note
+from mt3.record_fields import Record
 
 GUITARSET_PROGRAM = 24
 # Ends of ids that name the recording of an excerpt: microphone, mix of pickups.
@@ -125,9 +124,6 @@ class Song:
         return note_sequence_io.from_notes(self.notes).SerializeToString()
 
 
-Record = Mapping[str, "bytes | np.ndarray"]
-
-
 class Adapter(Protocol):
     """Makes a song of a record."""
 
@@ -156,73 +152,6 @@ class Adapter(Protocol):
         ...
 
 
-def record_name(record: Record) -> str:
-    """Returns "<path>#<index>", else the id, for messages."""
-    for feature in ("record", "id", "track_id"):
-        if record.get(feature) not in (None, b"", ""):
-            return _decoded(record[feature])
-    return "a record without a name"
-
-
-def song_id(record: Record, *, with_position: bool = False) -> str:
-    """Returns the record's own id, else its file name and index.
-
-    Args:
-      record: features by name.
-      with_position: add the file name and index to an id that several records share.
-
-    Raises:
-      DataError: the record has neither.
-    """
-    own = record.get("id", record.get("track_id", b""))
-    own = "" if isinstance(own, (bytes, str)) and not own else _decoded(own)
-    position = os.path.basename(_decoded(record.get("record", b"")))
-    parts = [own, position] if with_position else [own or position]
-    if not any(parts):
-        raise DataError("record: fields 'id' and 'record' are empty; expected a name")
-    return " ".join(filter(None, parts))
-
-
-def decode_audio(data: bytes, sample_rate: int, name: str) -> np.ndarray:
-    """Decodes the bytes of an audio file.
-
-    Args:
-      data: WAV, FLAC, OGG or what else libsndfile reads.
-      sample_rate: Hz of the result.
-      name: record and field, for messages.
-
-    Returns:
-      float32 [n], mono.
-
-    Raises:
-      DataError: not audio, no samples, or samples that are not finite.
-    """
-    import soundfile
-
-    try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
-    except (soundfile.LibsndfileError, TypeError) as error:
-        raise DataError(
-            f"{name}: found {len(data)} bytes that are no WAV or FLAC file ({error})"
-        ) from error
-    return resample(samples, rate, sample_rate, name)
-
-
-def resample(
-    samples: np.ndarray, from_rate: float, to_rate: int, name: str
-) -> np.ndarray:
-    """Mixes samples [n] or [n, channels] to float32 [m] at another rate, in Hz.
-
-    Raises:
-      DataError: no samples, samples that are not finite, or a bad rate.
-    """
-    try:
-        source = audio_io.from_samples(samples, from_rate, name=name)
-        return np.concatenate(list(source.blocks(to_rate)))
-    except AudioError as error:
-        raise DataError(str(error)) from error
-
-
 def maestro(
     record: Record, *, dataset: DatasetConfig, sample_rate: int, training: bool
 ) -> Song:
@@ -239,7 +168,7 @@ def guitarset(
     notes = _stored_notes(record, "error", program=GUITARSET_PROGRAM)
     # Each excerpt was recorded twice. An id that does not tell which recording it is
     # would join the two.
-    ambiguous = not song_id(record).endswith(GUITARSET_RECORDINGS)
+    ambiguous = not record_fields.song_id(record).endswith(GUITARSET_RECORDINGS)
     return _file_song(record, sample_rate, notes, with_position=ambiguous)
 
 
@@ -249,7 +178,9 @@ def urmp(
     """URMP: audio file and a sequence per instrument; see `Adapter`."""
     del dataset, training
     notes: list[Note] = []
-    for name, data in _parts(record, "inst_names", "instrument_sequences"):
+    for name, data in record_fields.parts_of(
+        record, "inst_names", "instrument_sequences"
+    ):
         if name not in URMP_PROGRAMS:
             raise _unknown_instrument(record, name, URMP_PROGRAMS)
         notes += _part_notes(
@@ -268,8 +199,8 @@ def musicnet(
 ) -> Song:
     """MusicNet and MusicNetEM: floats and a sequence; see `Adapter`."""
     del dataset, training
-    samples = _float_samples(record, "audio", "sample_rate", sample_rate)
-    return Song(song_id(record), samples, _stored_notes(record, "ignore"))
+    samples = record_fields.float_samples(record, "audio", "sample_rate", sample_rate)
+    return Song(record_fields.song_id(record), samples, _stored_notes(record, "ignore"))
 
 
 def slakh(
@@ -279,7 +210,7 @@ def slakh(
     del dataset
     programs = {**SLAKH_PROGRAMS, SLAKH_DRUMS: 0}
     notes: list[Note] = []
-    for name, data in _parts(record, "inst_names", "note_sequences"):
+    for name, data in record_fields.parts_of(record, "inst_names", "note_sequences"):
         if name not in programs:
             raise _unknown_instrument(record, name, programs)
         notes += _stem_notes(
@@ -293,13 +224,13 @@ def cerberus4(
 ) -> Song:
     """Cerberus4: a mix and a sequence for each track; see `Adapter`."""
     specs = {spec.name: spec for spec in dataset.track_specs or ()}
-    parts = _parts(record, "inst_names", "note_sequences")
+    parts = record_fields.parts_of(record, "inst_names", "note_sequences")
     names = [name for name, _ in parts]
     for name in names:
         if name not in specs:
             raise _unknown_instrument(record, name, specs)
     if sorted(names) != sorted(specs):
-        raise _error(
+        raise record_fields.field_error(
             record,
             "inst_names",
             f"found {', '.join(names) or 'none'}; expected {', '.join(specs)}",
@@ -344,57 +275,12 @@ def get(name: str) -> Adapter:
     return ADAPTERS[name]
 
 
-def _decoded(value: object) -> str:
-    """Text of a feature: bytes, text, or a number used as an id."""
-    if isinstance(value, np.ndarray):
-        value = value.reshape(-1)[0] if value.size else b""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _error(record: Record, field: str, problem: str) -> DataError:
-    return DataError(f"{_at(record, field)}: {problem}")
-
-
-def _at(record: Record, field: str) -> str:
-    return f"{record_name(record)}: field {field!r}"
-
-
 def _unknown_instrument(
     record: Record, name: str, known: Mapping[str, object]
 ) -> DataError:
-    return _error(
+    return record_fields.field_error(
         record, "inst_names", f"unknown instrument {name!r}.{near_misses(name, known)}"
     )
-
-
-def _bytes(record: Record, field: str) -> bytes:
-    """Returns a field that must not be empty."""
-    value = record.get(field, b"")
-    if isinstance(value, np.ndarray) and value.size == 1:
-        value = value.reshape(-1)[0]
-    if not isinstance(value, bytes) or not value:
-        found = "nothing" if isinstance(value, bytes) else f"{value!r:.60}"
-        raise _error(record, field, f"found {found}, expected bytes")
-    return value
-
-
-def _strings(record: Record, field: str) -> list[bytes]:
-    value = record.get(field)
-    if value is None:
-        raise _error(record, field, "is missing")
-    return [value] if isinstance(value, bytes) else list(np.ravel(value))
-
-
-def _parts(record: Record, names: str, sequences: str) -> list[tuple[str, bytes]]:
-    """Pairs instrument names with their serialized sequences."""
-    found, data = _strings(record, names), _strings(record, sequences)
-    if len(found) != len(data):
-        raise _error(
-            record,
-            sequences,
-            f"found {len(data)} sequences for {len(found)} instruments ({names!r})",
-        )
-    return [(_decoded(name), part) for name, part in zip(found, data, strict=True)]
 
 
 def _part_notes(
@@ -407,7 +293,7 @@ def _part_notes(
     is_drum: bool | None = None,
     allow_empty: bool = False,
 ) -> list[Note]:
-    name = _at(record, field)
+    name = record_fields.place(record, field)
     return note_sequence_io.to_notes(
         note_sequence_io.parse(data, name),
         pitch_bends=pitch_bends,
@@ -442,7 +328,7 @@ def _stored_notes(
     return _part_notes(
         record,
         "sequence",
-        _bytes(record, "sequence"),
+        record_fields.bytes_of(record, "sequence"),
         pitch_bends=pitch_bends,
         program=program,
         allow_empty=allow_empty,
@@ -460,27 +346,24 @@ def _file_song(
     *,
     with_position: bool = False,
 ) -> Song:
-    samples = decode_audio(_bytes(record, "audio"), sample_rate, _at(record, "audio"))
-    return Song(song_id(record, with_position=with_position), samples, notes)
-
-
-def _float_samples(
-    record: Record, field: str, rate_field: str, sample_rate: int
-) -> np.ndarray:
-    if field not in record or rate_field not in record:
-        missing = field if field not in record else rate_field
-        raise _error(record, missing, "is missing")
-    rate = float(np.ravel(record[rate_field])[0])
-    samples = np.asarray(record[field])
-    return resample(samples, rate, sample_rate, _at(record, field))
+    samples = record_fields.decode_audio(
+        record_fields.bytes_of(record, "audio"),
+        sample_rate,
+        record_fields.place(record, "audio"),
+    )
+    return Song(
+        record_fields.song_id(record, with_position=with_position), samples, notes
+    )
 
 
 def _mix_song(
     record: Record, sample_rate: int, notes: list[Note], training: bool
 ) -> Song:
-    samples = _float_samples(record, "mix", "audio_sample_rate", sample_rate)
+    samples = record_fields.float_samples(
+        record, "mix", "audio_sample_rate", sample_rate
+    )
     return Song(
-        song_id(record, with_position=True),
+        record_fields.song_id(record, with_position=True),
         samples,
         _trimmed(notes) if training else notes,
     )

@@ -1,7 +1,8 @@
-"""Hypothesis strategies for notes, shared by the property tests."""
+"""Hypothesis strategies for notes, and ways to compare notes, for property tests."""
 
 from hypothesis import strategies as st
 
+from mt3 import note_sequences
 from mt3.note_sequences import Note
 
 PROGRAMS = (0, 24, 33, 40, 127)
@@ -30,3 +31,22 @@ def grid_notes(max_step=900):
 def note_lists(max_size=30, max_step=900):
     """Lists of notes on the grid, possibly overlapping."""
     return st.lists(grid_notes(max_step), max_size=max_size)
+
+
+def expressible(notes):
+    """What tokens can say: no two sounding notes of one key, each drum once."""
+    drums = {(n.start_time, n.pitch): n for n in notes if n.is_drum}
+    pitched = note_sequences.trim_overlapping_notes([n for n in notes if not n.is_drum])
+    return [*pitched, *drums.values()]
+
+
+def rounded(notes):
+    """Sorted notes with times in steps of 10 ms, to be compared."""
+    return sorted(
+        (
+            round(n.start_time * 100),
+            round(n.end_time * 100),
+            *(n.pitch, n.velocity, n.program, n.is_drum),
+        )
+        for n in notes
+    )

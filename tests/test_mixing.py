@@ -13,12 +13,12 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt3 import configs, mixing, note_sequences, tokenizer
+from mt3 import configs, mixing, tokenizer
 from mt3.errors import ConfigError
 from mt3.note_sequences import Note
 from mt3.spectrograms import SpectrogramConfig
 from mt3.vocabularies import VocabularyConfig
-from tests.note_strategies import note_lists
+from tests.note_strategies import expressible, note_lists, rounded
 
 FRAMES = 256
 CONFIG = configs.ModelConfig(
@@ -27,24 +27,6 @@ CONFIG = configs.ModelConfig(
     spectrogram=SpectrogramConfig(num_mel_bins=32, fft_size=512),
 )
 TIES = tokenizer.NoteTokenizer(CONFIG)
-
-
-def expressible(notes):
-    """What tokens can say: no two sounding notes of one key, each drum once."""
-    drums = {(n.start_time, n.pitch): n for n in notes if n.is_drum}
-    pitched = note_sequences.trim_overlapping_notes([n for n in notes if not n.is_drum])
-    return [*pitched, *drums.values()]
-
-
-def rounded(notes):
-    return sorted(
-        (
-            round(n.start_time * 100),
-            round(n.end_time * 100),
-            *(n.pitch, n.velocity, n.program, n.is_drum),
-        )
-        for n in notes
-    )
 
 
 def part_streams(notes, first, frames, tok):

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt3 import audio_io, datasets, note_sequence_io, record_adapters, records
+from mt3 import (
+    audio_io,
+    datasets,
+    note_sequence_io,
+    record_adapters,
+    record_fields,
+    records,
+)
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import Note, trim_overlapping_notes
 from tests import tiny_datasets
@@ -99,7 +106,7 @@ def test_audio_files_of_any_rate_and_channels(file_format):
     left = 0.5 * np.sin(2 * np.pi * 440 * time)
     stream = io.BytesIO()
     soundfile.write(stream, np.stack([left, 0 * left], 1), 44100, format=file_format)
-    samples = record_adapters.decode_audio(stream.getvalue(), 16000, "x")
+    samples = record_fields.decode_audio(stream.getvalue(), 16000, "x")
     assert samples.shape == (audio_io.resampled_length(44100, 44100, 16000),)
     expected = 0.25 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     np.testing.assert_allclose(samples[500:-500], expected[500:-500], atol=1e-3)

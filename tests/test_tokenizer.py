@@ -11,7 +11,7 @@ from mt3 import configs, note_sequences, run_length_encoding, tokenizer
 from mt3.errors import ConfigError, MidiError
 from mt3.note_sequences import Note, NoteDecoder
 from mt3.vocabularies import VocabularyConfig
-from tests.note_strategies import note_lists
+from tests.note_strategies import expressible, note_lists, rounded
 
 TIES = tokenizer.NoteTokenizer(configs.MT3)
 NOTES = tokenizer.NoteTokenizer(configs.ISMIR2021)
@@ -21,24 +21,6 @@ FULL_VELOCITY = tokenizer.NoteTokenizer(
 ONSETS = tokenizer.NoteTokenizer(
     configs.ModelConfig(network={}, include_ties=False, onsets_only=True)
 )
-
-
-def expressible(notes):
-    """What tokens can say: no two sounding notes of one key, each drum once."""
-    drums = {(n.start_time, n.pitch): n for n in notes if n.is_drum}
-    pitched = note_sequences.trim_overlapping_notes([n for n in notes if not n.is_drum])
-    return [*pitched, *drums.values()]
-
-
-def rounded(notes):
-    return sorted(
-        (
-            round(n.start_time * 100),
-            round(n.end_time * 100),
-            *(n.pitch, n.velocity, n.program, n.is_drum),
-        )
-        for n in notes
-    )
 
 
 def stitched(tok, notes, cuts, num_frames):

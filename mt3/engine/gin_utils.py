@@ -69,9 +69,9 @@ def parse_gin_flags(
 
 def _check_macros(gin_bindings: Sequence[str]) -> None:
     """Refuses values for macros that nothing refers to: misspelt, most likely."""
-    text = "\n".join([gin.config_str(), *gin_bindings])
-    known = set(re.findall(r"^(\w+) =", gin.config_str(), re.MULTILINE))
-    known |= set(re.findall(r"%(\w+)", text))
+    files = gin.config_str()
+    known = set(re.findall(r"^(\w+) =", files, re.MULTILINE))
+    known |= set(re.findall(r"%(\w+)", "\n".join([files, *gin_bindings])))
     for binding in gin_bindings:
         name = binding.partition("=")[0].strip()
         if re.fullmatch(r"\w+", name) and name not in known:

@@ -23,14 +23,13 @@ from typing import Any
 
 from mt3 import datasets
 from mt3.errors import ConfigError, DataError
-from mt3.prepare import audio, sequences
+from mt3.prepare import recordings
 from mt3.prepare.items import (
     Item,
     Listing,
     Problem,
     Record,
     Settings,
-    check_lengths,
     contents,
 )
 from mt3.scoring import MIDI_EXTENSIONS
@@ -127,24 +126,7 @@ class Folder:
 
     def records(self, item: Item) -> Iterator[Record]:
         """See `Archive`."""
-        recording, midi = item.files
-        sequence = sequences.read_midi(midi)
-        samples, rate = audio.read(recording, self.settings.sample_rate)
-        seconds = len(samples) / rate
-        check_lengths(
-            str(recording),
-            seconds=seconds,
-            last_offset=sequences.last_offset(sequence),
-            settings=self.settings,
-            both_ways=True,
-        )
-        sequence.id = item.id
-        features = {
-            "id": item.id,
-            "audio": audio.wav_bytes(samples, rate),
-            "sequence": sequence.SerializeToString(),
-        }
-        yield Record(item.id, features, seconds, len(sequence.notes))
+        yield recordings.midi_record(item, self.settings, both_ways=True)
 
 
 def check_name(name: str) -> None:

@@ -28,14 +28,13 @@ from note_seq.protobuf import music_pb2
 
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import DEFAULT_VELOCITY, Note, validate_notes
-from mt3.prepare import audio, sequences
+from mt3.prepare import recordings, sequences
 from mt3.prepare.items import (
     Item,
     Listing,
     Problem,
     Record,
     Settings,
-    check_lengths,
     contents,
     find_root,
 )
@@ -118,21 +117,12 @@ class GuitarSet:
         """See `Archive`."""
         recording, jams = item.files
         notes, strings = read_jams(jams)
-        samples, rate = audio.read(recording, self.settings.sample_rate)
-        seconds = len(samples) / rate
         sequence = sequences.from_notes(notes, instruments=strings, name=item.id)
-        check_lengths(
-            str(recording),
-            seconds=seconds,
-            last_offset=sequences.last_offset(sequence),
-            settings=self.settings,
-        )
+        samples, rate, seconds = recordings.read(recording, sequence, self.settings)
         dropped = sequences.drop_empty_notes(sequence)
         velocities = music_pb2.VelocityRange(min=DEFAULT_VELOCITY, max=DEFAULT_VELOCITY)
         features = {
-            "id": item.id,
-            "audio": audio.wav_bytes(samples, rate),
-            "sequence": sequence.SerializeToString(),
+            **recordings.file_features(item.id, samples, rate, sequence),
             "velocity_range": velocities.SerializeToString(),
         }
         yield Record(

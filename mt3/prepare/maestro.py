@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from mt3.errors import DataError
-from mt3.prepare import audio, sequences
+from mt3.prepare import recordings
 from mt3.prepare.items import (
     Item,
     Listing,
     Problem,
     Record,
     Settings,
-    check_lengths,
     find_root,
     without_duplicates,
 )
@@ -117,20 +116,4 @@ class Maestro:
 
     def records(self, item: Item) -> Iterator[Record]:
         """See `Archive`."""
-        recording, midi = item.files
-        sequence = sequences.read_midi(midi)
-        samples, rate = audio.read(recording, self.settings.sample_rate)
-        seconds = len(samples) / rate
-        check_lengths(
-            str(recording),
-            seconds=seconds,
-            last_offset=sequences.last_offset(sequence),
-            settings=self.settings,
-        )
-        sequence.id = item.id
-        features = {
-            "id": item.id,
-            "audio": audio.wav_bytes(samples, rate),
-            "sequence": sequence.SerializeToString(),
-        }
-        yield Record(item.id, features, seconds, len(sequence.notes))
+        yield recordings.midi_record(item, self.settings)

@@ -25,14 +25,13 @@ from typing import Any
 
 from mt3.errors import DataError
 from mt3.note_sequences import Note, validate_notes
-from mt3.prepare import audio, sequences
+from mt3.prepare import recordings, sequences
 from mt3.prepare.items import (
     Item,
     Listing,
     Problem,
     Record,
     Settings,
-    check_lengths,
     contents,
     find_root,
     without_duplicates,
@@ -151,14 +150,7 @@ class MusicNet:
             sequence = sequences.from_notes(read_labels(labels))
         sequence.id = item.id
         dropped = sequences.drop_empty_notes(sequence)
-        samples, rate = audio.read(recording, self.settings.sample_rate)
-        seconds = len(samples) / rate
-        check_lengths(
-            str(recording),
-            seconds=seconds,
-            last_offset=sequences.last_offset(sequence),
-            settings=self.settings,
-        )
+        samples, rate, seconds = recordings.read(recording, sequence, self.settings)
         features = {
             "id": item.id,
             "sample_rate": float(rate),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mt3.errors import ConfigError, DataError
-from mt3.prepare import audio, sequences
+from mt3.prepare import recordings, sequences
 from mt3.prepare.folder import SPLITS, check_shares
 from mt3.prepare.items import (
     DEFAULT_SAMPLE_RATE,
@@ -151,12 +151,9 @@ class Synthetic:
         if peak > 0:
             samples = samples * np.float32(_PEAK / peak)
         sequence = sequences.from_notes(note_arrays.to_notes(notes), name=item.id)
-        features = {
-            "id": item.id,
-            "audio": audio.wav_bytes(samples, self.settings.sample_rate),
-            "sequence": sequence.SerializeToString(),
-        }
-        length = len(samples) / self.settings.sample_rate
+        rate = self.settings.sample_rate
+        features = recordings.file_features(item.id, samples, rate, sequence)
+        length = len(samples) / rate
         yield Record(item.id, features, length, len(sequence.notes))
 
 

@@ -19,14 +19,13 @@ from typing import Any
 
 from mt3.errors import DataError
 from mt3.note_sequences import Note, validate_notes
-from mt3.prepare import audio, sequences
+from mt3.prepare import recordings, sequences
 from mt3.prepare.items import (
     Item,
     Listing,
     Problem,
     Record,
     Settings,
-    check_lengths,
     contents,
     find_root,
 )
@@ -89,28 +88,19 @@ class Urmp:
         parts = sorted(_read_part(path) for path in labels)
         if not any(notes for _, _, notes in parts):
             raise DataError(f"{recording.parent}: no part has notes")
-        samples, rate = audio.read(recording, self.settings.sample_rate)
-        seconds = len(samples) / rate
         everything = [note for _, _, notes in parts for note in notes]
         places = [i for i, (_, _, notes) in enumerate(parts) for _ in notes]
         places = [i + (i >= 9) for i in places]  # 9 is the drums' number
         sequence = sequences.from_notes(everything, instruments=places, name=item.id)
-        check_lengths(
-            str(recording),
-            seconds=seconds,
-            last_offset=sequences.last_offset(sequence),
-            settings=self.settings,
-        )
+        samples, rate, seconds = recordings.read(recording, sequence, self.settings)
         by_part = [sequences.from_notes(notes, name=item.id) for _, _, notes in parts]
         dropped = sequences.drop_empty_notes(sequence)
         for part in by_part:
             sequences.drop_empty_notes(part)
         features = {
-            "id": item.id,
+            **recordings.file_features(item.id, samples, rate, sequence),
             "tracks": [track for track, _, _ in parts],
             "inst_names": [instrument for _, instrument, _ in parts],
-            "audio": audio.wav_bytes(samples, rate),
-            "sequence": sequence.SerializeToString(),
             "instrument_sequences": [part.SerializeToString() for part in by_part],
         }
         yield Record(

@@ -190,25 +190,17 @@ def adafactor_steps(params, sizes, inputs, targets, learning_rate, steps):
     """
     import jax
 
-    from mt3.engine import adafactor
+    from mt3.engine import adafactor, trainer
+    from mt3.engine.train_state import TrainState
 
     model = _model(sizes)
-    batch = _batch(inputs, targets)
-    optimizer = adafactor.Adafactor()
-    state = optimizer.init_state(params)
-
-    @jax.jit
-    def step(params, state):
-        (value, _), gradients = jax.value_and_grad(
-            lambda p: model.loss_fn(p, batch, None), has_aux=True
-        )(params)
-        params, state = optimizer.apply_gradient(
-            params, state, gradients, learning_rate=learning_rate
-        )
-        return value, params, state
-
-    losses = []
-    for _ in range(steps):
-        value, params, state = step(params, state)
-        losses.append(float(value))
-    return losses, jax.tree.map(np.asarray, params)
+    model.optimizer_def = adafactor.Adafactor()
+    losses, state = trainer.repeat_steps(
+        model,
+        TrainState.create(params, model.optimizer_def),
+        inputs,
+        targets,
+        learning_rate=learning_rate,
+        steps=steps,
+    )
+    return losses, jax.tree.map(np.asarray, state.params)

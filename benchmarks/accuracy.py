@@ -1,124 +1,238 @@
-"""Accuracy on rendered music: what the model card's table comes from.
+"""Accuracy on rendered music: what the model card's tables come from.
 
 Renders MIDI files through a soundfont, transcribes the audio and scores the result
 against the notes. Two versions of every piece: as it is (several instruments and
-drums), and all pitched parts on a piano.
+drums), and all pitched parts on a piano; with `--solos` also solos of each group of
+instruments, and sums of two or three of them with drums (`held_out.py`).
 
     python benchmarks/accuracy.py --midi MIDI_FOLDER --soundfont A320U.sf2
 
+Several models, and transcriptions that other programs made of the same audio, are put
+beside one another:
+
+    python benchmarks/accuracy.py --midi MIDI --soundfont SF2 --write-audio AUDIO
+    python benchmarks/accuracy.py --midi MIDI --soundfont SF2 --seconds 30 --solos \
+        --model default --model new=new.safetensors --estimates basic_pitch=FOLDER
+
+and ways of decoding and mending (`--option decode=greedy` for all models, `--compare`
+for one row for each; without a list, for all of `CHOICES`):
+
+    python benchmarks/accuracy.py --midi MIDI --soundfont SF2 --seconds 30 --compare
+
 Needs a synthesizer (`pip install --no-deps tinysoundfont`). The same files, soundfont
-and model give the same table to the digit.
+and model give the same tables to the digit; speeds are told on standard error.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import sys
-import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+# Run as a file, its neighbours are found from the root of the source tree.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from mt3 import inference, metrics
-from mt3.synthesis import midi_library, note_arrays, orchestration, soundfont
+from benchmarks import accuracy_tables, estimates, group_scores, held_out
+from mt3 import instrument_metrics, metrics
+from mt3.errors import ConfigError, MT3Error
+from mt3.note_sequences import Note
+from mt3.synthesis import midi_library, soundfont
 
-VERSIONS = ("all instruments", "piano")
-ROWS = (
-    "Onset F1",
-    "Onset + offset F1",
-    "Frame F1",
-    "Onset + offset + program F1 (midi_class)",
-    "Drum onset F1 (midi_class)",
+# What `--compare` tries.
+CHOICES = (
+    "grammar=false",
+    "grammar=true",
+    "grammar=false,unclosed_ties=end",
+    "decode=greedy",
+    "decode=beam4",
+    "min_duration=0.03",
+    "min_duration=0.05",
+    "min_duration=0.08",
+    "min_duration=0.1,short_notes=lengthen",
+    "min_duration=0.15,short_notes=lengthen",
+    "min_duration=0.2,short_notes=lengthen",
+    "merge_gap=0.05",
+    "merge_gap=0.2",
+    "instrument_flicker=0.02",
+    "instrument_flicker=0.05",
+    "instrument_flicker=0.1",
+    "min_duration=0.05,merge_gap=0.1,instrument_flicker=0.05",
 )
-SAMPLE_RATE = 16000
-PEAK = 0.7
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--midi", required=True, help="folder of MIDI files")
-    parser.add_argument("--soundfont", required=True, help=".sf2 or .sf3 file")
-    parser.add_argument("--model", default="default", help="name or path")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each piece")
-    parser.add_argument("--files", type=int, help="only the first so many")
-    parser.add_argument("--decode", default="beam1")
-    parser.add_argument("--json", help="also write the scores of every piece here")
-    parser.add_argument("--grammar", action=argparse.BooleanOptionalAction)
-    parser.add_argument("--unclosed-ties", default="keep", choices=("keep", "end"))
-    return parser.parse_args()
-
-
-def make_piece(
-    path: Path, version: str, font: soundfont.SoundFont, seconds: float
-) -> tuple[np.ndarray, list]:
-    """Renders the beginning of a piece; returns samples and the notes that sound."""
-    notes = midi_library.read_song(path).notes
-    if version == "piano":
-        notes = orchestration.piano_only(notes)
-    notes = notes[notes["start_time"] < seconds]
-    notes["end_time"] = np.minimum(notes["end_time"], seconds)
-    notes = note_arrays.resolve_overlaps(notes)
-    notes = notes[font.audible(notes, {})]
-    samples = font.render(notes, seconds=seconds)
-    peak = float(np.abs(samples).max(initial=0.0))
-    return samples * np.float32(PEAK / max(peak, 1e-6)), note_arrays.to_notes(notes)
-
-
-def score_version(
-    files: list[Path], version: str, font: soundfont.SoundFont, options
-) -> tuple[dict[str, float], list[dict], float]:
-    """Transcribes all pieces; returns mean scores, each piece's, and the speed."""
-    pieces = [make_piece(path, version, font, options.seconds) for path in files]
-    model = inference.InferenceModel(
-        options.model,
-        inference.TranscribeOptions(
-            decode=options.decode,
-            grammar=options.grammar,
-            unclosed_ties=options.unclosed_ties,
-        ),
+    add = parser.add_argument
+    add("--midi", required=True, help="folder of MIDI files")
+    add("--soundfont", required=True, help=".sf2 or .sf3 file")
+    add(
+        "--seconds",
+        type=_seconds,
+        default=60.0,
+        metavar="S|whole",
+        help="of each piece, from its beginning; or whole pieces (default: 60)",
     )
-    start = time.monotonic()
-    found = {}
-    for item in model.run(samples for samples, _ in pieces):
-        if isinstance(item, inference.FileResult):
-            if item.error:
-                raise item.error
-            found[item.file] = item.transcription
-    speed = len(files) * options.seconds / (time.monotonic() - start)
-    references = [notes for _, notes in pieces]
-    estimates = [found[index].notes for index in range(len(files))]
-    songs = metrics.per_song_metrics(references, estimates)
-    rows = [
-        {"file": path.name, "version": version, **song}
-        for path, song in zip(files, songs, strict=True)
-    ]
-    return metrics.mean_metrics(songs), rows, speed
+    add("--files", type=int, metavar="N", help="only the first so many")
+    add("--solos", action="store_true", help="also solos, and sums of them")
+    add(
+        "--model",
+        action="append",
+        default=[],
+        metavar="[LABEL=]NAME|PATH",
+        help="a model; repeat for several (default: default)",
+    )
+    add(
+        "--estimates",
+        action="append",
+        default=[],
+        metavar="[LABEL=]DIR",
+        help="MIDI files of another program, named as the files of --write-audio; "
+        "repeat for several",
+    )
+    add(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of all models, e.g. decode=greedy, grammar=false, min_duration=0.05",
+    )
+    add(
+        "--compare",
+        nargs="*",
+        metavar="NAME=VALUE[,...]",
+        help="a row for each of these changes of options (default: all choices)",
+    )
+    add(
+        "--write-audio",
+        metavar="DIR",
+        help="write the pieces as WAV and MIDI; without --model and --estimates, "
+        "nothing else is done",
+    )
+    add("--json", help="also write all scores, of every piece too, to this file")
+    return parser.parse_args(arguments)
 
 
-def main() -> int:
-    """Prints the table."""
-    options = parse_arguments()
-    files = midi_library.find_midi([options.midi])[: options.files]
-    font = soundfont.open_soundfont(options.soundfont, SAMPLE_RATE)
-    means, pieces, speeds = {}, [], {}
-    for version in VERSIONS:
-        means[version], rows, speeds[version] = score_version(
-            files, version, font, options
+def _seconds(text: str) -> float | None:
+    """Reads a length; None for whole pieces."""
+    if text == "whole":
+        return None
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise ValueError
+    return seconds
+
+
+def score_pieces(
+    pieces: Sequence[held_out.Piece], songs: Sequence[Sequence[Note]]
+) -> list[dict[str, Any]]:
+    """Scores the transcriptions of pieces.
+
+    Returns:
+      Of each piece its name, its group, "scores" by name, "groups" and "polyphony".
+    """
+    records = []
+    for piece, notes in zip(pieces, songs, strict=True):
+        reference = piece.notes
+        instruments = instrument_metrics.count_instruments(reference, notes)
+        records.append(
+            {
+                "piece": piece.name,
+                "group": piece.group,
+                "reference_notes": len(reference),
+                "estimated_notes": len(notes),
+                "scores": metrics.song_metrics(reference, notes) | instruments.scores(),
+                "groups": group_scores.count_groups(reference, notes),
+                "polyphony": group_scores.count_polyphony(reference, notes),
+            }
         )
-        pieces += rows
-    width = max(map(len, ROWS))
-    print(f"{len(files)} pieces, the first {options.seconds:g} s of each")
-    print(f"{'':{width}}  " + "  ".join(f"{version:>15}" for version in VERSIONS))
-    for row in ROWS:
-        values = [means[version].get(row, float("nan")) for version in VERSIONS]
-        cells = [f"{'-' if np.isnan(v) else format(v, '.3f'):>15}" for v in values]
-        print(f"{row:{width}}  " + "  ".join(cells))
-    for version, speed in speeds.items():
-        print(f"{version}: {speed:.1f} times real time", file=sys.stderr)
+    return records
+
+
+def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Averages scores over pieces; adds counts by group and polyphony up."""
+    by_group: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        if record["group"]:
+            by_group.setdefault(record["group"], []).append(record)
+    return {
+        "pieces": len(records),
+        "scores": metrics.mean_metrics([record["scores"] for record in records]),
+        "groups": group_scores.add_up(record["groups"] for record in records),
+        "polyphony": group_scores.add_up(record["polyphony"] for record in records),
+        "solos": {group: summarise_solos(solos) for group, solos in by_group.items()},
+    }
+
+
+def summarise_solos(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Averages the scores of one group's solos.
+
+    Returns:
+      Mean scores by name; "Group F1" is that of the notes given to the group's own
+      instruments, all solos together.
+    """
+    group = records[0]["group"]
+    counts = group_scores.add_up(record["groups"] for record in records)[group]
+    return {
+        **metrics.mean_metrics([record["scores"] for record in records]),
+        "Group F1": counts.scores()["F1"],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the tables; returns the exit code."""
+    options = parse_arguments(arguments)
+    try:
+        return _run(options)
+    except MT3Error as error:
+        print(f"accuracy: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    models, folders = options.model, options.estimates
+    choices = options.compare
+    if choices is not None and not choices:
+        choices = CHOICES
+    if not models and (not folders or choices):
+        models = ["default"]
+    # A wrong option must not wait for the rendering.
+    columns = estimates.make_columns(
+        models, folders, estimates.parse_options(options.option), choices or ()
+    )
+    if options.files is not None and options.files < 1:
+        raise ConfigError(f"--files: {options.files}; expected at least 1")
+    files = midi_library.find_midi([options.midi])[: options.files]
+    font = soundfont.open_soundfont(options.soundfont, held_out.SAMPLE_RATE)
+    sets = held_out.make_pieces(files, font, options.seconds, solos=options.solos)
+    if options.write_audio:
+        for pieces in sets.values():
+            held_out.write_pieces(pieces, Path(options.write_audio))
+        if not options.model and not folders:
+            return 0
+    records: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for column, kind, songs in estimates.transcribe(columns, sets):
+        scored = score_pieces(sets[kind], songs)
+        records.setdefault(column.label, {})[kind] = scored
+    summaries = {
+        label: {kind: summarise(pieces) for kind, pieces in by_set.items()}
+        for label, by_set in records.items()
+    }
+    length = (
+        "whole pieces" if options.seconds is None else f"first {options.seconds:g} s"
+    )
+    print(f"{len(files)} tunes, {length}\n")
+    if choices:
+        print(accuracy_tables.comparison(summaries))
+    else:
+        print(accuracy_tables.all_tables(summaries))
     if options.json:
-        Path(options.json).write_text(json.dumps(pieces, indent=2))
+        settings = {key: value for key, value in vars(options).items() if key != "json"}
+        record = accuracy_tables.to_json(settings, summaries, records)
+        Path(options.json).write_text(record)
     return 0
 
 

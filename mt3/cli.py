@@ -171,6 +171,7 @@ def _add_transcribe(commands) -> None:
         default="keep",
         help="notes that a segment forgot to close: keep (as published) or end",
     )
+    _add_cleanup(parser)
     add("--tempo", type=float, default=120.0, help="beats per minute of MIDI files")
     add("--slots", type=int, metavar="N", help="segments decoded at once")
     add("--dtype", choices=("float32", "bfloat16"), help="computation type")
@@ -182,6 +183,49 @@ def _add_transcribe(commands) -> None:
     )
     add("--overwrite", action="store_true", help="make existing results again")
     add("-q", "--quiet", action="store_true", help="no progress, only errors")
+
+
+def _add_cleanup(parser) -> None:
+    """Adds what can be mended in the notes of a whole recording."""
+    group = parser.add_argument_group(
+        "clean-up",
+        "What to mend in the notes of a whole recording (default: what the model was "
+        "measured to be better with; any of these replaces that). Not for -o - "
+        "--format jsonl, which streams.",
+    )
+    add = group.add_argument
+    add(
+        "--faithful",
+        action="store_true",
+        help="nothing that the original does not do: --decode beam1 --no-grammar "
+        "--unclosed-ties keep, and no clean-up",
+    )
+    add(
+        "--min-duration",
+        type=float,
+        metavar="SECONDS",
+        help="pitched notes shorter than this are too short",
+    )
+    add(
+        "--short-notes",
+        choices=("drop", "lengthen"),
+        help="what is done to those: drop (default) or lengthen",
+    )
+    add(
+        "--merge-gap",
+        type=float,
+        metavar="SECONDS",
+        help="join two notes of one pitch and instrument with a shorter gap, where the "
+        "second begins at a segment's start",
+    )
+    add(
+        "--instrument-flicker",
+        type=float,
+        metavar="SHARE",
+        help="an instrument with a smaller share (0 to 1) of the notes, and of their "
+        "length, hands them to the one of its or a neighbouring family that plays most "
+        "around them",
+    )
 
 
 def _transcribe(options: argparse.Namespace) -> int:
@@ -317,7 +361,8 @@ def _add_synthesize(commands) -> None:
         action="append",
         default=[],
         metavar="SF2",
-        help="soundfont; repeat for several (default: the one of pretty_midi)",
+        help="soundfont; repeat for several: files take turns, and parts of a corpus "
+        "are played by any of them (default: the one of pretty_midi)",
     )
     add("--seed", type=int, default=0, help="of everything that is drawn")
     add(

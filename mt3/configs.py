@@ -12,6 +12,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from mt3.errors import ConfigError, near_misses
 from mt3.spectrograms import SpectrogramConfig
 from mt3.vocabularies import PROGRAM_GRANULARITIES, VocabularyConfig
@@ -63,12 +65,28 @@ class ModelConfig:
                 f"model configuration: unknown padding {self.padding!r}."
                 f"{near_misses(self.padding, PADDINGS)}"
             )
+        if self.network.get("harmonic_channels"):
+            self._check_bands()
         for name in ("inputs_length", "targets_length"):
             if getattr(self, name) < 1:
                 raise ConfigError(
                     f"model configuration: {name} is {getattr(self, name)}; "
                     "expected at least 1"
                 )
+
+    def _check_bands(self) -> None:
+        """Raises ConfigError unless the bands are those of the harmonic stem."""
+        from mt3.harmonic_stem import HI_HZ, LO_HZ, NUM_BANDS
+
+        found = self.spectrogram
+        edges = np.allclose([found.lo_hz, found.hi_hz], [LO_HZ, HI_HZ], rtol=1e-3)
+        if found.scale != "pitch" or found.num_mel_bins != NUM_BANDS or not edges:
+            raise ConfigError(
+                f"model configuration: the network's harmonic stem needs {NUM_BANDS} "
+                f"bands on the scale 'pitch' from {LO_HZ:.3f} to {HI_HZ:.1f} Hz; the "
+                f"spectrogram has {found.num_mel_bins} on the scale {found.scale!r} "
+                f"from {found.lo_hz} to {found.hi_hz} Hz"
+            )
 
     @property
     def segment_samples(self) -> int:

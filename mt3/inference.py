@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from mt3 import audio_io, checkpoints, decoding, network, tokenizer
+from mt3 import audio_io, checkpoints, decoding, network, note_cleanup, tokenizer
 from mt3.configs import ModelConfig
 from mt3.errors import AudioError, ConfigError, DataError
 from mt3.note_sequences import Note
@@ -51,6 +51,8 @@ class TranscribeOptions:
       max_length: most tokens of a segment; None for the model's.
       dtype: computation type, e.g. "bfloat16"; None for the model's.
       allow_truncated: transcribe what is there of a file that was cut.
+      cleanup: what to mend in the notes of a whole recording; None leaves it to the
+        model. Notes that are streamed are as the model wrote them.
     """
 
     decode: str = "beam1"
@@ -62,11 +64,25 @@ class TranscribeOptions:
     max_length: int | None = None
     dtype: str | None = None
     allow_truncated: bool = False
+    cleanup: note_cleanup.CleanupOptions | None = None
 
     @property
     def restricted(self) -> bool:
         """Whether some instruments are left out."""
         return self.programs is not None or not self.drums
+
+    def faithful(self) -> TranscribeOptions:
+        """Returns the options with all that the original does not do left out.
+
+        Instruments that were not asked for stay left out, which needs the grammar.
+        """
+        return dataclasses.replace(
+            self,
+            decode="beam1",
+            grammar=False,
+            unclosed_ties="keep",
+            cleanup=note_cleanup.CleanupOptions(),
+        )
 
 
 class InferenceModel:
@@ -97,6 +113,7 @@ class InferenceModel:
         loaded = checkpoints.load(path, num_heads=num_heads)
         self.config: ModelConfig = loaded.config
         self.info: dict[str, Any] = loaded.info
+        self.cleanup = self._cleanup()
         self.sha256 = _sha256(path)
         self.tokenizer = tokenizer.NoteTokenizer(self.config)
         self.network_config = network.T5Config.from_dict(self.config.network)
@@ -150,9 +167,17 @@ class InferenceModel:
     ) -> Iterator[SegmentNotes]:
         """Transcribes one recording, yielding the notes of each segment as it ends.
 
+        What the model would have mended in the whole recording is not mended.
+
         Raises:
           AudioError: the recording cannot be read; what came before was yielded.
+          ConfigError: a clean-up is asked for, which needs the whole recording.
         """
+        if self.options.cleanup:
+            raise ConfigError(
+                f"iter_notes: {self.options.cleanup} needs all notes of a recording; "
+                "expected no clean-up where notes are streamed (or call the model)"
+            )
         for item in self.run([_opened(audio, sample_rate)]):
             if isinstance(item, SegmentNotes):
                 yield item
@@ -170,13 +195,33 @@ class InferenceModel:
 
         Yields:
           Each recording's segments in its order, then its result. Recordings may
-          interleave.
+          interleave. Only the result is cleaned up; segments are as the model wrote
+          them.
         """
         feed = Feed(self, recordings)
         for result in self._decoder.run(feed.segments()):
-            yield from feed.take(result)
+            for item in feed.take(result):
+                yield self._cleaned(item) if isinstance(item, FileResult) else item
             yield from feed.failed()
         yield from feed.failed()
+
+    def _cleanup(self) -> note_cleanup.CleanupOptions:
+        if self.options.cleanup is not None:
+            return self.options.cleanup
+        return note_cleanup.CleanupOptions.from_dict(self.info.get("cleanup", {}))
+
+    def _cleaned(self, result: FileResult) -> FileResult:
+        """Mends the notes of a finished recording."""
+        if not self.cleanup or result.transcription is None:
+            return result
+        notes = note_cleanup.clean_up(
+            result.transcription.notes,
+            self.cleanup,
+            segment_seconds=self.config.segment_seconds,
+        )
+        return result._replace(
+            transcription=dataclasses.replace(result.transcription, notes=notes)
+        )
 
     def _decode_options(self) -> decoding.DecodeOptions:
         options = self.options
@@ -217,6 +262,7 @@ class InferenceModel:
         """Returns what a result was made with, as JSON values."""
         values = dataclasses.asdict(self.options)
         values["grammar"] = self.uses_grammar
+        values["cleanup"] = dataclasses.asdict(self.cleanup) if self.cleanup else None
         return {key: value for key, value in values.items() if value is not None}
 
 

@@ -16,6 +16,7 @@ Differences from the original network:
 3. Tied logits (`logits_via_embedding`) work.
 4. Decoding step by step is functional (`DecoderLayer.decode_step`): caches go in and
    come out, and cross-attention keys and values are computed once per segment.
+5. With `T5Config.harmonic_channels` the dense layer on frames is `harmonic_stem`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mt3 import layers
+from mt3 import harmonic_stem, layers
 from mt3 import network_shapes as shapes
 from mt3.errors import ShapeError
 from mt3.network_config import T5Config
@@ -182,9 +183,14 @@ class Encoder(nn.Module):
     def setup(self):
         """Makes the sublayers; Flax calls it."""
         cfg = self.config
-        self.continuous_inputs_projection = layers.DenseGeneral(
-            cfg.emb_dim, dtype=cfg.dtype, kernel_axes=("joined_kv", "embed")
-        )
+        if cfg.harmonic_channels:
+            self.harmonic_stem = harmonic_stem.HarmonicStem(
+                cfg.emb_dim, cfg.harmonic_channels, cfg.note_channels, cfg.dtype
+            )
+        else:
+            self.continuous_inputs_projection = layers.DenseGeneral(
+                cfg.emb_dim, dtype=cfg.dtype, kernel_axes=("joined_kv", "embed")
+            )
         self.layers = [EncoderLayer(cfg) for _ in range(cfg.num_encoder_layers)]
         self.encoder_norm = layers.LayerNorm(dtype=cfg.dtype)
         self.dropout = _dropout(cfg)
@@ -215,7 +221,10 @@ class Encoder(nn.Module):
 
     def embed_frames(self, frames: Array, positions: Array | None = None) -> Array:
         """Returns what enters the first layer: [B, T, emb_dim]."""
-        x = self.continuous_inputs_projection(frames)
+        if self.config.harmonic_channels:
+            x = self.harmonic_stem(frames)
+        else:
+            x = self.continuous_inputs_projection(frames)
         return _add_positions(x, positions, self.config, "encoder_positions")
 
     def finish(self, x: Array, *, deterministic: bool = True) -> Array:

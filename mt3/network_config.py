@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mt3.errors import ConfigError, near_misses
+from mt3.harmonic_stem import NUM_BANDS
 from mt3.layers import activation
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -35,6 +36,9 @@ class T5Config:
       logits_via_embedding: use the token embedding for the logits, divided by the
         root of `emb_dim`, and no separate output layer.
       input_depth: features of an input frame (mel bands).
+      harmonic_channels: channels of `harmonic_stem`, which then takes the place of
+        the dense layer on frames (not part of the original); 0 for that layer.
+      note_channels: numbers by which the stem describes each note.
 
     Raises:
       ConfigError: a value cannot work; the message names the field.
@@ -52,6 +56,8 @@ class T5Config:
     dropout_rate: float = 0.1
     logits_via_embedding: bool = False
     input_depth: int = 512
+    harmonic_channels: int = 0
+    note_channels: int = 16
 
     def __post_init__(self):
         # JSON and gin give lists, NumPy integers and dtype objects; the network is a
@@ -69,6 +75,14 @@ class T5Config:
                     f"T5Config.{name}: got {value!r}, expected a positive integer"
                 )
             object.__setattr__(self, name, int(value))
+        if isinstance(self.harmonic_channels, bool) or not isinstance(
+            self.harmonic_channels, int | np.integer
+        ):
+            raise ConfigError(
+                f"T5Config.harmonic_channels: got {self.harmonic_channels!r}, expected "
+                "an integer, 0 for no stem"
+            )
+        object.__setattr__(self, "harmonic_channels", int(self.harmonic_channels))
         self.validate()
 
     def validate(self) -> None:
@@ -87,6 +101,16 @@ class T5Config:
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ConfigError(
                 f"T5Config.dropout_rate: got {self.dropout_rate}, expected [0, 1)"
+            )
+        if self.harmonic_channels < 0:
+            raise ConfigError(
+                f"T5Config.harmonic_channels: got {self.harmonic_channels}, expected "
+                "at least 0"
+            )
+        if self.harmonic_channels and self.input_depth != NUM_BANDS:
+            raise ConfigError(
+                f"T5Config.input_depth: got {self.input_depth}, expected {NUM_BANDS}, "
+                "the bands of the harmonic stem, since harmonic_channels is set"
             )
         if not self.mlp_activations:
             raise ConfigError("T5Config.mlp_activations: empty, expected names")
@@ -126,6 +150,7 @@ _POSITIVE_FIELDS = (
     "head_dim",
     "mlp_dim",
     "input_depth",
+    "note_channels",
 )
 
 

@@ -1,4 +1,4 @@
-"""Short-time Fourier transform and mel filters as MT3's models expect them.
+"""Short-time Fourier transform and band filters: MT3's mel bands, and others.
 
 Written against an array module `xp`, so that one function serves hosts (NumPy)
 and devices (`jax.numpy`). The conventions are those of `tf.signal`, which the
@@ -12,6 +12,10 @@ released models were trained on:
 * window and filters are computed in float32 throughout. Their rounding is audible
   to the logarithm where a band almost cancels (3e-3 against 1e-3 in the golden
   comparison), so higher precision would be less faithful.
+
+Beside the original's mel bands (`scale="mel"`) there are bands in equal steps of pitch
+(`scale="pitch"`): the harmonics of every note are then the same number of bands away
+from its fundamental, which `mt3.harmonic_stem` builds upon.
 """
 
 from __future__ import annotations
@@ -61,11 +65,45 @@ def mel_matrix(
 
 
 @functools.lru_cache(maxsize=8)
-def _sparse_mel_matrix(*settings) -> Any:
-    """Returns `mel_matrix` transposed and sparse: two bands share each FFT bin."""
+def pitch_matrix(
+    num_bands: int, num_fft_bins: int, sample_rate: int, lo_hz: float, hi_hz: float
+) -> np.ndarray:
+    """Returns filters in equal steps of pitch, float32 [num_fft_bins, num_bands].
+
+    The centres go from `lo_hz` to `hi_hz` inclusive. A triangle reaches to its
+    neighbours' centres, but at least one FFT bin to either side: where bands are
+    closer than bins, a band interpolates between the two bins next to its centre,
+    so that none is empty. Each column sums to 1.
+
+    Args:
+      num_bands: number of bands, at least 2.
+      num_fft_bins: FFT size / 2 + 1.
+      sample_rate: in Hz.
+      lo_hz: centre of the lowest band.
+      hi_hz: centre of the highest band.
+    """
+    centre = np.geomspace(lo_hz, hi_hz, num_bands)
+    ratio = (hi_hz / lo_hz) ** (1 / (num_bands - 1))
+    bin_width = sample_rate / 2 / (num_fft_bins - 1)
+    bins = np.arange(num_fft_bins)[:, None] * bin_width
+    below = np.maximum(centre - centre / ratio, bin_width)
+    above = np.maximum(centre * ratio - centre, bin_width)
+    reach = np.where(bins < centre, below, above)
+    weights = np.maximum(0.0, 1.0 - np.abs(bins - centre) / reach)
+    matrix = (weights / weights.sum(axis=0)).astype(np.float32)
+    matrix.setflags(write=False)
+    return matrix
+
+
+BAND_MATRICES = {"mel": mel_matrix, "pitch": pitch_matrix}
+
+
+@functools.lru_cache(maxsize=8)
+def _sparse_band_matrix(scale: str, *settings) -> Any:
+    """Returns a band matrix transposed and sparse: few bands share an FFT bin."""
     import scipy.sparse
 
-    return scipy.sparse.csr_array(mel_matrix(*settings).T)
+    return scipy.sparse.csr_array(BAND_MATRICES[scale](*settings).T)
 
 
 @functools.lru_cache(maxsize=8)
@@ -118,9 +156,10 @@ def log_mel_spectrogram(
     num_mel_bins: int = 512,
     lo_hz: float = 20.0,
     hi_hz: float = 7600.0,
+    scale: str = "mel",
     xp: Any = np,
 ) -> Any:
-    """Computes the logarithm of mel-band magnitudes.
+    """Computes the logarithm of the magnitudes in bands.
 
     Args:
       samples: float32 [..., n], full scale 1.
@@ -130,6 +169,7 @@ def log_mel_spectrogram(
       num_mel_bins: number of bands.
       lo_hz: lower edge of the lowest band.
       hi_hz: upper edge of the highest band.
+      scale: a key of `BAND_MATRICES`; with "pitch", `lo_hz` and `hi_hz` are centres.
       xp: array module, `numpy` or `jax.numpy`.
 
     Returns:
@@ -142,8 +182,8 @@ def log_mel_spectrogram(
     if xp is np:
         # 50 times less work than the dense product, which a device does not mind.
         flat = magnitudes.reshape(-1, magnitudes.shape[-1])
-        mel = np.ascontiguousarray((_sparse_mel_matrix(*settings) @ flat.T).T)
+        mel = np.ascontiguousarray((_sparse_band_matrix(scale, *settings) @ flat.T).T)
         mel = mel.reshape(*magnitudes.shape[:-1], num_mel_bins)
     else:
-        mel = xp.matmul(magnitudes, mel_matrix(*settings))
+        mel = xp.matmul(magnitudes, BAND_MATRICES[scale](*settings))
     return xp.log(xp.where(mel <= 0.0, xp.float32(LOG_FLOOR), mel))

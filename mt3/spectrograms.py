@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mt3 import spectral_ops
-from mt3.errors import ConfigError, ShapeError
+from mt3.errors import ConfigError, ShapeError, near_misses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +24,10 @@ class SpectrogramConfig:
       hop_width: samples from one frame to the next.
       num_mel_bins: mel bands of a frame, the depth of the model's input.
       fft_size: samples that one frame looks at.
-      lo_hz: lower edge of the lowest band, Hz.
-      hi_hz: upper edge of the highest band, Hz.
+      lo_hz: lower edge of the lowest band, Hz; with `scale` "pitch" its centre.
+      hi_hz: upper edge of the highest band, Hz; with `scale` "pitch" its centre.
+      scale: "mel", the original's, or "pitch", equal steps of pitch; see
+        `spectral_ops`.
     """
 
     sample_rate: int = 16000
@@ -34,8 +36,14 @@ class SpectrogramConfig:
     fft_size: int = 2048
     lo_hz: float = 20.0
     hi_hz: float = 7600.0
+    scale: str = "mel"
 
     def __post_init__(self):
+        if self.scale not in spectral_ops.BAND_MATRICES:
+            raise ConfigError(
+                f"spectrogram: unknown scale {self.scale!r}."
+                f"{near_misses(self.scale, spectral_ops.BAND_MATRICES)}"
+            )
         for name in ("sample_rate", "hop_width", "num_mel_bins", "fft_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(
@@ -63,6 +71,8 @@ class SpectrogramConfig:
             text += f"hw{self.hop_width}"
         if self.num_mel_bins != default.num_mel_bins:
             text += f"mb{self.num_mel_bins}"
+        if self.scale != default.scale:
+            text += self.scale
         return text
 
 
@@ -112,6 +122,7 @@ def compute_spectrogram(samples: Any, config: SpectrogramConfig, xp: Any = np) -
         num_mel_bins=config.num_mel_bins,
         lo_hz=config.lo_hz,
         hi_hz=config.hi_hz,
+        scale=config.scale,
         xp=xp,
     )
 

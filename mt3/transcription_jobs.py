@@ -14,10 +14,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mt3.errors import ConfigError, MT3Error, OutputError, near_misses
 from mt3.outputs import general_midi
+
+if TYPE_CHECKING:
+    from mt3.note_cleanup import CleanupOptions
 
 # What a folder is searched for; a file that is named is tried whatever its ending.
 AUDIO_SUFFIXES = frozenset(
@@ -41,6 +44,8 @@ AUDIO_SUFFIXES = frozenset(
 STANDARD_OUTPUT = "-"
 _STREAMABLE = ("jsonl",)
 _NOT_ON_STANDARD_OUTPUT = ("wav", "png")
+# The fields of `CleanupOptions`, as the command line names them.
+_CLEANUP = ("min_duration", "short_notes", "merge_gap", "instrument_flicker")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +176,15 @@ def run(options: argparse.Namespace) -> int:
     programs, drums = (None, True)
     if options.instruments is not None:
         programs, drums = parse_instruments(options.instruments)
+    cleanup = _cleanup_options(options)
     to_standard_output = options.output == STANDARD_OUTPUT
     if to_standard_output:
         _check_standard_output(formats)
+        if cleanup and formats[0] in _STREAMABLE:
+            raise ConfigError(
+                f"-o - --format {formats[0]}: notes are streamed as they are found, "
+                "but a clean-up needs all of them; expected another format or a folder"
+            )
     jobs, problems = find_jobs(
         options.inputs, None if to_standard_output else options.output
     )
@@ -192,8 +203,37 @@ def run(options: argparse.Namespace) -> int:
         print(f"mt3: error: {problem}", file=sys.stderr, flush=True)
     failures = len(problems)
     if waiting:
-        failures += _Run(options, formats, programs, drums, waiting).run()
+        failures += _Run(options, formats, programs, drums, cleanup, waiting).run()
     return 1 if failures else 0
+
+
+def _cleanup_options(options: argparse.Namespace) -> CleanupOptions | None:
+    """Returns what to mend; None leaves it to the model."""
+    from mt3.note_cleanup import CleanupOptions
+
+    given = {
+        name: value
+        for name in _CLEANUP
+        if (value := getattr(options, name)) is not None
+    }
+    if "short_notes" in given and "min_duration" not in given:
+        raise ConfigError("--short-notes: expected --min-duration beside it")
+    cleanup = CleanupOptions.from_dict(given) if given else None
+    if options.faithful:
+        asked = {
+            "--decode": options.decode != "beam1",
+            "--grammar": bool(options.grammar),
+            "--unclosed-ties": options.unclosed_ties != "keep",
+            "a clean-up": bool(cleanup),
+            "--instruments": options.instruments is not None,
+        }
+        names = [name for name, differs in asked.items() if differs]
+        if names:
+            raise ConfigError(
+                f"--faithful: {', '.join(names)}: the original has none of it; "
+                "expected the one or the other"
+            )
+    return cleanup
 
 
 def _check_standard_output(formats: Sequence[str]) -> None:
@@ -219,12 +259,14 @@ class _Run:
         formats: Sequence[str],
         programs: Sequence[int] | None,
         drums: bool,
+        cleanup: CleanupOptions | None,
         jobs: Sequence[Job],
     ):
         self._options = options
         self._formats = formats
         self._programs = programs
         self._drums = drums
+        self._cleanup = cleanup
         self._jobs = jobs
         self._failures = 0
         self._progress = _Progress([], quiet=True)
@@ -237,19 +279,21 @@ class _Run:
         if not readable:
             return self._failures
         options = self._options
+        decoding = inference.TranscribeOptions(
+            decode=options.decode,
+            grammar=options.grammar,
+            programs=self._programs,
+            drums=self._drums,
+            unclosed_ties=options.unclosed_ties,
+            num_slots=options.slots,
+            dtype=options.dtype,
+            allow_truncated=options.allow_truncated,
+            cleanup=self._cleanup,
+        )
+        if options.faithful:
+            decoding = decoding.faithful()
         model = inference.InferenceModel(
-            options.model,
-            inference.TranscribeOptions(
-                decode=options.decode,
-                grammar=options.grammar,
-                programs=self._programs,
-                drums=self._drums,
-                unclosed_ties=options.unclosed_ties,
-                num_slots=options.slots,
-                dtype=options.dtype,
-                allow_truncated=options.allow_truncated,
-            ),
-            num_heads=options.num_heads,
+            options.model, decoding, num_heads=options.num_heads
         )
         durations = [duration for _, duration in readable]
         self._progress = _Progress(durations, options.quiet)

@@ -7,9 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mt3 import checkpoints, configs, guided, models, network, spectrograms, tokenizer
+from mt3 import (
+    checkpoints,
+    configs,
+    guided,
+    harmonic_stem,
+    models,
+    network,
+    note_grids,
+    spectrograms,
+    tokenizer,
+)
 from mt3.errors import CheckpointError, ConfigError
 from mt3.note_sequences import Note, notes_to_array
+from mt3.synthesis.augmentation import AugmentationConfig
+from mt3.synthesis.sampler import HISTORY_SAMPLES
 
 CONFIG = configs.ModelConfig(
     network={
@@ -51,14 +63,12 @@ def batch():
     inputs = np.zeros_like(targets)
     inputs[:, 1:] = targets[:, :-1]
     frames = np.random.default_rng(0).normal(size=(2, 64, 32)).astype(np.float32)
-    marks = guided.frame_targets(notes_to_array(NOTES), CONFIG)
-    following = guided.next_event_targets(notes_to_array(NOTES), CONFIG)
+    rows = note_grids.note_rows(notes_to_array(NOTES), 8)
     return {
         "encoder_input_tokens": frames,
         "decoder_input_tokens": inputs,
         "decoder_target_tokens": targets,
-        "frame_targets": np.stack([marks, marks]),
-        "next_event": np.stack([following, following]),
+        "notes": np.stack([rows, rows]),
     }
 
 
@@ -69,34 +79,6 @@ def initial(model):
         "decoder_target_tokens": (1, 32),
     }
     return model.get_initial_variables(jax.random.key(0), shapes)["params"]
-
-
-def test_frame_targets():
-    marks = guided.frame_targets(notes_to_array(NOTES), CONFIG)
-    assert marks.shape == (64, guided.FRAME_FEATURES)
-    onsets, sounding = marks[:, :128], marks[:, 128:256]
-    drums, classes = marks[:, 256:384], marks[:, 384:]
-    # A frame's window is centred 4 frames of 16 ms after its start.
-    assert onsets.any(axis=0).nonzero()[0].tolist() == [60]
-    assert onsets[:, 60].nonzero()[0].tolist() == [21, 22]
-    assert sounding[:, 50].nonzero()[0].tolist() == list(range(15))
-    assert sounding[:, 60].nonzero()[0].tolist() == list(range(21, 52))
-    assert drums[:, 38].nonzero()[0].tolist() == [27, 28]
-    assert classes.any(axis=0).nonzero()[0].tolist() == [1, 5]
-    assert (classes[:, 5] == sounding[:, 50]).all()
-
-
-def test_next_event_targets():
-    following = guided.next_event_targets(notes_to_array(NOTES), CONFIG)
-    # Events at 0.3, 0.4, 0.5 and 0.9 s, that is at frames 14.75, 21, 27.25, 52.25;
-    # drums have no offset.
-    assert following.shape == (64,)
-    assert following[[0, 14, 15, 20, 21, 27, 28, 52]].tolist() == [
-        *(15, 1, 6, 1, 6, 25, 24, 63),
-    ]
-    # What ends after the segment is never reached in it.
-    late = notes_to_array([Note(-1.0, 5.0, 60)])
-    assert (guided.next_event_targets(late, CONFIG) == 63).all()
 
 
 def test_layers_before_the_last_look_at_the_event_just_written(batch):
@@ -173,13 +155,14 @@ def test_event_times(batch):
     assert set(np.round(times, 2)) == {0.0, 0.3, 0.4, 0.5, 0.9} or times.max() > 0.8
 
 
-def test_without_a_key_the_loss_is_the_plain_one(batch, key):
+def test_without_notes_the_loss_is_the_plain_one(batch, key):
     model = make_model()
     params = initial(model)
     plain = models.ContinuousInputsEncoderDecoderModel(model.module, input_depth=32)
     expected, _ = jax.jit(plain.loss_fn)(guided.network_params(params), batch, None)
     loss_fn = jax.jit(model.loss_fn)
-    found, _ = loss_fn(params, batch, None)
+    without = {name: value for name, value in batch.items() if name != "notes"}
+    found, _ = loss_fn(params, without, None)
     assert float(found) == float(expected)
     guided_loss, metrics = loss_fn(params, batch, key)
     aids = (
@@ -206,7 +189,6 @@ def test_each_aid_has_gradients(batch, key):
         )
 
     without = gradients()
-    # The head starts at zero: its own gradient comes first.
     assert changed(frame_weight=1.0)["auxiliary"]["kernel"] > 0
     assert changed(next_event_weight=1.0)["auxiliary"]["next_event"] > 0
     decoder = changed(attention_weight=1.0)["decoder"]
@@ -216,6 +198,77 @@ def test_each_aid_has_gradients(batch, key):
     layer = changed(local_weight=1.0)["encoder"]["layers_0"]["attention"]
     assert layer["query"]["kernel"] > 0
     assert layer["key"]["kernel"] > 0
+
+
+STEM_CONFIG = dataclasses.replace(
+    CONFIG,
+    network={
+        **CONFIG.network,
+        "input_depth": harmonic_stem.NUM_BANDS,
+        "harmonic_channels": 4,
+        "note_channels": 4,
+    },
+    spectrogram=spectrograms.SpectrogramConfig(
+        hop_width=256,
+        num_mel_bins=harmonic_stem.NUM_BANDS,
+        scale="pitch",
+        lo_hz=harmonic_stem.LO_HZ,
+        hi_hz=harmonic_stem.HI_HZ,
+    ),
+)
+
+
+def make_stem_model(**options):
+    module = network.Transformer(network.T5Config.from_dict(STEM_CONFIG.network))
+    return guided.GuidedModel(
+        module,
+        input_depth=harmonic_stem.NUM_BANDS,
+        config=STEM_CONFIG,
+        guide=options.pop("guide", SMALL_GUIDE),
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def sample_batch(batch):
+    size = HISTORY_SAMPLES + STEM_CONFIG.segment_samples
+    samples = np.random.default_rng(0).normal(0, 3000, (2, size)).astype(np.int16)
+    tokens = {k: v for k, v in batch.items() if k != "encoder_input_tokens"}
+    return {**tokens, "samples": samples}
+
+
+def test_samples_become_frames(sample_batch, key):
+    model = make_stem_model(augmentation=AugmentationConfig())
+    segment = sample_batch["samples"][:, HISTORY_SAMPLES:].astype(np.float32) / 32768
+    expected = spectrograms.compute_spectrogram(segment, STEM_CONFIG.spectrogram)
+    plain = jax.jit(model.input_frames)(sample_batch)
+    np.testing.assert_allclose(plain, expected, atol=2e-3)
+    changed = jax.jit(model.input_frames)(sample_batch, key)
+    assert changed.shape == plain.shape
+    assert np.isfinite(changed).all()
+    assert float(jnp.abs(changed - plain).max()) > 0.1
+
+
+def test_note_heads_teach_the_stem(sample_batch, key):
+    model = make_stem_model()
+    params = initial(model)
+    loss = jax.jit(jax.value_and_grad(lambda p: model.loss_fn(p, sample_batch, key)[0]))
+    value, gradient = loss(params)
+    assert np.isfinite(value)
+    for name, leaf in checkpoints.flatten(gradient["encoder"]["harmonic_stem"]).items():
+        assert float(jnp.abs(leaf).max()) > 0, name
+    assert float(jnp.abs(gradient["auxiliary"]["class_kernel"]).max()) > 0
+
+
+def test_without_token_weight_the_decoder_is_left_alone(sample_batch, key):
+    model = make_stem_model(guide=dataclasses.replace(SMALL_GUIDE, token_weight=0.0))
+    gradient = jax.jit(jax.grad(lambda p: model.loss_fn(p, sample_batch, key)[0]))(
+        initial(model)
+    )
+    assert all(
+        float(jnp.abs(x).max()) == 0 for x in jax.tree.leaves(gradient["decoder"])
+    )
+    assert float(jnp.abs(gradient["auxiliary"]["kernel"]).max()) > 0
 
 
 def _attention_at(tokens):

@@ -76,3 +76,34 @@ def test_bad_settings_and_shapes():
         SpectrogramConfig(hop_width=0)
     with pytest.raises(ShapeError, match=r"\(2, 3\)"):
         spectrograms.split_audio(np.zeros((2, 3)), SpectrogramConfig())
+
+
+class TestPitchScale:
+    CONFIG = SpectrogramConfig(
+        num_mel_bins=85, scale="pitch", lo_hz=55.0, hi_hz=55.0 * 2**7, hop_width=256
+    )
+
+    @pytest.mark.parametrize("band", [0, 12, 37, 60, 84])
+    def test_bands_are_equal_steps_of_pitch(self, band):
+        # A semitone each, from 55 Hz.
+        time = np.arange(16000) / 16000
+        tone = np.sin(2 * np.pi * 55.0 * 2 ** (band / 12) * time)
+        levels = spectrograms.compute_spectrogram(tone, self.CONFIG)
+        assert abs(int(levels[20].argmax()) - band) <= (1 if band < 30 else 0)
+
+    def test_no_band_is_empty(self):
+        matrix = spectral_ops.pitch_matrix(85, 1025, 16000, 55.0, 55.0 * 2**7)
+        np.testing.assert_allclose(matrix.sum(axis=0), 1.0, atol=1e-6)
+
+    def test_numpy_and_jax_agree(self):
+        samples = np.random.default_rng(0).normal(size=8192).astype(np.float32)
+        host = spectrograms.compute_spectrogram(samples, self.CONFIG)
+        device = spectrograms.compute_spectrogram(
+            jnp.asarray(samples), self.CONFIG, jnp
+        )
+        np.testing.assert_allclose(host, device, atol=2e-3)
+
+    def test_names(self):
+        assert SpectrogramConfig(scale="pitch").abbrev_str == "pitch"
+        with pytest.raises(ConfigError, match="unknown scale 'pich'.*pitch"):
+            SpectrogramConfig(scale="pich")

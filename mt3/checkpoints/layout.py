@@ -85,6 +85,8 @@ def expected_shapes(config: ModelConfig, *, source: Any = "parameters") -> Shape
     Raises:
       CheckpointError: the network's fields are unknown or make no network.
     """
+    from mt3 import harmonic_stem
+
     sizes = network_config(config, source=source)
     width = sizes.emb_dim
     joined = sizes.num_heads * sizes.head_dim
@@ -107,7 +109,17 @@ def expected_shapes(config: ModelConfig, *, source: Any = "parameters") -> Shape
         shapes[f"{layer}/mlp/wo/kernel"] = (sizes.mlp_dim, width)
         shapes[f"{layer}/pre_mlp_layer_norm/scale"] = (width,)
 
-    shapes["encoder/continuous_inputs_projection/kernel"] = (sizes.input_depth, width)
+    if sizes.harmonic_channels:
+        stem = harmonic_stem.parameter_shapes(
+            width, sizes.harmonic_channels, sizes.note_channels
+        )
+        for name, shape in stem.items():
+            shapes[f"encoder/harmonic_stem/{name}"] = shape
+    else:
+        shapes["encoder/continuous_inputs_projection/kernel"] = (
+            sizes.input_depth,
+            width,
+        )
     shapes["encoder/encoder_norm/scale"] = (width,)
     for i in range(sizes.num_encoder_layers):
         layer = f"encoder/layers_{i}"

@@ -10,7 +10,8 @@ the learning rate) and leave as means:
 `metrics.jsonl` holds one object a line with `step`, `split` and the values. A
 resumed run appends: where a step occurs twice, the last line counts. A line is there
 whole or not at all. One that cannot be written (a full disk) is logged, and the run
-goes on: the numbers are in the log, and its checkpoints matter more.
+goes on: the numbers are in the log, and its checkpoints matter more. Without the
+package tensorboardX nothing is written for TensorBoard.
 """
 
 from __future__ import annotations
@@ -88,9 +89,13 @@ class MetricsWriter:
         # cloud storage where that is installed, whose warnings say nothing here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import tensorboardX
+            try:
+                import tensorboardX
+            except ImportError:
+                tensorboardX = None
+                _LOG.info("tensorboardX is not installed: no files for TensorBoard")
 
-        self._make_writer = tensorboardX.SummaryWriter
+        self._make_writer = getattr(tensorboardX, "SummaryWriter", None)
         self._folder = Path(summary_dir)
         self._writers = {}
         # Unbuffered: what could not be written must not come back with the next line.
@@ -107,6 +112,8 @@ class MetricsWriter:
           values: finite or not; JSON has null for those that are not.
         """
         self.write_line(split, step, values)
+        if self._make_writer is None:
+            return
         with self._logging_failures("TensorBoard file"):
             writer = self._writer(split)
             for name, value in values.items():
@@ -131,6 +138,8 @@ class MetricsWriter:
 
     def write_text(self, name: str, text: str, step: int) -> None:
         """Writes a text (the configuration) to TensorBoard."""
+        if self._make_writer is None:
+            return
         with self._logging_failures("TensorBoard file"):
             self._writer("train").add_text(name, text, step)
 
@@ -224,6 +233,8 @@ def log_line(split: str, step: int, values: Mapping[str, float]) -> None:
         ("grad_norm", "gradient {:.3g}"),
         ("steps_per_second", "{:.3g} steps/s"),
         ("examples_per_second", "{:.3g} examples/s"),
+        ("mfu", "{:.2%} of peak FLOP/s"),
+        ("data_share", "{:.1%} waiting for data"),
     )
     parts = [form.format(values[name]) for name, form in shown if name in values]
     if "seconds_left" in values:

@@ -64,6 +64,8 @@ class _Window:
         self.steps: list[Mapping[str, float]] = []
         self._timed_steps = 0
         self._timed_examples = 0
+        self._timed_flops = 0.0
+        self._timed_data_seconds = 0.0
         self._data_seconds = 0.0
 
     def add(self, result: TrainResult, *, timed: bool) -> None:
@@ -73,16 +75,33 @@ class _Window:
         if timed:
             self._timed_steps += len(result.steps)
             self._timed_examples += result.examples
+            self._timed_flops += result.flops
+            self._timed_data_seconds += result.data_seconds
 
     def summary(
-        self, step: int, clock: metrics_writer.ProgressClock
+        self,
+        step: int,
+        clock: metrics_writer.ProgressClock,
+        peak_flops: float | None = None,
     ) -> dict[str, float]:
-        """Returns means, speed, and seconds spent waiting for data."""
-        return {
+        """Returns means, speed, and how long data were waited for.
+
+        Where the devices' peak is known, `flops_per_second` and its share of the peak
+        (`mfu`, the model's FLOP utilisation) are there too. What compiling another
+        shape of batch takes counts as time like any other.
+        """
+        values = {
             **metrics_writer.summarize(self.steps),
             **clock.read(step, self._timed_steps, self._timed_examples),
             "data_wait_seconds": self._data_seconds,
         }
+        if "steps_per_second" in values:
+            per_second = values["steps_per_second"] / self._timed_steps
+            values["data_share"] = min(self._timed_data_seconds * per_second, 1.0)
+            if peak_flops and self._timed_flops:
+                values["flops_per_second"] = self._timed_flops * per_second
+                values["mfu"] = values["flops_per_second"] / peak_flops
+        return values
 
 
 class RunLoop:
@@ -152,7 +171,7 @@ class RunLoop:
             self._clock.start()
             last = step == self._periods.total or stop.requested() or ended
             if window.steps and (last or step % self._periods.stats_period == 0):
-                self._report("train", step, window.summary(step, self._clock))
+                self._report_training(step, window)
                 window = _Window()
             self._clock.pause()
             if last or self._periods.checkpoint_due(step):
@@ -165,7 +184,7 @@ class RunLoop:
         if stop.requested() and compiled:
             # The request may have come after `last` was decided.
             if window.steps:
-                self._report("train", step, window.summary(step, self._clock))
+                self._report_training(step, window)
             self._save(wait=stop.urgent)
         if ended and step < self._periods.total:
             raise DataError(
@@ -189,6 +208,10 @@ class RunLoop:
             for report in self._inference.finished(wait=wait):
                 report.log()
                 self._writer.write_line(report.split, report.step, report.values)
+
+    def _report_training(self, step: int, window: _Window) -> None:
+        values = window.summary(step, self._clock, self._trainer.peak_flops)
+        self._report("train", step, values)
 
     def _report(self, split: str, step: int, values: Mapping[str, float]) -> None:
         metrics_writer.log_line(split, step, values)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mt3 import spectrograms
+from mt3 import note_grids, spectrograms
 from mt3.configs import ModelConfig
 from mt3.engine.utils import DatasetConfig
 from mt3.errors import ConfigError, DataError
@@ -62,6 +62,21 @@ def example_features(
       extra ones; None when the targets are longer than L tokens.
     """
     config = tokenizer.config
+    features = token_features(notes, tokenizer)
+    if features is None:
+        return None
+    frames = spectrograms.compute_spectrogram(samples, config.spectrogram)
+    features["encoder_input_tokens"] = np.asarray(frames, np.float32)
+    for name, function in (extra_features or {}).items():
+        features[name] = function(notes, config)
+    return features
+
+
+def token_features(
+    notes: np.ndarray, tokenizer: NoteTokenizer
+) -> dict[str, np.ndarray] | None:
+    """Makes the decoder's features of a segment; see `example_features`."""
+    config = tokenizer.config
     ids = tokenizer.encode_segment(notes, config.inputs_length)
     if len(ids) > config.targets_length:
         return None
@@ -69,16 +84,34 @@ def example_features(
     targets[: len(ids)] = ids
     inputs = np.zeros_like(targets)
     inputs[1:] = targets[:-1]
-    frames = spectrograms.compute_spectrogram(samples, config.spectrogram)
-    features = {
-        "encoder_input_tokens": np.asarray(frames, np.float32),
+    return {
         "decoder_target_tokens": targets,
         "decoder_input_tokens": inputs,
         "decoder_loss_weights": (targets > 0).astype(np.float32),
     }
-    for name, function in (extra_features or {}).items():
-        features[name] = function(notes, config)
-    return features
+
+
+def device_features(
+    samples: np.ndarray, notes: np.ndarray, tokenizer: NoteTokenizer
+) -> dict[str, np.ndarray] | None:
+    """Makes a segment's features for `guided.GuidedModel`, which does the rest.
+
+    Args:
+      samples: float32 [history + segment_samples].
+      notes: NOTE_DTYPE [n], times from the segment's start.
+      tokenizer: with the model's configuration.
+
+    Returns:
+      samples int16 [history + segment_samples], notes float32 [N, 4] (N is half of
+      the targets' length) and the decoder's features; None when these are too long.
+    """
+    features = token_features(notes, tokenizer)
+    rows = note_grids.note_rows(notes, tokenizer.config.targets_length // 2)
+    if features is None or rows is None:
+        return None
+    peak = max(float(np.abs(samples).max(initial=0.0)), 1.0)
+    whole = np.round(samples * np.float32(32767 / peak)).astype(np.int16)
+    return {"samples": whole, "notes": rows, **features}
 
 
 @dataclasses.dataclass
@@ -92,6 +125,7 @@ class SegmentBatches:
       seed: of everything drawn.
       split: streams of different splits have nothing in common.
       extra_features: see `example_features`.
+      on_device: make `device_features` instead of `example_features`.
       length_multiple: cut the batch's padding after its longest target, rounded up to
         a multiple of this (each length that occurs is one more compilation); None
         keeps all.
@@ -107,6 +141,7 @@ class SegmentBatches:
     seed: int
     split: str = "train"
     extra_features: Mapping[str, ExtraFeature] = dataclasses.field(default_factory=dict)
+    on_device: bool = False
     length_multiple: int | None = None
     pool: int = 1
     skipped: int = 0
@@ -162,9 +197,12 @@ class SegmentBatches:
         for draw in range(_MOST_DRAWS):
             key = (self.seed, zlib.crc32(self.split.encode()), index, draw)
             samples, notes = self.segments.segment(key)
-            features = example_features(
-                samples, notes, self._tokenizer, self.extra_features
-            )
+            if self.on_device:
+                features = device_features(samples, notes, self._tokenizer)
+            else:
+                features = example_features(
+                    samples, notes, self._tokenizer, self.extra_features
+                )
             if features is not None:
                 return features
             self.skipped += 1
@@ -184,8 +222,10 @@ class _SegmentDataset:
         extra_features: Mapping[str, ExtraFeature] | None,
         length_multiple: int | None = None,
         pool: int = 1,
+        on_device: bool = False,
     ):
         self.model_config = model_config
+        self._on_device = on_device
         self._length_multiple = length_multiple
         self._pool = pool
         # Gin hands over wrappers, which worker processes cannot be sent.
@@ -231,6 +271,7 @@ class _SegmentDataset:
             seed=cfg.seed,
             split=cfg.split,
             extra_features=self._extra_features,
+            on_device=self._on_device,
             length_multiple=self._length_multiple,
             pool=self._pool,
         )
@@ -319,13 +360,14 @@ class Corpus(_SegmentDataset):
         extra_features: Mapping[str, ExtraFeature] | None = None,
         length_multiple: int | None = None,
         pool: int = 1,
+        on_device: bool = False,
     ):
         """Takes where clips are and how they are used.
 
         Args:
           model_config: sizes, tokens and spectrogram.
           folder: the corpus.
-          mix: the chance that a second clip is added.
+          mix: the chance that another clip is added, and then another again.
           augmentation: `augmentation.AugmentationConfig`; None for its defaults. The
             evaluation stream is never augmented or mixed.
           num_shards: shards in use; None for all that are there at the start, a
@@ -335,11 +377,13 @@ class Corpus(_SegmentDataset):
           extra_features: see `example_features`.
           length_multiple: see `SegmentBatches`.
           pool: see `SegmentBatches`.
+          on_device: leave augmentation, spectrogram and extra features to
+            `guided.GuidedModel`; `augmentation` is then the model's.
 
         Raises:
           ConfigError: stages are not in order, or do not begin with batch 0.
         """
-        super().__init__(model_config, extra_features, length_multiple, pool)
+        super().__init__(model_config, extra_features, length_multiple, pool, on_device)
         starts = [first for first, _ in stages]
         if not starts or starts[0] != 0 or starts != sorted(set(starts)):
             raise ConfigError(
@@ -371,7 +415,13 @@ class Corpus(_SegmentDataset):
             sample_rate=self.model_config.spectrogram.sample_rate,
             seed=int(sampler_seed[0]),
             mix=self._mix if training else 0.0,
-            augmentation=changes if training else augmentation.NO_AUGMENTATION,
+            augmentation=(
+                None
+                if self._on_device
+                else changes
+                if training
+                else augmentation.NO_AUGMENTATION
+            ),
             num_shards=count,
             stages=self._stages if training else ((0, self._stages[-1][1]),),
             batch_size=cfg.batch_size,
@@ -438,6 +488,7 @@ def _open_sampler(
         seed=seed,
         mix=mix,
         augmentation=augmentation,
+        augment=augmentation is not None,
         num_shards=num_shards,
     )
     if sampler.sample_rate != sample_rate:

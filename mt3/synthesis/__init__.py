@@ -6,13 +6,23 @@
     song_library    many songs in memory, drawn by kind
     random_notes    music without the habits of music
     orchestration   songs -> other songs
+    expression      how players play: pedal, rubato, spread chords, dynamics
     synthesizers    tinysoundfont or FluidSynth behind one interface
     soundfont       notes -> audio whose attacks are on time
     recipes         what a training clip of each kind is made of
     corpus          clips rendered ahead of time, on disk
-    augmentation    equaliser, room, noise, level
+    effects         what happens to music on its way into a file
+    augmentation    those effects, a room, noise and level, drawn for each segment
     sampler         training segments from a corpus
     command         `mt3 synthesize`
+
+Where music and soundfonts come from (`scripts/gather_music.py`):
+
+    held_out            recognises tunes that must stay out of training
+    score_sources       music21's corpus through Verovio, songs made with MMA
+    font_packages       soundfonts and samples in Debian packages
+    sample_sets         Gravis patches and Hydrogen drum kits -> presets
+    soundfont_writer    presets -> a soundfont file
 
 It needs neither TensorFlow nor, apart from `soundfont` and what renders through it,
 a synthesizer.

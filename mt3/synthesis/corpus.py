@@ -25,13 +25,13 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mt3.errors import ConfigError, DataError, near_misses
-from mt3.synthesis import note_arrays, recipes
+from mt3.synthesis import effects, note_arrays, orchestration, recipes
 from mt3.synthesis.song_library import Library, load_library
 from mt3.synthesis.soundfont import SoundFont, default_soundfont, open_soundfont
 
@@ -39,22 +39,25 @@ FORMAT = 1
 CLIP_DTYPE = np.dtype(
     [
         ("kind", "u1"),  # place in the sorted names of the mixture
-        ("soundfont", "u1"),  # place in corpus.json's list
+        ("soundfont", "u1"),  # place in corpus.json's list of what plays most notes
         ("parts", "u1"),  # programs that play, drums counted as one
         ("notes_per_second", "<f4"),
     ]
 )
 # What is rendered where nothing else is said: shares of `recipes.KINDS`.
 DEFAULT_MIXTURE = {
-    "solo_piano": 0.15,
-    "solo": 0.15,
-    "random": 0.20,
-    "drums": 0.15,
-    "band": 0.20,
+    "solo_piano": 0.18,
+    "solo": 0.20,
+    "random": 0.17,
+    "drums": 0.12,
+    "band": 0.18,
     "score": 0.15,
 }
 # Clips are stored at this peak; the sampler sets the level.
 _PEAK = 0.9
+# The share of clips whose speed, and with it pitch, is a little off; and by how much.
+_DETUNED = 0.25
+_DETUNED_CENTS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,7 @@ class CorpusConfig:
 
     Attributes:
       midi_folders: folders or files of MIDI; none means random notes only.
-      soundfonts: .sf2 or .sf3 files, each used equally often.
+      soundfonts: .sf2 or .sf3 files; each part of a clip is played by one.
       mixture: relative shares of the kinds of clips.
       seed: of everything.
       clip_seconds: length of a clip.
@@ -211,13 +214,12 @@ def render_shard(
     audio = np.zeros((count, num_samples), np.int16)
     clips = np.zeros(count, CLIP_DTYPE)
     notes = []
+    soundfonts = [open_soundfont(f, config.sample_rate) for f in config.soundfonts]
     for place in range(count):
         rng = np.random.default_rng([config.seed, shard, place])
         kind = int(rng.choice(len(kinds), p=shares / shares.sum()))
-        font = int(rng.integers(len(config.soundfonts)))
-        soundfont = open_soundfont(config.soundfonts[font], config.sample_rate)
-        samples, clip_notes = _render_clip(
-            rng, kinds[kind], library, soundfont, config.clip_seconds
+        samples, clip_notes, font = _render_clip(
+            rng, kinds[kind], library, soundfonts, config.clip_seconds
         )
         audio[place] = samples
         notes.append(clip_notes)
@@ -234,24 +236,32 @@ def _render_clip(
     rng: np.random.Generator,
     kind: str,
     library: Library | None,
-    soundfont: SoundFont,
+    soundfonts: Sequence[SoundFont],
     seconds: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a clip's int16 samples and its notes."""
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Returns a clip's int16 samples, its notes, and the place of its soundfont."""
+    # Some clips are played a little too fast or too slow, drums and all.
+    detuned = rng.random() < _DETUNED
+    cents = float(rng.uniform(-_DETUNED_CENTS, _DETUNED_CENTS)) if detuned else 0.0
+    num_samples = int(round(seconds * soundfonts[0].sample_rate))
+    played = int(round(num_samples * 2 ** (cents / 1200)))
+    factor = played / num_samples
     for _ in range(5):
-        clip = recipes.draw_clip(rng, kind, library, soundfont, seconds)
-        notes = note_arrays.without_tracks(note_arrays.window(clip.notes, 0.0, seconds))
+        clip = recipes.draw_clip(rng, kind, library, soundfonts, seconds * factor)
+        notes = note_arrays.window(clip.notes, 0.0, seconds * factor)
         if len(notes) >= 2:
             break
-    samples = soundfont.render(
-        clip.notes,
-        seconds=seconds,
-        pre_roll=recipes.PRE_ROLL_SECONDS,
-        sounds=clip.sounds,
-    )
+    samples = effects.change_speed(clip.render(seconds * factor), num_samples)
+    notes = note_arrays.without_tracks(orchestration.change_tempo(notes, factor))
     peak = float(np.abs(samples).max(initial=0.0))
     scale = _PEAK * 32767 / peak if peak > 0 else 0.0
-    return np.round(samples * scale).astype(np.int16), notes
+    counts = dict.fromkeys(range(len(soundfonts)), 0)
+    keys, sizes = np.unique(note_arrays.part_keys(notes), return_counts=True)
+    for key, size in zip(keys.tolist(), sizes.tolist(), strict=True):
+        font = clip.fonts[(0, True) if key == 128 else (key, False)]
+        counts[soundfonts.index(font)] += size
+    most = max(counts, key=counts.__getitem__)
+    return np.round(samples * scale).astype(np.int16), notes, most
 
 
 def _write_shard(

@@ -126,6 +126,46 @@ _COMMON = {
     **{program: 0.0 for program in range(120, 128)},
 }
 
+# How often these play a solo, for which a program is drawn with a preference: guitars,
+# basses, bowed strings, harp, voices, brass, reeds, pipes, mallets, organs.
+_SOLOISTS = {
+    24: 4.0,
+    25: 4.0,
+    26: 2.0,
+    27: 2.0,
+    29: 1.0,
+    30: 1.0,
+    32: 1.5,
+    33: 2.0,
+    40: 4.0,
+    41: 2.0,
+    42: 3.0,
+    43: 1.0,
+    46: 1.5,
+    52: 1.0,
+    53: 1.0,
+    56: 2.5,
+    57: 1.5,
+    58: 0.7,
+    60: 1.5,
+    64: 1.0,
+    65: 2.0,
+    66: 2.0,
+    67: 0.8,
+    68: 1.5,
+    70: 1.0,
+    71: 2.0,
+    72: 0.7,
+    73: 3.0,
+    74: 1.0,
+    11: 1.0,
+    12: 1.0,
+    19: 1.5,
+    16: 1.0,
+    21: 1.0,
+    6: 1.5,
+}
+
 GENERAL_MIDI_DRUMS = tuple(range(35, 82))
 # Kick, snares, side stick, hats, toms, crash, ride: most of what is played.
 _DRUM_WEIGHTS = {
@@ -196,6 +236,15 @@ def draw_program(rng: np.random.Generator, like: int | None = None) -> int:
             return like
     place = low + rng.random() * (high - low)
     return int(min(np.searchsorted(_CUMULATIVE, place, "right"), PROGRAMS - 1))
+
+
+def draw_soloist(rng: np.random.Generator) -> int:
+    """Draws a program for a solo: mostly instruments that people record alone."""
+    if rng.random() < 0.4:
+        return draw_program(rng)
+    programs = np.array(list(_SOLOISTS))
+    weights = np.array(list(_SOLOISTS.values()))
+    return int(rng.choice(programs, p=weights / weights.sum()))
 
 
 def draw_drum_keys(rng: np.random.Generator, count: int) -> np.ndarray:

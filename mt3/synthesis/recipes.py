@@ -7,11 +7,17 @@ or from random note processes. Everything is a function of the generator handed 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from mt3.synthesis import instruments, note_arrays, orchestration, random_notes
+from mt3.synthesis import (
+    expression,
+    instruments,
+    note_arrays,
+    orchestration,
+    random_notes,
+)
 from mt3.synthesis.midi_library import Song
 from mt3.synthesis.song_library import Library
 from mt3.synthesis.soundfont import Sound, SoundFont
@@ -25,6 +31,8 @@ _LAST_VARIATION_BANK = 16
 # Bowed strings, voices, brass, reeds, pipes and synth leads.
 _VIBRATO_PROGRAMS = frozenset([*range(40, 45), 52, 53, 54, *range(56, 88)])
 _PIANOS = np.array([0.5, 0.1, 0.07, 0.04, 0.1, 0.09, 0.06, 0.04])
+# The chance that each part of a clip gets a soundfont of its own.
+_MIXED_FONTS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,17 +43,37 @@ class Clip:
       notes: note array, times relative to the clip's start (the pre-roll's are
         negative), without overlaps of one (program, pitch).
       sounds: by (program, is_drum).
+      fonts: the soundfont that plays each (program, is_drum).
     """
 
     notes: np.ndarray
     sounds: Mapping[tuple[int, bool], Sound]
+    fonts: Mapping[tuple[int, bool], SoundFont]
+
+    def render(self, seconds: float) -> np.ndarray:
+        """Renders the clip: float32 [samples], the sum of what each soundfont plays."""
+        keys = note_arrays.part_keys(self.notes)
+        audio: np.ndarray | float = 0.0
+        fonts = list(dict.fromkeys(self.fonts.values()))
+        for font in fonts:
+            parts = [part for part, player in self.fonts.items() if player is font]
+            chosen = np.isin(keys, [128 if drum else p for p, drum in parts])
+            # Soundfonts differ in loudness by far more than parts of a mix do.
+            level = 1.0 if len(fonts) == 1 else 1.0 / font.level
+            audio = audio + np.float32(level) * font.render(
+                self.notes[chosen],
+                seconds=seconds,
+                pre_roll=PRE_ROLL_SECONDS,
+                sounds={part: self.sounds[part] for part in parts},
+            )
+        return np.asarray(audio, np.float32)
 
 
 def draw_clip(
     rng: np.random.Generator,
     kind: str,
     library: Library | None,
-    soundfont: SoundFont,
+    soundfonts: SoundFont | Sequence[SoundFont],
     seconds: float,
 ) -> Clip:
     """Draws a clip of a kind; without a library, or songs of that kind, random notes.
@@ -54,36 +82,88 @@ def draw_clip(
       rng: source of randomness.
       kind: one of `KINDS`.
       library: songs to draw from, or None.
-      soundfont: what will play it: chooses among its kits and variations, and drops
-        notes it has no sound for.
+      soundfonts: what may play it. Half of the clips are played by one of those that
+        can play the most of it (and by others what that one cannot), half draw one
+        for each part. Kits and variations are chosen among theirs, and notes without
+        a sound dropped.
       seconds: the clip's length.
+
+    Raises:
+      DataError: if no soundfont has a part's instrument or one of its class.
     """
+    if isinstance(soundfonts, SoundFont):
+        soundfonts = [soundfonts]
     notes = KINDS[kind](rng, library, seconds)
     notes = orchestration.vary_velocities(rng, notes)
+    notes = expression.perform(
+        rng,
+        notes,
+        _HABITS.get(kind, expression.Expression()),
+        start=-PRE_ROLL_SECONDS,
+        end=seconds,
+    )
     notes = orchestration.let_ring_out(notes)
     notes = note_arrays.resolve_overlaps(notes)
     notes = notes[
         (notes["start_time"] < seconds) & (notes["end_time"] > -PRE_ROLL_SECONDS)
     ]
-    sounds = draw_sounds(rng, notes, soundfont)
-    return Clip(notes[soundfont.audible(notes, sounds)], sounds)
+    fonts = _draw_fonts(rng, note_arrays.parts(notes), soundfonts)
+    sounds = draw_sounds(rng, notes, fonts)
+    heard = np.ones(len(notes), bool)
+    for font in dict.fromkeys(fonts.values()):
+        played = np.isin(
+            note_arrays.part_keys(notes),
+            [128 if part[1] else part[0] for part in fonts if fonts[part] is font],
+        )
+        heard[played] = font.audible(notes[played], sounds)
+    return Clip(notes[heard], sounds, fonts)
+
+
+def _draw_fonts(
+    rng: np.random.Generator,
+    parts: Sequence[tuple[int, bool]],
+    soundfonts: Sequence[SoundFont],
+) -> dict[tuple[int, bool], SoundFont]:
+    """Draws who plays each part."""
+    counts = [sum(font.can_play(*part) for part in parts) for font in soundfonts]
+    mains = [f for f, n in zip(soundfonts, counts, strict=True) if n == max(counts)]
+    main = mains[int(rng.integers(len(mains)))]
+    mixed = rng.random() < _MIXED_FONTS
+    fonts = {}
+    for part in parts:
+        able = [font for font in soundfonts if font.can_play(*part)]
+        if not able or (main in able and not mixed):
+            # Where nobody can play the part, rendering says what is missing.
+            fonts[part] = main
+        else:
+            fonts[part] = able[int(rng.integers(len(able)))]
+    return fonts
 
 
 def draw_sounds(
-    rng: np.random.Generator, notes: np.ndarray, soundfont: SoundFont
+    rng: np.random.Generator,
+    notes: np.ndarray,
+    fonts: SoundFont | Mapping[tuple[int, bool], SoundFont],
 ) -> dict[tuple[int, bool], Sound]:
-    """Draws loudness, variation, drum kit and tuning for each part."""
+    """Draws loudness, variation, drum kit and tuning for each part.
+
+    Args:
+      rng: source of randomness.
+      notes: a note array.
+      fonts: the soundfont that plays everything, or that of each part.
+    """
     # Recordings are tuned a little off 440 Hz, as a whole and part by part.
     clip_cents = rng.normal(0, 6) if rng.random() < 0.8 else rng.uniform(-35, 35)
-    kits = [kit for kit in soundfont.kits if kit <= _LAST_DRUM_KIT]
     sounds = {}
     for program, is_drum in note_arrays.parts(notes):
         gain = 10 ** (float(np.clip(rng.normal(0, 4.5), -10, 9)) / 20)
+        font = fonts if isinstance(fonts, SoundFont) else fonts[program, is_drum]
         if is_drum:
+            kits = [kit for kit in font.kits if kit <= _LAST_DRUM_KIT]
             kit = int(rng.choice(kits)) if kits and rng.random() < 0.7 else 0
             sounds[0, True] = Sound(gain=gain, kit=kit)
             continue
-        banks = [b for b in soundfont.banks(program) if b <= _LAST_VARIATION_BANK]
+        banks = [b for b in font.banks(program) if b <= _LAST_VARIATION_BANK]
         bank = int(rng.choice(banks)) if banks and rng.random() < 0.3 else 0
         cents = float(clip_cents + rng.normal(0, 3))
         depth = 0.0
@@ -116,7 +196,7 @@ def _solo_piano(
 def _solo(
     rng: np.random.Generator, library: Library | None, seconds: float
 ) -> np.ndarray:
-    program = instruments.draw_program(rng)
+    program = instruments.draw_soloist(rng)
     song = _draw(rng, library, "pitched", random=0.3)
     if song is None:
         return _random_part(rng, program, seconds, int(rng.integers(1, 6)))
@@ -206,6 +286,12 @@ KINDS: dict[str, Callable[..., np.ndarray]] = {
     "drums": _drums,
     "band": _band,
     "score": _score,
+}
+
+_HABITS = {
+    "solo_piano": expression.SOLO_PIANO,
+    "solo": expression.SOLO,
+    "random": expression.RANDOM,
 }
 
 

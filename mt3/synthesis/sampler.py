@@ -20,6 +20,7 @@ from mt3.synthesis.augmentation import AugmentationConfig, Augmenter
 
 # Audio before the segment that the room augmentation lets ring on: half a second.
 HISTORY_SAMPLES = 8192
+MOST_CLIPS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,10 @@ class ClipSampler:
       folder: a corpus made by `corpus.build_corpus`.
       segment_seconds: length of a segment (256 frames of 8 ms: 2.048).
       seed: examples are a function of it and of their index.
-      mix: chance that a second clip is added.
+      mix: chance that another clip is added, and after that another, up to
+        `MOST_CLIPS`.
+      augment: change the audio; if not, examples have the unchanged samples with
+        `HISTORY_SAMPLES` more before them.
       augmentation: how audio is changed; `augmentation.NO_AUGMENTATION` for not.
       num_shards: use the first so many shards (for an exact resume while the corpus
         still grows); all that are there if None.
@@ -62,6 +66,7 @@ class ClipSampler:
         segment_seconds: float = 2.048,
         seed: int = 0,
         mix: float = 0.2,
+        augment: bool = True,
         augmentation: AugmentationConfig | None = None,
         num_shards: int | None = None,
     ):
@@ -78,13 +83,15 @@ class ClipSampler:
                 f"{folder}: segments of {segment_seconds} s do not fit into clips of "
                 f"{self.config.clip_seconds} s."
             )
-        self._augment = Augmenter(
-            self.num_samples,
-            history=HISTORY_SAMPLES,
-            sample_rate=self.sample_rate,
-            config=augmentation or AugmentationConfig(),
-            seed=seed,
-        )
+        self._augment = None
+        if augment:
+            self._augment = Augmenter(
+                self.num_samples,
+                history=HISTORY_SAMPLES,
+                sample_rate=self.sample_rate,
+                config=augmentation or AugmentationConfig(),
+                seed=seed,
+            )
         self.num_shards = 0
         self.refresh(num_shards)
 
@@ -150,15 +157,17 @@ class ClipSampler:
         clip = int(eligible[int(rng.integers(len(eligible)))])
         audio, notes = self._cut(rng, clip)
         used = [clip]
-        if rng.random() < self.mix:
+        for _ in range(MOST_CLIPS - 1):
+            if rng.random() >= self.mix:
+                break
             other = int(eligible[int(rng.integers(len(eligible)))])
             more, more_notes = self._cut(rng, other)
-            if self._may_mix(clip, other, notes, more_notes, limits):
+            if self._may_mix([*used, other], notes, more_notes, limits):
                 gain = np.float32(10 ** (rng.uniform(-9, 3) / 20))
                 audio += gain * more
                 notes = note_arrays.sort(np.concatenate([notes, more_notes]))
                 used.append(other)
-        samples = self._augment(rng, audio)
+        samples = audio if self._augment is None else self._augment(rng, audio)
         names = tuple(self.kinds[self._clips["kind"][i]] for i in used)
         return Example(samples, notes, names)
 
@@ -211,20 +220,19 @@ class ClipSampler:
 
     def _may_mix(
         self,
-        clip: int,
-        other: int,
+        clips: list[int],
         notes: np.ndarray,
         more_notes: np.ndarray,
         limits: tuple,
     ) -> bool:
-        """Two clips must not hold the same (program, pitch), nor break the limits."""
+        """Clips must not hold the same (program, pitch), nor break the limits."""
         max_notes_per_second, max_parts, _ = limits
-        pair = self._clips[[clip, other]]
-        rate = float(pair["notes_per_second"].sum())
+        mixed = self._clips[clips]
+        rate = float(mixed["notes_per_second"].sum())
         if max_notes_per_second is not None and rate > max_notes_per_second:
             return False
-        if max_parts is not None and int(pair["parts"].sum(dtype=int)) > max_parts:
+        if max_parts is not None and int(mixed["parts"].sum(dtype=int)) > max_parts:
             return False
         keys = note_arrays.part_keys(notes) * 128 + notes["pitch"]
         more_keys = note_arrays.part_keys(more_notes) * 128 + more_notes["pitch"]
-        return clip != other and not np.isin(keys, more_keys).any()
+        return len(set(clips)) == len(clips) and not np.isin(keys, more_keys).any()

@@ -38,6 +38,9 @@ MAX_LATENCY_SECONDS = 0.008
 MIN_NOTE_SECONDS = 0.01
 # How often a vibrato's pitch is set anew.
 VIBRATO_STEP_SECONDS = 0.01
+# What a soundfont's loudness is measured with.
+_LEVEL_PROGRAMS = (0, 4, 11, 16, 24, 27, 40, 48, 56, 61, 65, 71, 73, 80)
+_DRUM_KEYS = (36, 38, 39, 45, 49, 54, 61, 75)
 # Kinds of events; what falls on one sample is done in this order.
 _OFF, _BEND, _ON = range(3)
 
@@ -138,6 +141,26 @@ class SoundFont:
             f"{self.path}: the soundfont has no preset for General MIDI program "
             f"{program} or any other of its class."
         )
+
+    def can_play(self, program: int, is_drum: bool) -> bool:
+        """Tells whether there is a preset for a part, or for one of its class."""
+        if is_drum:
+            return bool(self.kits)
+        first = program // 8 * 8
+        return any(self._synth.has_preset(0, p) for p in range(first, first + 8))
+
+    @functools.cached_property
+    def level(self) -> float:
+        """How loud the soundfont is: the median over some of its presets.
+
+        Each counts with the root mean square of the first 0.3 s of a loud note.
+        """
+        tried = [(0, p, 60) for p in _LEVEL_PROGRAMS if self._synth.has_preset(0, p)]
+        tried += [(DRUM_BANK, kit, key) for kit in self.kits[:1] for key in _DRUM_KEYS]
+        levels = [np.sqrt(np.mean(self._try_note(*t, 0.3) ** 2)) for t in tried]
+        # Programs and drums that are not there are silent.
+        heard = [level for level in levels if level > 1e-5]
+        return float(np.median(heard)) if heard else 1.0
 
     def latency(self, bank: int, preset: int, pitch: int) -> float:
         """Returns how late a preset's attack sounds, in seconds, as measured.
@@ -333,7 +356,7 @@ def open_soundfont(path: str | os.PathLike, sample_rate: int = 16000) -> SoundFo
     return _open_cached(str(path), sample_rate)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def _open_cached(path: str, sample_rate: int) -> SoundFont:
     return SoundFont(path, sample_rate)
 

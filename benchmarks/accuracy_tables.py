@@ -1,0 +1,175 @@
+"""The tables of `accuracy.py`, as text and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.group_scores import POLYPHONY_BINS
+from benchmarks.held_out import ALL, GROUPS, PIANO, SOLOS, SUMS
+from mt3 import metrics
+
+ROWS = (
+    *metrics.MAIN_METRICS,
+    "Onset precision",
+    "Onset recall",
+    "Instrument detection F1 (midi_class)",
+    "Instrument leakage (midi_class)",
+)
+# Of the comparison of choices, where there are columns for few.
+SHORT_NAMES = {
+    "Onset F1": "onset",
+    "Onset + offset F1": "on+off",
+    "Frame F1": "frame",
+    "Onset + offset + program F1 (midi_class)": "multi",
+    "Drum onset F1 (midi_class)": "drums",
+    "Instrument leakage (midi_class)": "leakage",
+}
+# Sets of several instruments, and sets whose polyphony says something.
+GROUPED = (ALL, SUMS)
+POLYPHONIC = (ALL, PIANO, SUMS)
+GROUP_SCORES = {
+    "found": "onset recall of each group's notes, found as any instrument",
+    "F1": "onset F1 within the group",
+    "precision": "onset precision within the group",
+    "recall": "onset recall within the group",
+}
+SOLO_SCORES = {
+    "Onset F1": "onset F1",
+    "Onset + offset F1": "onset + offset F1",
+    "Group F1": "onset F1 of the notes given to the right group",
+}
+
+# Column label -> set -> what `accuracy.summarise` returns.
+Summaries = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def all_tables(summaries: Summaries) -> str:
+    """Returns every table, a column for each model or folder."""
+    first = next(iter(summaries.values()))
+    tables = []
+    for kind, summary in first.items():
+        title = f"{kind}: mean over {summary['pieces']} pieces"
+        tables.append(
+            _table(
+                title,
+                ROWS,
+                summaries,
+                lambda s, row, kind=kind: s[kind]["scores"].get(row, math.nan),
+            )
+        )
+    for kind in (kind for kind in GROUPED if kind in first):
+        for score, title in GROUP_SCORES.items():
+            tables.append(_count_table(f"{kind}: {title}", summaries, kind, score))
+    for kind in (kind for kind in POLYPHONIC if kind in first):
+        title = f"{kind}: onset recall by how many notes sound at once"
+        tables.append(_count_table(title, summaries, kind, "found", "polyphony"))
+    if SOLOS in first:
+        for score, title in SOLO_SCORES.items():
+            tables.append(
+                _table(
+                    f"{SOLOS}: {title}, by group",
+                    list(first[SOLOS]["solos"]),
+                    summaries,
+                    lambda s, row, score=score: s[SOLOS]["solos"][row][score],
+                )
+            )
+    return "\n\n".join(tables)
+
+
+def comparison(summaries: Summaries) -> str:
+    """Returns a table with a row for each model and choice, one for each set."""
+    tables = []
+    for kind in next(iter(summaries.values())):
+        rows = {
+            label: [by_set[kind]["scores"].get(name, math.nan) for name in SHORT_NAMES]
+            for label, by_set in summaries.items()
+        }
+        tables.append(_lines(kind, list(SHORT_NAMES.values()), rows))
+    return "\n\n".join(tables)
+
+
+def to_json(
+    settings: Mapping[str, Any],
+    summaries: Summaries,
+    records: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+) -> str:
+    """Returns everything as JSON; scores that are not numbers become null."""
+    everything = {"settings": settings, "summaries": summaries, "pieces": records}
+    return json.dumps(_plain(everything), indent=1, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Turns counts into their numbers and scores, and what is no number into None."""
+    if dataclasses.is_dataclass(value):
+        value = {**dataclasses.asdict(value), **value.scores()}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value
+
+
+def _count_table(
+    title: str, summaries: Summaries, kind: str, score: str, counts: str = "groups"
+) -> str:
+    """Returns a table by group or polyphony, with the number of reference notes."""
+    rows: dict[str, int] = {}
+    for by_set in summaries.values():
+        for row, count in by_set[kind][counts].items():
+            rows[row] = count.reference
+    order = (*GROUPS, *(name for name, _ in POLYPHONY_BINS))
+    rows = {row: rows[row] for row in order if row in rows}
+
+    def cell(by_set, row):
+        count = by_set[kind][counts].get(row)
+        return math.nan if count is None else count.scores()[score]
+
+    return _table(title, list(rows), summaries, cell, {"notes": rows})
+
+
+def _table(
+    title: str,
+    rows: Sequence[str],
+    summaries: Summaries,
+    cell: Callable[[Mapping[str, Any], str], float],
+    before: Mapping[str, Mapping[str, int]] | None = None,
+) -> str:
+    """Returns a table with a column for each label, and integers before them."""
+    before = before or {}
+    cells = {
+        row: [
+            *(numbers[row] for numbers in before.values()),
+            *(cell(by_set, row) for by_set in summaries.values()),
+        ]
+        for row in rows
+    }
+    return _lines(title, [*before, *summaries], cells)
+
+
+def _lines(
+    title: str, heads: Sequence[str], rows: Mapping[str, Sequence[float]]
+) -> str:
+    """Aligns rows of numbers under a title."""
+    texts = {row: [_number(value) for value in values] for row, values in rows.items()}
+    width = max(map(len, rows))
+    widths = [max(len(head), 7) for head in heads]
+    lines = [title, _line("", heads, width, widths)]
+    lines += [_line(row, cells, width, widths) for row, cells in texts.items()]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _line(name: str, cells: Sequence[str], width: int, widths: Sequence[int]) -> str:
+    padded = [cell.rjust(size) for cell, size in zip(cells, widths, strict=True)]
+    return "  ".join([name.ljust(width), *padded])
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return "-" if math.isnan(value) else f"{value:.3f}"

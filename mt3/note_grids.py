@@ -1,0 +1,179 @@
+"""What sounds in each frame, as arrays on the device: targets of training aids.
+
+Hosts send a segment's notes as rows of numbers (`note_rows`), a hundred times smaller
+than the grids that devices make of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mt3 import vocabularies
+from mt3.configs import ModelConfig
+
+# MIDI classes, then drums.
+NUM_CLASSES = 16
+DRUMS = NUM_CLASSES
+# Frames until the next event; the last class is "later, or never".
+NEXT_EVENT_CLASSES = 64
+_NO_NOTE = -1
+_CLASS_SIZE = vocabularies.NUM_PROGRAMS // NUM_CLASSES
+
+
+def frame_of_time(seconds: Any, config: ModelConfig) -> Any:
+    """Returns the (fractional) frame whose window is centred on a time."""
+    spectrogram = config.spectrogram
+    centre = spectrogram.fft_size / (2 * spectrogram.hop_width)
+    return seconds * spectrogram.frames_per_second - centre
+
+
+def note_rows(notes: np.ndarray, max_notes: int) -> np.ndarray | None:
+    """Packs a segment's notes.
+
+    Args:
+      notes: NOTE_DTYPE [n], times in seconds from the segment's start.
+      max_notes: rows.
+
+    Returns:
+      float32 [max_notes, 4]: start, end, pitch, MIDI class or `DRUMS`; rows without
+      a note have class -1. None where the notes do not fit.
+    """
+    if len(notes) > max_notes:
+        return None
+    rows = np.full((max_notes, 4), _NO_NOTE, np.float32)
+    rows[: len(notes), 0] = notes["start_time"]
+    rows[: len(notes), 1] = notes["end_time"]
+    rows[: len(notes), 2] = notes["pitch"]
+    classes = (
+        notes["program"].astype(np.int64) * NUM_CLASSES // vocabularies.NUM_PITCHES
+    )
+    rows[: len(notes), 3] = np.where(notes["is_drum"], DRUMS, classes)
+    return rows
+
+
+def onset_grid(rows: jax.Array, config: ModelConfig, drums: bool = False) -> jax.Array:
+    """Marks the frame of each onset and the one after it.
+
+    Onsets whose window would begin before the segment are seen in its first frames.
+
+    Args:
+      rows: [B, N, 4], see `note_rows`.
+      config: frames of the segment and their rate.
+      drums: of drums instead of pitched notes.
+
+    Returns:
+      float32 [B, T, 128].
+    """
+    first, _ = _spans(rows, config)
+    wanted = rows[..., 3] == DRUMS if drums else _is_pitched(rows)
+    begins = wanted & (rows[..., 0] >= 0)
+    grid = _scatter(rows[..., 2], first, begins, config, vocabularies.NUM_PITCHES)
+    grid = jnp.minimum(grid, 1.0)
+    return jnp.maximum(grid, jnp.pad(grid, ((0, 0), (1, 0), (0, 0)))[:, :-1])
+
+
+def sounding_grid(
+    rows: jax.Array, config: ModelConfig, classes: bool = False
+) -> jax.Array:
+    """Marks the frames in which each pitch sounds, or each MIDI class plays.
+
+    Args:
+      rows: [B, N, 4], see `note_rows`; a note sounds in one frame at least.
+      config: frames of the segment and their rate.
+      classes: of classes instead of pitches.
+
+    Returns:
+      float32 [B, T, 128], or [B, T, NUM_CLASSES].
+    """
+    first, last = _spans(rows, config)
+    pitched = _is_pitched(rows)
+    column = rows[..., 3] if classes else rows[..., 2]
+    width = NUM_CLASSES if classes else vocabularies.NUM_PITCHES
+    change = _scatter(column, first, pitched, config, width)
+    change -= _scatter(column, jnp.maximum(last, first + 1), pitched, config, width)
+    # A product with a triangle of ones: cumulative sums are slow on CPUs.
+    before = np.tril(np.ones((config.inputs_length,) * 2, np.float32))
+    return jnp.minimum(jnp.einsum("st,btp->bsp", before, change), 1.0)
+
+
+def at_onsets(grid: jax.Array, rows: jax.Array, config: ModelConfig, low: int):
+    """Picks what a grid holds where each pitched note begins.
+
+    Args:
+      grid: [B, T, P, C], whose pitches begin at `low`.
+      rows: [B, N, 4], see `note_rows`.
+      config: frames of the segment and their rate.
+      low: the grid's lowest pitch.
+
+    Returns:
+      [B, N, C] from the frame after each onset's, and bool [B, N], which of them
+      are notes that begin in the segment, within the grid.
+    """
+    frames, pitches = grid.shape[1:3]
+    first, _ = _spans(rows, config)
+    pitch = rows[..., 2].astype(jnp.int32) - low
+    inside = _is_pitched(rows) & (rows[..., 0] >= 0) & (first < frames)
+    inside &= (pitch >= 0) & (pitch < pitches)
+    place = jnp.clip(first + 1, 0, frames - 1) * pitches + jnp.clip(
+        pitch, 0, pitches - 1
+    )
+    flat = grid.reshape(grid.shape[0], frames * pitches, grid.shape[3])
+    return jnp.take_along_axis(flat, place[..., None], axis=1), inside
+
+
+def next_event(rows: jax.Array, config: ModelConfig) -> jax.Array:
+    """Counts the frames from each frame to the next onset or offset after it.
+
+    Args:
+      rows: [B, N, 4], see `note_rows`; drums have no offsets.
+      config: frames of the segment and their rate.
+
+    Returns:
+      int32 [B, T], 0..`NEXT_EVENT_CLASSES` - 1.
+    """
+    length = config.inputs_length
+    is_note, pitched = rows[..., 3] >= 0, rows[..., 3] < DRUMS
+    times = jnp.concatenate([rows[..., 0], rows[..., 1]], axis=1)
+    counts = jnp.concatenate([is_note, is_note & pitched], axis=1) & (times >= 0)
+    frame = jnp.rint(frame_of_time(times, config)).astype(jnp.int32)
+    frame = jnp.where(counts & (frame >= 0), frame, length)
+    batch = jnp.arange(rows.shape[0])[:, None]
+    marked = jnp.zeros((rows.shape[0], length + 1), jnp.int32)
+    marked = marked.at[batch, jnp.minimum(frame, length)].max(1)[:, :length]
+    never = length + NEXT_EVENT_CLASSES
+    place = jnp.where(marked > 0, jnp.arange(length)[None], never)
+    following = jax.lax.cummin(place, axis=1, reverse=True)
+    following = jnp.pad(following[:, 1:], ((0, 0), (0, 1)), constant_values=never)
+    distance = following - jnp.arange(length)[None]
+    return jnp.minimum(distance, NEXT_EVENT_CLASSES - 1).astype(jnp.int32)
+
+
+def _spans(rows: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
+    """Returns each note's first frame and the one behind its last, int32 [B, N]."""
+    first = jnp.rint(frame_of_time(rows[..., 0], config)).astype(jnp.int32)
+    last = jnp.rint(frame_of_time(rows[..., 1], config)).astype(jnp.int32)
+    return jnp.maximum(first, 0), jnp.maximum(last, 0)
+
+
+def _is_pitched(rows: jax.Array) -> jax.Array:
+    return (rows[..., 3] >= 0) & (rows[..., 3] < DRUMS)
+
+
+def _scatter(
+    column: jax.Array,
+    frame: jax.Array,
+    counts: jax.Array,
+    config: ModelConfig,
+    width: int,
+) -> jax.Array:
+    """Adds 1 at (frame, column) for each note that counts, if that frame is there."""
+    length = config.inputs_length
+    batch = jnp.broadcast_to(jnp.arange(frame.shape[0])[:, None], frame.shape)
+    column = jnp.clip(column.astype(jnp.int32), 0, width - 1)
+    grid = jnp.zeros((frame.shape[0], length + 1, width), jnp.float32)
+    place = grid.at[batch, jnp.minimum(frame, length), column]
+    return place.add(counts.astype(jnp.float32))[:, :length]

@@ -166,6 +166,13 @@ def _add_transcribe(commands) -> None:
         "(default: as the model was measured to be better)",
     )
     add(
+        "--type-first",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="choose the type of each token before the token, and times by their "
+        "neighbourhood (default: as the model was measured to be better)",
+    )
+    add(
         "--unclosed-ties",
         choices=("keep", "end"),
         default="keep",
@@ -198,7 +205,7 @@ def _add_cleanup(parser) -> None:
         "--faithful",
         action="store_true",
         help="nothing that the original does not do: --decode beam1 --no-grammar "
-        "--unclosed-ties keep, and no clean-up",
+        "--no-type-first --unclosed-ties keep, and no clean-up",
     )
     add(
         "--min-duration",

@@ -44,6 +44,8 @@ class TranscribeOptions:
         "temperature0.8".
       grammar: allow only tokens that mean something where they stand; None leaves
         it to the model (what was measured to be better for it).
+      type_first: choose the type of each token before the token, and times by their
+        neighbourhood (`decoding.TypeFirst`); None leaves it to the model.
       programs: General MIDI programs to transcribe; None for all.
       drums: whether to transcribe drums.
       unclosed_ties: "keep" or "end", see `note_sequences.NoteDecoder`.
@@ -57,6 +59,7 @@ class TranscribeOptions:
 
     decode: str = "beam1"
     grammar: bool | None = None
+    type_first: bool | None = None
     programs: tuple[int, ...] | None = None
     drums: bool = True
     unclosed_ties: str = "keep"
@@ -80,6 +83,7 @@ class TranscribeOptions:
             self,
             decode="beam1",
             grammar=False,
+            type_first=False,
             unclosed_ties="keep",
             cleanup=note_cleanup.CleanupOptions(),
         )
@@ -245,7 +249,19 @@ class InferenceModel:
             num_slots=options.num_slots,
             dtype=options.dtype,
             mask=mask,
+            type_first=(
+                decoding.TypeFirst.from_codec(self.tokenizer.codec)
+                if self.uses_type_first
+                else None
+            ),
         )
+
+    @property
+    def uses_type_first(self) -> bool:
+        """Whether the type of each token is chosen first."""
+        if self.options.type_first is None:
+            return bool(self.info.get("type_first", False))
+        return self.options.type_first
 
     @property
     def uses_grammar(self) -> bool:
@@ -262,6 +278,7 @@ class InferenceModel:
         """Returns what a result was made with, as JSON values."""
         values = dataclasses.asdict(self.options)
         values["grammar"] = self.uses_grammar
+        values["type_first"] = self.uses_type_first
         values["cleanup"] = dataclasses.asdict(self.cleanup) if self.cleanup else None
         return {key: value for key, value in values.items() if value is not None}
 

@@ -223,6 +223,7 @@ def _cleanup_options(options: argparse.Namespace) -> CleanupOptions | None:
         asked = {
             "--decode": options.decode != "beam1",
             "--grammar": bool(options.grammar),
+            "--type-first": bool(options.type_first),
             "--unclosed-ties": options.unclosed_ties != "keep",
             "a clean-up": bool(cleanup),
             "--instruments": options.instruments is not None,
@@ -282,6 +283,7 @@ class _Run:
         decoding = inference.TranscribeOptions(
             decode=options.decode,
             grammar=options.grammar,
+            type_first=options.type_first,
             programs=self._programs,
             drums=self._drums,
             unclosed_ties=options.unclosed_ties,

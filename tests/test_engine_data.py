@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from mt3 import spectrograms
 from mt3.configs import ModelConfig
 from mt3.engine import data_sources, partitioning, synthetic_data, trainer, utils
 from mt3.engine.train_state import TrainState
@@ -17,6 +18,8 @@ from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import NOTE_DTYPE
 from mt3.spectrograms import SpectrogramConfig
 from mt3.synthesis import corpus
+from mt3.synthesis.augmentation import NO_AUGMENTATION
+from mt3.synthesis.sampler import HISTORY_SAMPLES
 from mt3.tokenizer import NoteTokenizer
 
 CONFIG = ModelConfig(
@@ -221,6 +224,48 @@ def test_corpus_batches_keep_their_shards_when_resumed(corpus_folder):
     np.testing.assert_array_equal(
         one["encoder_input_tokens"], other["encoder_input_tokens"]
     )
+
+
+def test_corpus_for_the_device_leaves_samples_as_they_are(corpus_folder):
+    config = CONFIG.from_dict({**CONFIG.to_dict(), "targets_length": 200})
+    cfg = dataset_config(task_feature_lengths={"inputs": 32, "targets": 200})
+    plain = synthetic_data.Corpus(
+        config, corpus_folder, mix=0.0, augmentation=NO_AUGMENTATION
+    )(cfg).batch(0)
+    raw = synthetic_data.Corpus(config, corpus_folder, mix=0.0, on_device=True)(cfg)
+    batch = raw.batch(0)
+    assert set(batch) == {
+        *("samples", "notes", "decoder_target_tokens"),
+        *("decoder_input_tokens", "decoder_loss_weights"),
+    }
+    size = HISTORY_SAMPLES + config.segment_samples
+    assert batch["samples"].shape == (cfg.batch_size, size)
+    assert batch["samples"].dtype == np.int16
+    np.testing.assert_array_equal(
+        batch["decoder_target_tokens"], plain["decoder_target_tokens"]
+    )
+    # The same segments, but for their level.
+    segment = batch["samples"][:, HISTORY_SAMPLES:].astype(np.float32)
+    scale = np.sqrt(np.mean(segment**2, axis=1, keepdims=True)) / 0.1
+    frames = spectrograms.compute_spectrogram(segment / scale, config.spectrogram)
+    loud = frames > frames.max() - 5
+    np.testing.assert_allclose(
+        plain["encoder_input_tokens"][loud], frames[loud], atol=0.05
+    )
+    onsets = batch["notes"][..., 3] >= 0
+    assert onsets.any(axis=1).all()
+
+
+def test_more_notes_than_rows_are_drawn_again():
+    notes = np.zeros(5, NOTE_DTYPE)
+    notes["pitch"] = np.arange(60, 65)
+    notes["end_time"] = 0.1
+    tokenizer = NoteTokenizer(CONFIG)
+    samples = np.zeros(HISTORY_SAMPLES + CONFIG.segment_samples, np.float32)
+    assert synthetic_data.device_features(samples, notes, tokenizer) is not None
+    config = CONFIG.from_dict({**CONFIG.to_dict(), "targets_length": 8})
+    small = NoteTokenizer(config)
+    assert synthetic_data.device_features(samples, notes, small) is None
 
 
 def test_corpus_refuses_stages_out_of_order(corpus_folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -12,6 +13,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import gin
+from mt3 import checkpoints as model_checkpoints
 from mt3 import gin_files
 from mt3.engine import checkpoints, launch
 from mt3.errors import ConfigError
@@ -94,6 +96,7 @@ def test_all_files_are_there():
         *("mt3.gin", "ismir2021.gin", "finetune.gin", "local_tiny.gin"),
         *(f"ismir2022/{n}.gin" for n in ("small", "base", "pretrain", "finetune")),
         *("synthetic.gin", "synthetic_run.gin", "synthetic_tiny.gin"),
+        "synthetic_gpu.gin",
     } == set(FILES)
 
 
@@ -335,9 +338,24 @@ def test_mt3_trains_and_is_evaluated_and_infers(data_root, tmp_path):
     assert all("est_notes" in song for song in songs)
 
 
+@pytest.mark.parametrize("name", ["synthetic.gin", "synthetic_gpu.gin"])
+def test_the_default_weights_recipe(bound, name):
+    got = bound((name,), "CORPUS='c'", "MODEL_DIR='m'")
+    model = got["model"]
+    assert model.augmenter is not None
+    assert model.module.config.harmonic_channels
+    # At most 40 MB of weights with two bytes for each.
+    sizes = model.module.config.to_dict()
+    config = dataclasses.replace(model.config, network=sizes)
+    shapes = model_checkpoints.expected_shapes(config).values()
+    assert 2 * sum(map(math.prod, shapes)) < 40e6
+    data = got["get_dataset_fn"]
+    assert data.model_config == model.config
+
+
 def test_files_need_no_tensorflow_where_they_read_no_tasks():
     """What synthetic runs include imports nothing of the data layer."""
-    for name in ("model.gin", "synthetic_run.gin", "synthetic_tiny.gin"):
+    for name in ("model.gin", *(file for file in FILES if "synthetic" in file)):
         imported = re.findall(
             r"^(?:from|import) (.*)$", (FOLDER / name).read_text(), re.MULTILINE
         )

@@ -39,6 +39,9 @@ COMPILED_FILE = "compiled.tar"
 MOST_STATE_BYTES = 60_000_000
 MOST_BYTES = 64_000_000
 _SECONDS_BETWEEN_SAVES = 60.0
+# For the step in progress, a checkpoint, and the ends of worker processes.
+_SECONDS_TO_STOP = 20.0
+_LEAST_SECONDS_TO_KEEP = 8.0
 _CLIP_SECONDS = 8.0
 # In a folder that a piece may empty, because a piece made it.
 _MARK = ".mt3_piece"
@@ -132,7 +135,7 @@ class Piece:
         self._pieces: list[dict[str, Any]] = []
         self._moments = options.moments
         self._kept_step: int | None = None
-        self._kept_seconds = 15.0
+        self._kept_seconds = _LEAST_SECONDS_TO_KEEP
         self._failure: Exception | None = None
 
     def run(self) -> int:
@@ -224,7 +227,7 @@ class Piece:
         """Tells whether training has to end for its state to be kept in time."""
         if not self._stopping:
             left = 60 * self._options.minutes - (time.monotonic() - self._started)
-            if left < 15.0 + 2.0 * self._kept_seconds:
+            if left < _SECONDS_TO_STOP + 2.0 * self._kept_seconds:
                 self._say("the time is nearly over: stopping")
                 self._stopping = True
         return self._stopping
@@ -433,12 +436,13 @@ class Piece:
                 self._moments = attempt
                 break
         self._kept_step = manifest["step"]
-        self._kept_seconds = time.monotonic() - began
+        # The last time may take as long as the longest so far.
+        self._kept_seconds = max(self._kept_seconds, time.monotonic() - began)
         size = sum(part["size"] for part in manifest["parts"])
         self._say(
             f"kept step {manifest['step']}: {size / 1e6:.1f} MB in "
             f"{len(manifest['parts'])} files, moments in {self._moments}, "
-            f"{self._kept_seconds:.1f} s"
+            f"{time.monotonic() - began:.1f} s"
         )
         return manifest
 

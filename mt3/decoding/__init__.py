@@ -2,7 +2,7 @@
 
 `SegmentDecoder` decodes any number of segments as a stream; `decode` one batch.
 Strategies say how tokens are chosen (`Beam`, `Greedy`, `Temperature`), masks which
-ones may be (`GrammarMask`).
+ones may be (`GrammarMask`); `TypeFirst` weighs types of tokens before single ones.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from mt3.decoding.strategies import (
     Temperature,
     from_name,
 )
+from mt3.decoding.type_first import TypeFirst
 from mt3.errors import ShapeError
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "SegmentDecoder",
     "Strategy",
     "Temperature",
+    "TypeFirst",
     "cache_folder",
     "decode",
     "enable_compilation_cache",
@@ -58,6 +60,7 @@ def decode(
     max_length: int = 1024,
     strategy: Strategy | None = None,
     mask: LogitMask | None = None,
+    type_first: TypeFirst | None = None,
     cache_sizes: tuple[int, ...] = (),
 ) -> tuple[jax.Array, jax.Array]:
     """Decodes one batch from start to end; can be traced (inside `jax.jit`).
@@ -72,6 +75,7 @@ def decode(
       max_length: most tokens a segment may have, EOS included.
       strategy: `Beam()` if `None`, which is one-beam search.
       mask: which tokens may be chosen; `None` is all.
+      type_first: choose the type of the next token first; `None` for not.
       cache_sizes: lengths below `max_length` that the self-attention cache goes
         through. Each costs a compilation and makes short segments faster.
 
@@ -95,7 +99,7 @@ def decode(
         )
     strategy = strategy or Beam()
     ids, scores = decode_batch(
-        Spec(config, strategy, mask, max_length),
+        Spec(config, strategy, mask, max_length, type_first),
         params,
         jnp.asarray(inputs, jnp.float32),
         cache_sizes=usable_cache_sizes(cache_sizes, max_length),

@@ -26,6 +26,7 @@ from mt3.decoding.masks import LogitMask
 from mt3.decoding.program import Program
 from mt3.decoding.steps import Carry, KeysValues, Spec
 from mt3.decoding.strategies import Beam, Strategy
+from mt3.decoding.type_first import TypeFirst
 from mt3.errors import ConfigError, ShapeError
 from mt3.vocabularies import EOS_ID
 
@@ -47,6 +48,7 @@ class DecodeOptions:
       encode_batch: segments that are encoded together.
       dtype: computation type; `None` is the model's.
       mask: which tokens may be chosen; `None` is all.
+      type_first: choose the type of the next token first; `None` for not.
 
     Raises:
       ConfigError: a number below 1, or cache sizes that do not rise.
@@ -60,6 +62,7 @@ class DecodeOptions:
     encode_batch: int = 8
     dtype: str | None = None
     mask: LogitMask | None = None
+    type_first: TypeFirst | None = None
 
     def __post_init__(self):
         for name in ("max_length", "num_slots", "steps_per_dispatch", "encode_batch"):
@@ -141,6 +144,7 @@ class SegmentDecoder:
                 self.options.strategy,
                 self.options.mask,
                 self.options.max_length,
+                self.options.type_first,
             ),
         )
         self.num_slots = self.options.num_slots or default_num_slots()

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from mt3 import layers, network
 from mt3.decoding.masks import LogitMask
 from mt3.decoding.strategies import NEG_INF, Strategy
+from mt3.decoding.type_first import TypeFirst
 from mt3.errors import CheckpointError
 
 Array = jax.Array
@@ -43,12 +44,14 @@ class Spec:
       strategy: how tokens are chosen.
       mask: which tokens may be chosen; `None` is all.
       max_length: most tokens a segment may have.
+      type_first: changes the logits that the mask leaves; `None` for not.
     """
 
     config: network.T5Config
     strategy: Strategy
     mask: LogitMask | None
     max_length: int
+    type_first: TypeFirst | None = None
 
 
 class Weights(NamedTuple):
@@ -249,6 +252,8 @@ def _choose(spec: Spec, carry: Carry, logits: Array) -> Carry:
     if spec.mask is not None:
         allowed = spec.mask.allowed(carry.grammar).reshape(logits.shape)
         logits = jnp.where(allowed, logits, NEG_INF)
+    if spec.type_first is not None:
+        logits = spec.type_first(logits)
     choice, tokens, parents = spec.strategy.advance(carry.choice, logits)
     choice = jax.tree.map(
         lambda new, old: jnp.where(_like(carry.running, new), new, old),

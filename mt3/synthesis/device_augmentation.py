@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mt3.synthesis import effects
 from mt3.synthesis.augmentation import AugmentationConfig, Augmenter
 from mt3.synthesis.sampler import HISTORY_SAMPLES
 
@@ -44,6 +45,7 @@ class DeviceAugmenter:
     ):
         self.num_samples = num_samples
         self.history = history
+        self.sample_rate = sample_rate
         self.config = config or AugmentationConfig()
         host = Augmenter(
             num_samples,
@@ -69,7 +71,7 @@ class DeviceAugmenter:
           float32 [B, num_samples], within -1..1.
         """
         config = self.config
-        keys = jax.random.split(key, 7)
+        keys = jax.random.split(key, 6)
         audio = self._filter(keys[:2], audio)
         batch = audio.shape[0]
 
@@ -86,11 +88,57 @@ class DeviceAugmenter:
         gain = level * 10 ** (-uniform(snr_key, *config.noise_snr_db) / 20)
         noise = self._noise(kind_key, start_key, batch)
         audio += jnp.where(happens(chance_key, config.noise), gain * noise, 0.0)
-        low, high = np.log(0.5), np.log(4.0)
-        drive = jnp.exp(uniform(keys[4], low, high)) / (3 * level)
-        squeezed = jnp.tanh(audio * drive) / drive
-        audio = jnp.where(happens(keys[5], config.compression), squeezed, audio)
-        return jnp.clip(audio, -1.0, 1.0)
+        audio = self._squeeze(keys[4], audio, level)
+        # Short loud peaks lower the level; to clip them is an effect of its own.
+        return audio / jnp.maximum(jnp.max(jnp.abs(audio), axis=1, keepdims=True), 1.0)
+
+    def _squeeze(self, key: Array, audio: Array, level: Array) -> Array:
+        """Limits, bends and clips audio of a level; see `effects` for each."""
+        config = self.config
+        shape = (audio.shape[0], 1)
+        keys = jax.random.split(key, 6)
+        chances = jax.random.uniform(keys[5], (3, *shape))
+
+        def log_uniform(key, low, high):
+            return _log_uniform(key, shape, low, high)
+
+        limited = self._limit(
+            audio,
+            level * log_uniform(keys[0], 0.5, 2.0),
+            log_uniform(keys[1], 2.0, 20.0),
+            log_uniform(keys[2], 0.05, 0.8),
+        )
+        audio = jnp.where(chances[0] < config.limiter, limited, audio)
+        drive = log_uniform(keys[3], 0.5, 4.0) / (3 * level)
+        bent = jnp.tanh(audio * drive) / drive
+        audio = jnp.where(chances[1] < config.compression, bent, audio)
+        ceiling = level * log_uniform(keys[4], 1.2, 4.0)
+        clipped = jnp.clip(audio, -ceiling, ceiling)
+        return jnp.where(chances[2] < config.clipping, clipped, audio)
+
+    def _limit(
+        self, audio: Array, threshold: Array, ratio: Array, release: Array
+    ) -> Array:
+        """The limiter of `effects.limit`, for a batch."""
+        block = max(int(effects.LIMITER_BLOCK_SECONDS * self.sample_rate), 1)
+        count = -(-self.num_samples // block)
+        padded = jnp.pad(
+            jnp.abs(audio), ((0, 0), (0, count * block - self.num_samples))
+        )
+        peaks = jnp.max(padded.reshape(-1, count, block), axis=2)
+        fall = np.log(10.0) * block / (release * self.sample_rate)
+        slope = fall * jnp.arange(count)[None]
+        peaks = jnp.log(jnp.maximum(peaks, 1e-6)) + slope
+        meter = jax.lax.cummax(peaks, axis=1) - slope
+        over = jnp.maximum(meter - jnp.log(threshold), 0.0)
+        gains = jnp.exp(-over * (1.0 - 1.0 / ratio))
+        # Gains are those of the blocks' middles, with lines between them.
+        place = (np.arange(self.num_samples) + 0.5) / block - 0.5
+        place = np.clip(place, 0, count - 1)
+        before = np.floor(place).astype(np.int32)
+        after = np.minimum(before + 1, count - 1)
+        part = (place - before).astype(np.float32)[None]
+        return audio * ((1 - part) * gains[:, before] + part * gains[:, after])
 
     def frames(self, key: Array, frames: Array) -> Array:
         """Imitates what a low-rate codec leaves of a spectrogram.
@@ -119,28 +167,25 @@ class DeviceAugmenter:
         """Equaliser, band limits and room, as one product of spectra."""
         config = self.config
         batch = audio.shape[0]
-        chances = jax.random.uniform(keys[0], (4, batch, 1))
-        draw = jax.random.split(keys[1], 6)
+        chances = jax.random.uniform(keys[0], (5, batch, 1))
+        draw = jax.random.split(keys[1], 8)
         weights = jax.random.normal(draw[0], (batch, len(self._cosines)))
         weights *= config.equaliser_db * np.log(10) / 20
         weights *= chances[0] < config.equaliser
         response = jnp.exp(weights @ self._cosines)
         frequency = self._frequencies[None]
-
-        def log_uniform(key, low, high):
-            exponent = jax.random.uniform(
-                key, (batch, 1), minval=np.log(low), maxval=np.log(high)
-            )
-            return jnp.exp(exponent)
-
-        cut = jnp.where(
-            chances[1] < config.low_pass, log_uniform(draw[1], 2500, 7500), 1e6
-        )
+        shape = (batch, 1)
+        cut = _log_uniform(draw[1], shape, 2500, 7500)
+        cut = jnp.where(chances[1] < config.low_pass, cut, 1e6)
         response /= 1.0 + (frequency / cut) ** 8
-        cut = jnp.where(
-            chances[2] < config.high_pass, log_uniform(draw[2], 60, 250), 1e-3
-        )
+        cut = _log_uniform(draw[2], shape, 60, 250)
+        cut = jnp.where(chances[2] < config.high_pass, cut, 1e-3)
         response /= 1.0 + (cut / frequency) ** 4
+        delay = _log_uniform(draw[5], shape, 1e-4, 4e-3)
+        gain = jax.random.uniform(draw[6], shape, minval=0.2, maxval=0.8)
+        gain *= jnp.sign(jax.random.uniform(draw[7], shape) - 0.5)
+        gain = jnp.where(chances[4] < config.comb, gain, 0.0)
+        response = response * (1.0 + gain * jnp.exp(-2j * np.pi * delay * frequency))
         which = jax.random.randint(draw[3], (batch,), 0, len(self._rooms))
         wet = jax.random.uniform(draw[4], (batch, 1), minval=-26.0, maxval=-5.0)
         wet = jnp.where(chances[3] < config.room, 10 ** (wet / 20), 0.0)
@@ -160,3 +205,8 @@ class DeviceAugmenter:
             return jax.lax.dynamic_slice(flat, (place,), (self.num_samples,))
 
         return jax.vmap(cut)(kind * length + start)
+
+
+def _log_uniform(key: Array, shape: tuple[int, ...], low: float, high: float) -> Array:
+    exponent = jax.random.uniform(key, shape, minval=np.log(low), maxval=np.log(high))
+    return jnp.exp(exponent)

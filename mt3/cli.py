@@ -173,6 +173,14 @@ def _add_transcribe(commands) -> None:
         "neighbourhood (default: as the model was measured to be better)",
     )
     add(
+        "--evidence",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="weigh the decoder's tokens by what the encoder hears in each frame; needs "
+        "a model that can, and the grammar (default: as the model was measured to be "
+        "better)",
+    )
+    add(
         "--unclosed-ties",
         choices=("keep", "end"),
         default="keep",
@@ -205,7 +213,7 @@ def _add_cleanup(parser) -> None:
         "--faithful",
         action="store_true",
         help="nothing that the original does not do: --decode beam1 --no-grammar "
-        "--no-type-first --unclosed-ties keep, and no clean-up",
+        "--no-type-first --no-evidence --unclosed-ties keep, and no clean-up",
     )
     add(
         "--min-duration",

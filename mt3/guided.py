@@ -2,8 +2,9 @@
 
 A sequence model of this kind learns little until its decoder has found out which
 frames belong to the token it is writing. These aids bring that forward. They
-change the loss and the starting point, never the network or what it outputs; the
-parameters that belong to them are dropped on export.
+change the loss and the starting point, never the network or what it outputs. Their
+parameters are not part of the network; of the heads, export keeps what decoding can
+use (`frame_heads`).
 
 1. The harmonic stem's probabilities that a note begins or sounds are trained as such,
    and a *class head* says of which MIDI class the note is that begins. *Frame heads*
@@ -50,6 +51,7 @@ import optax
 
 from mt3 import (
     checkpoints,
+    frame_heads,
     harmonic_stem,
     layers,
     losses,
@@ -63,8 +65,6 @@ from mt3.errors import ConfigError
 from mt3.network import MAX_POSITIONS, T5Config
 from mt3.note_grids import NEXT_EVENT_CLASSES, NUM_CLASSES, frame_of_time
 
-# Onsets, sounding, drum onsets by pitch; then sounding instrument classes.
-FRAME_FEATURES = 3 * vocabularies.NUM_PITCHES + NUM_CLASSES
 AUXILIARY = "auxiliary"
 _CLASS_WEIGHT = 3.0
 _HEAD_SCALE = 0.05
@@ -216,9 +216,11 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
             kernel = kernel - jnp.mean(kernel, axis=0, keepdims=True)
             projection["kernel"] = _INPUT_SCALE * kernel
         # The heads begin from what the network marks, so they come last.
-        heads, known = self._initial_heads(params), loaded.get(AUXILIARY, {})
-        if jax.tree.map(jnp.shape, known) == jax.tree.map(jnp.shape, heads):
-            heads = jax.tree.map(jnp.asarray, known)
+        heads = self._initial_heads(params)
+        known = {**loaded.get(frame_heads.PARAMETERS, {}), **loaded.get(AUXILIARY, {})}
+        for name, value in known.items():
+            if name in heads and jnp.shape(heads[name]) == np.shape(value):
+                heads[name] = jnp.asarray(value)
         params[AUXILIARY] = heads
         return flax.core.freeze(variables)
 
@@ -232,8 +234,8 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
 
         # Events are rare; the biases start there instead of learning it.
         heads = {
-            "kernel": kernel(sizes.emb_dim, FRAME_FEATURES),
-            "bias": jnp.full((FRAME_FEATURES,), -5.0, jnp.float32),
+            "kernel": kernel(sizes.emb_dim, frame_heads.FRAME_FEATURES),
+            "bias": jnp.full((frame_heads.FRAME_FEATURES,), -5.0, jnp.float32),
             "next_event": kernel(sizes.emb_dim, NEXT_EVENT_CLASSES),
         }
         if sizes.harmonic_channels:
@@ -253,7 +255,8 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
             params = dict(checkpoints.load_orbax(folder).params)
         else:
             params = dict(checkpoints.load(path).params)
-        sizes = dataclasses.replace(self.config, network=self.module.config.to_dict())
+        network = {**self.module.config.to_dict(), "frame_heads": False}
+        sizes = dataclasses.replace(self.config, network=network)
         checkpoints.check_parameters(network_params(params), sizes, source=path)
         return params
 
@@ -333,12 +336,11 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         hits = note_grids.onset_grid(notes, config, drums=True)
         playing = note_grids.sounding_grid(notes, config, classes=True)
         targets = jnp.concatenate([begin, sound, hits, playing], axis=-1)
-        logits = jnp.matmul(encoded, heads["kernel"]) + heads["bias"][None, None]
-        metrics = {"frame_loss": _binary_loss(logits, targets)}
-        pitches = vocabularies.NUM_PITCHES
-        metrics |= _counts("onset", logits[..., :pitches], targets[..., :pitches])
-        drums = slice(2 * pitches, 3 * pitches)
-        metrics |= _counts("drum", logits[..., drums], targets[..., drums])
+        logits = frame_heads.frame_logits(heads, encoded)
+        loss = _binary_loss(jnp.concatenate(logits, axis=-1), targets)
+        metrics = {"frame_loss": loss}
+        metrics |= _counts("onset", logits.onsets, begin)
+        metrics |= _counts("drum", logits.drums, hits)
         metrics["next_event_loss"] = jnp.sum(
             optax.softmax_cross_entropy_with_integer_labels(
                 jnp.matmul(encoded, heads["next_event"]),
@@ -370,7 +372,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         pitch = jnp.clip(
             notes[..., 2].astype(jnp.int32) - low, 0, len(heads["class_bias"]) - 1
         )
-        classes = jnp.matmul(there, heads["class_kernel"]) + heads["class_bias"][pitch]
+        classes = frame_heads.class_logits(heads, there, pitch)
         wanted = jnp.clip(notes[..., 3].astype(jnp.int32), 0, NUM_CLASSES - 1)
         class_loss = optax.softmax_cross_entropy_with_integer_labels(classes, wanted)
         right = begins & (jnp.argmax(classes, axis=-1) == wanted)
@@ -437,7 +439,25 @@ def _counts(name: str, logits: jax.Array, targets: jax.Array) -> dict[str, jax.A
 
 def network_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the parameters without those of training aids."""
-    return {key: value for key, value in params.items() if key != AUXILIARY}
+    aids = (AUXILIARY, frame_heads.PARAMETERS)
+    return {key: value for key, value in params.items() if key not in aids}
+
+
+def trained_heads(
+    params: Mapping[str, Any], config: ModelConfig
+) -> dict[str, jax.Array]:
+    """Returns what `frame_heads` needs of a training run's parameters; may be empty.
+
+    Args:
+      params: of a checkpoint, with or without those of training aids.
+      config: the run's model.
+    """
+    sizes = T5Config.from_dict(config.network)
+    wanted = frame_heads.parameter_shapes(sizes.emb_dim, sizes.note_channels)
+    heads = params.get(AUXILIARY, {})
+    found = {name: heads[name] for name in frame_heads.PARTS if name in heads}
+    shapes = {name: tuple(np.shape(value)) for name, value in found.items()}
+    return found if sizes.harmonic_channels and shapes == wanted else {}
 
 
 def _with_smooth_time_tokens(decoder, config: ModelConfig):

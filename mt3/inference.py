@@ -46,6 +46,9 @@ class TranscribeOptions:
         it to the model (what was measured to be better for it).
       type_first: choose the type of each token before the token, and times by their
         neighbourhood (`decoding.TypeFirst`); None leaves it to the model.
+      evidence: weigh the tokens by what the encoder hears in each frame
+        (`decoding.FrameEvidence`), which needs the grammar; None leaves it to the
+        model.
       programs: General MIDI programs to transcribe; None for all.
       drums: whether to transcribe drums.
       unclosed_ties: "keep" or "end", see `note_sequences.NoteDecoder`.
@@ -60,6 +63,7 @@ class TranscribeOptions:
     decode: str = "beam1"
     grammar: bool | None = None
     type_first: bool | None = None
+    evidence: bool | None = None
     programs: tuple[int, ...] | None = None
     drums: bool = True
     unclosed_ties: str = "keep"
@@ -84,6 +88,7 @@ class TranscribeOptions:
             decode="beam1",
             grammar=False,
             type_first=False,
+            evidence=False,
             unclosed_ties="keep",
             cleanup=note_cleanup.CleanupOptions(),
         )
@@ -249,12 +254,36 @@ class InferenceModel:
             num_slots=options.num_slots,
             dtype=options.dtype,
             mask=mask,
-            type_first=(
-                decoding.TypeFirst.from_codec(self.tokenizer.codec)
-                if self.uses_type_first
-                else None
-            ),
+            type_first=self._type_first(),
+            evidence=self._evidence(),
         )
+
+    def _type_first(self) -> decoding.TypeFirst | None:
+        if not self.uses_type_first:
+            return None
+        return decoding.TypeFirst.from_codec(
+            self.tokenizer.codec,
+            # Evidence says how likely it is that anything more happens at a time, and
+            # when something will.
+            **({"merged": True, "reach": 0} if self.uses_evidence else {}),
+            **_settings(self.info, "type_first"),
+        )
+
+    def _evidence(self) -> decoding.FrameEvidence | None:
+        if not self.uses_evidence:
+            return None
+        return decoding.FrameEvidence.from_config(
+            self.config, **_settings(self.info, "evidence")
+        )
+
+    @property
+    def uses_evidence(self) -> bool:
+        """Whether tokens are weighed by what the encoder hears."""
+        if self.options.evidence is None:
+            return self.options.grammar is not False and bool(
+                self.info.get("evidence", False)
+            )
+        return self.options.evidence
 
     @property
     def uses_type_first(self) -> bool:
@@ -271,7 +300,7 @@ class InferenceModel:
             # pitch belongs to depends on what was written before it.
             return True
         if self.options.grammar is None:
-            return bool(self.info.get("grammar", False))
+            return bool(self.info.get("grammar", False)) or self.uses_evidence
         return self.options.grammar
 
     def settings(self) -> dict[str, Any]:
@@ -279,8 +308,15 @@ class InferenceModel:
         values = dataclasses.asdict(self.options)
         values["grammar"] = self.uses_grammar
         values["type_first"] = self.uses_type_first
+        values["evidence"] = self.uses_evidence
         values["cleanup"] = dataclasses.asdict(self.cleanup) if self.cleanup else None
         return {key: value for key, value in values.items() if value is not None}
+
+
+def _settings(info: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Returns how weights want a choice of decoding set; {} for its defaults."""
+    value = info.get(name)
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _sha256(path: str) -> str:

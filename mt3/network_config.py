@@ -39,6 +39,8 @@ class T5Config:
       harmonic_channels: channels of `harmonic_stem`, which then takes the place of
         the dense layer on frames (not part of the original); 0 for that layer.
       note_channels: numbers by which the stem describes each note.
+      frame_heads: whether the parameters have `frame_heads` beside encoder and
+        decoder; it needs the stem.
 
     Raises:
       ConfigError: a value cannot work; the message names the field.
@@ -58,6 +60,7 @@ class T5Config:
     input_depth: int = 512
     harmonic_channels: int = 0
     note_channels: int = 16
+    frame_heads: bool = False
 
     def __post_init__(self):
         # JSON and gin give lists, NumPy integers and dtype objects; the network is a
@@ -111,6 +114,11 @@ class T5Config:
             raise ConfigError(
                 f"T5Config.input_depth: got {self.input_depth}, expected {NUM_BANDS}, "
                 "the bands of the harmonic stem, since harmonic_channels is set"
+            )
+        if self.frame_heads and not self.harmonic_channels:
+            raise ConfigError(
+                "T5Config.frame_heads: set without harmonic_channels; expected both, "
+                "since some heads read what the harmonic stem says of notes"
             )
         if not self.mlp_activations:
             raise ConfigError("T5Config.mlp_activations: empty, expected names")

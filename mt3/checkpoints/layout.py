@@ -80,12 +80,12 @@ def expected_shapes(config: ModelConfig, *, source: Any = "parameters") -> Shape
     """Returns the name and shape of every parameter of a configuration's network.
 
     These are the shapes that `network.Transformer` initialises (a test compares
-    them); written out because tracing the network takes a second.
+    them), and those of `frame_heads` where the network's fields have them; written out because tracing the network takes a second.
 
     Raises:
       CheckpointError: the network's fields are unknown or make no network.
     """
-    from mt3 import harmonic_stem
+    from mt3 import frame_heads, harmonic_stem
 
     sizes = network_config(config, source=source)
     width = sizes.emb_dim
@@ -137,6 +137,10 @@ def expected_shapes(config: ModelConfig, *, source: Any = "parameters") -> Shape
         shapes[f"{layer}/pre_cross_attention_layer_norm/scale"] = (width,)
         add_attention(f"{layer}/encoder_decoder_attention")
         add_mlp(layer)
+    if sizes.frame_heads:
+        heads = frame_heads.parameter_shapes(width, sizes.note_channels)
+        for name, shape in heads.items():
+            shapes[f"{frame_heads.PARAMETERS}/{name}"] = shape
     return shapes
 
 

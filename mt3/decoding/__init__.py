@@ -2,7 +2,8 @@
 
 `SegmentDecoder` decodes any number of segments as a stream; `decode` one batch.
 Strategies say how tokens are chosen (`Beam`, `Greedy`, `Temperature`), masks which
-ones may be (`GrammarMask`); `TypeFirst` weighs types of tokens before single ones.
+ones may be (`GrammarMask`); `TypeFirst` weighs types of tokens before single ones,
+`FrameEvidence` tokens by what the encoder hears in each frame.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 
 from mt3 import network
 from mt3.decoding.compilation import cache_folder, enable_compilation_cache
+from mt3.decoding.evidence import FrameEvidence
 from mt3.decoding.masks import GrammarMask, LogitMask
 from mt3.decoding.program import decode_batch
 from mt3.decoding.slots import (
@@ -37,6 +39,7 @@ from mt3.errors import ShapeError
 __all__ = [
     "Beam",
     "DecodeOptions",
+    "FrameEvidence",
     "GrammarMask",
     "Greedy",
     "LogitMask",
@@ -61,6 +64,7 @@ def decode(
     strategy: Strategy | None = None,
     mask: LogitMask | None = None,
     type_first: TypeFirst | None = None,
+    evidence: FrameEvidence | None = None,
     cache_sizes: tuple[int, ...] = (),
 ) -> tuple[jax.Array, jax.Array]:
     """Decodes one batch from start to end; can be traced (inside `jax.jit`).
@@ -76,6 +80,7 @@ def decode(
       strategy: `Beam()` if `None`, which is one-beam search.
       mask: which tokens may be chosen; `None` is all.
       type_first: choose the type of the next token first; `None` for not.
+      evidence: weigh tokens by what the encoder hears; `None` for not.
       cache_sizes: lengths below `max_length` that the self-attention cache goes
         through. Each costs a compilation and makes short segments faster.
 
@@ -99,7 +104,7 @@ def decode(
         )
     strategy = strategy or Beam()
     ids, scores = decode_batch(
-        Spec(config, strategy, mask, max_length, type_first),
+        Spec(config, strategy, mask, max_length, type_first, evidence),
         params,
         jnp.asarray(inputs, jnp.float32),
         cache_sizes=usable_cache_sizes(cache_sizes, max_length),

@@ -210,12 +210,12 @@ class GrammarMask:
 
     def _pitches(self, state: GrammarState, can_begin: Array) -> Array:
         """Pitch tokens: onsets of any pitch, offsets of sounding ones, ties once."""
-        fresh = ~_pitches_in(self._words(state, state.begun))
+        fresh = ~pitches_in(self._words(state, state.begun))
         if not self.velocities:
             return can_begin[:, None] & (fresh | _moved(state)[:, None])
         # A shift has led away from what began; it is forgotten at the next event.
         fresh |= _moved(state)[:, None]
-        sounds = _pitches_in(self._words(state, state.sounding))
+        sounds = pitches_in(self._words(state, state.sounding))
         has_program = self._has_program(state)
         inside = (state.last >= _PROGRAM) & ~state.in_ties
         ready = (can_begin | inside) & has_program
@@ -251,7 +251,7 @@ class GrammarMask:
         """Drum tokens: with a velocity that is not 0, never after a program."""
         ready = (can_begin | (state.last == _VELOCITY)) & (state.velocity > 0)
         ready = (ready & self.drums)[:, None]
-        return ready & (~_pitches_in(state.hit) | _moved(state)[:, None])
+        return ready & (~pitches_in(state.hit) | _moved(state)[:, None])
 
     def _has_program(self, state: GrammarState) -> Array:
         """Whether a pitch may follow as far as programs go."""
@@ -335,7 +335,7 @@ def _moved(state: GrammarState) -> Array:
     return state.total > 0
 
 
-def _pitches_in(words: Array) -> Array:
+def pitches_in(words: Array) -> Array:
     """Unpacks bit sets uint32 [R, 4] to bool [R, 128]."""
     bits = jnp.arange(_WORD_BITS, dtype=jnp.uint32)
     unpacked = (words[:, :, None] >> bits[None, None, :]) & 1

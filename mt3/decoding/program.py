@@ -18,7 +18,7 @@ import numpy as np
 from mt3 import network
 from mt3.decoding.steps import (
     Carry,
-    KeysValues,
+    Encoded,
     Spec,
     admit,
     encode,
@@ -53,7 +53,7 @@ def decode_batch(
     carry = start(spec, batch, num_frames, cache_sizes[0])
     everyone = jnp.arange(batch)
     carry = carry._replace(
-        cross=encode(spec, weights, frames),
+        encoded=encode(spec, weights, frames),
         running=jnp.ones((batch,), bool),
         choice=spec.strategy.init(everyone, spec.max_length),
     )
@@ -97,7 +97,7 @@ class Program:
         self.spec = spec
         self._weights = split_weights(jax.tree.map(jnp.asarray, dict(params)), spec)
 
-    def encode(self, frames: np.ndarray) -> KeysValues:
+    def encode(self, frames: np.ndarray) -> Encoded:
         """Encodes segments [B, T, input_depth]."""
         return _encode(self.spec, self._weights, jnp.asarray(frames))
 
@@ -106,12 +106,12 @@ class Program:
         return _start(self.spec, num_slots, num_frames, cache_length)
 
     def admit(
-        self, carry: Carry, cross: KeysValues, row: int, slot: int, serial: int
+        self, carry: Carry, encoded: Encoded, row: int, slot: int, serial: int
     ) -> Carry:
         """Puts one encoded segment into a slot. `carry` must not be used again."""
         numbers = (np.int32(row), np.int32(slot), np.int32(serial))
         # Without the cache, whose length would make another program.
-        admitted = _admit(self.spec, carry._replace(cache=()), cross, *numbers)
+        admitted = _admit(self.spec, carry._replace(cache=()), encoded, *numbers)
         return admitted._replace(cache=carry.cache)
 
     def run(self, carry: Carry, max_steps: int, enough: int) -> Carry:

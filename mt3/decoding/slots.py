@@ -22,9 +22,10 @@ import jax
 import numpy as np
 
 from mt3 import network
+from mt3.decoding.evidence import FrameEvidence
 from mt3.decoding.masks import LogitMask
 from mt3.decoding.program import Program
-from mt3.decoding.steps import Carry, KeysValues, Spec
+from mt3.decoding.steps import Carry, Encoded, Spec
 from mt3.decoding.strategies import Beam, Strategy
 from mt3.decoding.type_first import TypeFirst
 from mt3.errors import ConfigError, ShapeError
@@ -49,6 +50,7 @@ class DecodeOptions:
       dtype: computation type; `None` is the model's.
       mask: which tokens may be chosen; `None` is all.
       type_first: choose the type of the next token first; `None` for not.
+      evidence: weigh tokens by what the encoder hears; `None` for not.
 
     Raises:
       ConfigError: a number below 1, or cache sizes that do not rise.
@@ -63,6 +65,7 @@ class DecodeOptions:
     dtype: str | None = None
     mask: LogitMask | None = None
     type_first: TypeFirst | None = None
+    evidence: FrameEvidence | None = None
 
     def __post_init__(self):
         for name in ("max_length", "num_slots", "steps_per_dispatch", "encode_batch"):
@@ -109,7 +112,7 @@ class _Segment(NamedTuple):
 
     serial: int
     key: Hashable
-    cross: KeysValues  # of its whole encoder batch
+    encoded: Encoded | None  # of its whole encoder batch
     row: int
 
 
@@ -145,6 +148,7 @@ class SegmentDecoder:
                 self.options.mask,
                 self.options.max_length,
                 self.options.type_first,
+                self.options.evidence,
             ),
         )
         self.num_slots = self.options.num_slots or default_num_slots()
@@ -237,9 +241,9 @@ class _Run:
             frames.append(segment)
         size = min(self._options.encode_batch, 1 << (len(batch) - 1).bit_length())
         frames += [np.zeros_like(frames[0])] * (size - len(frames))
-        cross = self._program.encode(np.stack(frames))
+        encoded = self._program.encode(np.stack(frames))
         for row, (serial, (key, _)) in enumerate(batch):
-            self._ready.append(_Segment(serial, key, cross, row))
+            self._ready.append(_Segment(serial, key, encoded, row))
 
     def _check(self, key: Hashable, shape: tuple[int, ...]) -> None:
         """Raises ShapeError unless frames are as those before and as the network's."""
@@ -274,9 +278,9 @@ class _Run:
                 return
             segment = self._ready.popleft()
             self._carry = self._program.admit(
-                self._carry, segment.cross, segment.row, slot, segment.serial
+                self._carry, segment.encoded, segment.row, slot, segment.serial
             )
-            self._slots[slot] = segment._replace(cross=())
+            self._slots[slot] = segment._replace(encoded=None)
 
     def _enough(self, busy: int) -> int:
         """Returns after how many finished segments the host has work to do."""

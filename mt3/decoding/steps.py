@@ -25,11 +25,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mt3 import layers, network
-from mt3.decoding.masks import LogitMask
+from mt3 import frame_heads, layers, network
+from mt3.decoding.evidence import Evidence, FrameEvidence
+from mt3.decoding.masks import GrammarMask, LogitMask
 from mt3.decoding.strategies import NEG_INF, Strategy
 from mt3.decoding.type_first import TypeFirst
-from mt3.errors import CheckpointError
+from mt3.errors import CheckpointError, ConfigError
 
 Array = jax.Array
 KeysValues = tuple[tuple[Array, Array], ...]  # One pair a decoder layer.
@@ -45,6 +46,11 @@ class Spec:
       mask: which tokens may be chosen; `None` is all.
       max_length: most tokens a segment may have.
       type_first: changes the logits that the mask leaves; `None` for not.
+      evidence: how to weigh tokens by what the encoder hears; `None` for not. It
+        needs a mask that is a `GrammarMask`, and frame heads.
+
+    Raises:
+      ConfigError: evidence without the grammar, or of a network without the heads.
     """
 
     config: network.T5Config
@@ -52,6 +58,21 @@ class Spec:
     mask: LogitMask | None
     max_length: int
     type_first: TypeFirst | None = None
+    evidence: FrameEvidence | None = None
+
+    def __post_init__(self):
+        if self.evidence is None:
+            return
+        if not isinstance(self.mask, GrammarMask):
+            raise ConfigError(
+                "decoding: evidence is asked for without the grammar, whose state it "
+                "follows; expected both"
+            )
+        if not self.config.frame_heads:
+            raise ConfigError(
+                "decoding: evidence is asked for, but these weights have no frame "
+                "heads; expected weights that were exported with them"
+            )
 
 
 class Weights(NamedTuple):
@@ -62,12 +83,20 @@ class Weights(NamedTuple):
     decoder: Mapping[str, Any]  # without the layers
     decoder_layers: tuple[Any, ...]
     positions: Array  # [max_length, emb_dim]
+    heads: Mapping[str, Any] | None = None  # of frames, where there is evidence
+
+
+class Encoded(NamedTuple):
+    """What decoding needs of a batch of segments."""
+
+    cross: KeysValues  # [B, H, D, T] and [B, H, T, D]
+    evidence: Evidence | None
 
 
 class Carry(NamedTuple):
     """Everything that changes from step to step."""
 
-    cross: KeysValues  # [S, H, D, T] and [S, H, T, D]
+    encoded: Encoded  # of S segments
     cache: KeysValues  # [S * N, H, D, C] and [S * N, H, C, D]
     tokens: Array  # int32 [S, N]: fed in at the next step
     running: Array  # bool [S]: the slot holds an unfinished segment
@@ -123,10 +152,21 @@ def split_weights(params: Mapping[str, Any], spec: Spec) -> Weights:
         decoder_layers=tuple(decoder_layers),
         # An argument, since a constant of 4 MB would be stored in every program.
         positions=jnp.asarray(positions[: spec.max_length]),
+        heads=_heads(params) if spec.evidence is not None else None,
     )
 
 
-def encode(spec: Spec, weights: Weights, frames: Array) -> KeysValues:
+def _heads(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    heads = params.get(frame_heads.PARAMETERS, {})
+    missing = [name for name in frame_heads.PARTS if name not in heads]
+    if missing:
+        raise CheckpointError(
+            f"decoding: parameters lack {frame_heads.PARAMETERS}/{missing[0]}"
+        )
+    return {name: heads[name].astype(jnp.float32) for name in frame_heads.PARTS}
+
+
+def encode(spec: Spec, weights: Weights, frames: Array) -> Encoded:
     """Encodes segments and projects them for the cross-attention of all layers.
 
     Args:
@@ -135,22 +175,29 @@ def encode(spec: Spec, weights: Weights, frames: Array) -> KeysValues:
       frames: float32 [B, T, input_depth].
 
     Returns:
-      For each decoder layer keys [B, H, D, T] and values [B, H, T, D].
+      For each decoder layer keys [B, H, D, T] and values [B, H, T, D]; and evidence.
     """
     config = spec.config
     encoder = network.Encoder(config)
     layer = network.EncoderLayer(config)
     variables = {"params": weights.encoder}
-    x = encoder.apply(variables, frames, method="embed_frames")
+    x, sown = encoder.apply(
+        variables, frames, method="embed_frames", mutable=["intermediates"]
+    )
 
     def body(x, params):
         return layer.apply({"params": params}, x), None
 
     x, _ = jax.lax.scan(body, x, weights.encoder_layers)
     encoded = encoder.apply(variables, x, method="finish")
-    return tuple(
+    cross = tuple(
         _project_cross(config, params, encoded) for params in weights.decoder_layers
     )
+    evidence = None
+    if spec.evidence is not None:
+        stem = sown["intermediates"]["harmonic_stem"]
+        evidence = spec.evidence.hear(weights.heads, encoded, stem)
+    return Encoded(cross, evidence)
 
 
 def start(spec: Spec, num_slots: int, num_frames: int, cache_length: int) -> Carry:
@@ -169,7 +216,10 @@ def start(spec: Spec, num_slots: int, num_frames: int, cache_length: int) -> Car
         )
 
     return Carry(
-        cross=zeros(num_slots, num_frames),
+        encoded=Encoded(
+            zeros(num_slots, num_frames),
+            None if spec.evidence is None else spec.evidence.empty(num_slots),
+        ),
         cache=zeros(rows, cache_length),
         tokens=jnp.zeros((num_slots, spec.strategy.beams), jnp.int32),
         running=jnp.zeros((num_slots,), bool),
@@ -179,14 +229,14 @@ def start(spec: Spec, num_slots: int, num_frames: int, cache_length: int) -> Car
 
 
 def admit(
-    spec: Spec, carry: Carry, cross: KeysValues, row: Array, slot: Array, serial: Array
+    spec: Spec, carry: Carry, encoded: Encoded, row: Array, slot: Array, serial: Array
 ) -> Carry:
     """Puts one encoded segment into a slot.
 
     Args:
       spec: what the program is made for.
       carry: all slots.
-      cross: of a batch of segments, from `encode`.
+      encoded: a batch of segments, from `encode`.
       row: int32 scalar, which segment of the batch.
       slot: int32 scalar, where to put it.
       serial: int32 scalar, the number of the segment in the run.
@@ -208,8 +258,8 @@ def admit(
             spec.mask.init(beams),
         )
     return carry._replace(
-        cross=jax.tree.map(
-            lambda whole, batch: place(whole, take(batch), slot), carry.cross, cross
+        encoded=jax.tree.map(
+            lambda whole, batch: place(whole, take(batch), slot), carry.encoded, encoded
         ),
         tokens=place(carry.tokens, jnp.zeros((1, beams), jnp.int32), slot),
         running=carry.running.at[slot].set(True),
@@ -235,7 +285,7 @@ def step(spec: Spec, weights: Weights, carry: Carry) -> Carry:
     y = y + jnp.take(weights.positions, position, axis=0)[:, None, :].astype(y.dtype)
     cache = []
     for params, cross, (cache_k, cache_v) in zip(
-        weights.decoder_layers, carry.cross, carry.cache, strict=True
+        weights.decoder_layers, carry.encoded.cross, carry.cache, strict=True
     ):
         y, cache_k, cache_v = _decode_layer(
             spec.config, params, y, *cross, cache_k, cache_v, position
@@ -251,6 +301,8 @@ def _choose(spec: Spec, carry: Carry, logits: Array) -> Carry:
     slots, beams = carry.tokens.shape
     if spec.mask is not None:
         allowed = spec.mask.allowed(carry.grammar).reshape(logits.shape)
+        if spec.evidence is not None:
+            logits = _weighed(spec, carry, logits, allowed)
         logits = jnp.where(allowed, logits, NEG_INF)
     if spec.type_first is not None:
         logits = spec.type_first(logits)
@@ -269,13 +321,26 @@ def _choose(spec: Spec, carry: Carry, logits: Array) -> Carry:
     if spec.mask is not None:
         grammar = spec.mask.advance(grammar, tokens.reshape(-1))
     return Carry(
-        cross=carry.cross,
+        encoded=carry.encoded,
         cache=cache,
         tokens=tokens,
         running=carry.running & ~spec.strategy.done(choice),
         choice=choice,
         grammar=grammar,
     )
+
+
+def _weighed(spec: Spec, carry: Carry, logits: Array, allowed: Array) -> Array:
+    """Weighs logits [S, N, V] by the evidence of each slot."""
+    beams = logits.shape[1]
+    evidence = carry.encoded.evidence
+    if beams > 1:
+        evidence = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), evidence)
+    rows = logits.reshape(-1, logits.shape[-1])
+    rows = spec.evidence(
+        rows, evidence, spec.mask, carry.grammar, allowed.reshape(rows.shape)
+    )
+    return rows.reshape(logits.shape)
 
 
 def _like(flags: Array, x: Array) -> Array:
@@ -346,7 +411,7 @@ def take_slots(spec: Spec, carry: Carry, slots: Array) -> Carry:
         return jax.tree.map(lambda x: jnp.take(x, indices, axis=0), tree)
 
     return Carry(
-        cross=take(carry.cross, slots),
+        encoded=take(carry.encoded, slots),
         cache=take(carry.cache, rows),
         tokens=take(carry.tokens, slots),
         running=take(carry.running, slots),

@@ -61,11 +61,14 @@ class TypeFirst:
             raise ConfigError(f"decoding: a share of {self.share}; expected 0 to 1")
 
     @classmethod
-    def from_codec(cls, codec: event_codec.Codec, **settings) -> TypeFirst:
+    def from_codec(
+        cls, codec: event_codec.Codec, *, merged: bool = False, **settings
+    ) -> TypeFirst:
         """Takes the types of a codec.
 
         Args:
           codec: MT3's codec.
+          merged: all types but time shifts are one.
           **settings: `reach` and `share`.
         """
         ids = {}
@@ -73,7 +76,10 @@ class TypeFirst:
             first, last = codec.event_type_range(name)
             ids[name] = (first + NUM_SPECIAL_IDS, last + NUM_SPECIAL_IDS)
         shifts = ids.pop("shift")
-        return cls(shifts, tuple(ids.values()), **settings)
+        others = tuple(sorted(ids.values()))
+        if merged:
+            others = ((others[0][0], others[-1][1]),)
+        return cls(shifts, others, **settings)
 
     def __call__(self, logits: Array) -> Array:
         """Changes logits [..., V]; forbidden tokens stay forbidden."""

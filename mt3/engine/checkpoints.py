@@ -37,6 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mt3 import frame_heads
 from mt3.checkpoints import (
     TrainingCheckpoint,
     find_checkpoint,
@@ -316,7 +317,9 @@ def restore_for_finetuning(
             state = _place(saved, like, shardings)
             _LOG.info("starting from %s, step %d", saved.path, int(state.step))
             return state, position.get("source") if config.restore_dataset else None
-    params = load(path).params if saved is None else saved.params
+    params = dict(load(path).params if saved is None else saved.params)
+    if frame_heads.PARAMETERS not in wanted["target"]:
+        params.pop(frame_heads.PARAMETERS, None)
     _check_same_tree(path, {"target": params}, {"target": wanted["target"]})
     found, places = flatten(params), flatten(shardings.state_dict()["target"])
     params = unflatten(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mt3 import checkpoints as model_checkpoints
+from mt3 import frame_heads, guided
 from mt3.engine import checkpoints
 from mt3.errors import CheckpointError
 
@@ -26,7 +27,8 @@ def export(
 ) -> Path:
     """Writes the parameters of a checkpoint as a safetensors file.
 
-    Parameters that the network does not have (training aids) are left out.
+    Parameters that the network does not have (training aids) are left out, but for
+    what decoding can use: `frame_heads`.
 
     Args:
       model_dir: the run's folder, with `model.json`.
@@ -46,12 +48,18 @@ def export(
     config = checkpoints.read_model_config(model_dir)
     folder = checkpoints.checkpoint_path(model_dir, step)
     saved = model_checkpoints.load_orbax(folder)
+    found = dict(saved.params)
+    heads = guided.trained_heads(found, config)
+    if heads:
+        network = {**config.network, "frame_heads": True}
+        config = dataclasses.replace(config, network=network)
+        found[frame_heads.PARAMETERS] = heads
     expected = model_checkpoints.expected_shapes(config)
     known = {name.split("/")[0] for name in expected}
-    left_out = sorted(saved.params.keys() - known)
+    left_out = sorted(found.keys() - known)
     if left_out:
         _LOG.info("export: left out %s", ", ".join(left_out))
-    params = {name: saved.params[name] for name in saved.params.keys() & known}
+    params = {name: found[name] for name in found.keys() & known}
     if not params:
         raise CheckpointError(
             f"{folder}: none of {sorted(known)} among the parameters; found "

@@ -43,9 +43,14 @@ from mt3.synthesis import midi_library, soundfont
 
 # What `--compare` tries.
 CHOICES = (
-    "grammar=false",
-    "grammar=true",
-    "grammar=false,unclosed_ties=end",
+    "grammar=false,type_first=false",
+    "grammar=false,type_first=false,unclosed_ties=end",
+    "evidence=false,type_first=false",
+    "evidence=false",
+    "type_first=false",
+    "evidence={'decoder_weight':0}",
+    "evidence={'onset_bias':-1}",
+    "evidence={'onset_bias':2}",
     "decode=greedy",
     "decode=beam4",
     "min_duration=0.03",

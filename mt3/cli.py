@@ -154,9 +154,9 @@ def _add_transcribe(commands) -> None:
     )
     add(
         "--decode",
-        default="beam1",
         metavar="HOW",
-        help="beam1 (as published; default), greedy, beam4, temperature0.8",
+        help="beam1 (as published), greedy, beam4, temperature0.8 (default: as the model "
+        "was measured to be better)",
     )
     add(
         "--grammar",
@@ -176,9 +176,9 @@ def _add_transcribe(commands) -> None:
         "--evidence",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="weigh the decoder's tokens by what the encoder hears in each frame; needs "
-        "a model that can, and the grammar (default: as the model was measured to be "
-        "better)",
+        help="weigh the decoder's tokens by what the encoder hears in each frame; "
+        "needs a model that can, and the grammar (default: as the model was measured "
+        "to be better)",
     )
     add(
         "--unclosed-ties",

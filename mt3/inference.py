@@ -41,14 +41,14 @@ class TranscribeOptions:
 
     Attributes:
       decode: decoding strategy by name: "beam1" (the original's), "greedy", "beam4",
-        "temperature0.8".
+        "temperature0.8"; None leaves it to the model, "beam1" where that says nothing.
       grammar: allow only tokens that mean something where they stand; None leaves
         it to the model (what was measured to be better for it).
       type_first: choose the type of each token before the token, and times by their
         neighbourhood (`decoding.TypeFirst`); None leaves it to the model.
       evidence: weigh the tokens by what the encoder hears in each frame
-        (`decoding.FrameEvidence`), which needs the grammar; None leaves it to the
-        model.
+        (`decoding.FrameEvidence`), which needs the grammar; a mapping changes some of
+        the model's settings of it; None leaves it to the model.
       programs: General MIDI programs to transcribe; None for all.
       drums: whether to transcribe drums.
       unclosed_ties: "keep" or "end", see `note_sequences.NoteDecoder`.
@@ -60,10 +60,10 @@ class TranscribeOptions:
         model. Notes that are streamed are as the model wrote them.
     """
 
-    decode: str = "beam1"
+    decode: str | None = None
     grammar: bool | None = None
     type_first: bool | None = None
-    evidence: bool | None = None
+    evidence: bool | Mapping[str, float] | None = None
     programs: tuple[int, ...] | None = None
     drums: bool = True
     unclosed_ties: str = "keep"
@@ -234,7 +234,7 @@ class InferenceModel:
 
     def _decode_options(self) -> decoding.DecodeOptions:
         options = self.options
-        strategy = decoding.from_name(options.decode)
+        strategy = decoding.from_name(self.strategy)
         mask = None
         if self.uses_grammar:
             steps = self.config.segment_seconds * self.tokenizer.codec.steps_per_second
@@ -258,6 +258,11 @@ class InferenceModel:
             evidence=self._evidence(),
         )
 
+    @property
+    def strategy(self) -> str:
+        """Name of the decoding strategy."""
+        return self.options.decode or str(self.info.get("decode", "beam1"))
+
     def _type_first(self) -> decoding.TypeFirst | None:
         if not self.uses_type_first:
             return None
@@ -272,9 +277,10 @@ class InferenceModel:
     def _evidence(self) -> decoding.FrameEvidence | None:
         if not self.uses_evidence:
             return None
-        return decoding.FrameEvidence.from_config(
-            self.config, **_settings(self.info, "evidence")
-        )
+        settings = _settings(self.info, "evidence")
+        if isinstance(self.options.evidence, Mapping):
+            settings |= self.options.evidence
+        return decoding.FrameEvidence.from_config(self.config, **settings)
 
     @property
     def uses_evidence(self) -> bool:
@@ -283,7 +289,7 @@ class InferenceModel:
             return self.options.grammar is not False and bool(
                 self.info.get("evidence", False)
             )
-        return self.options.evidence
+        return self.options.evidence is not False
 
     @property
     def uses_type_first(self) -> bool:
@@ -306,9 +312,12 @@ class InferenceModel:
     def settings(self) -> dict[str, Any]:
         """Returns what a result was made with, as JSON values."""
         values = dataclasses.asdict(self.options)
+        values["decode"] = self.strategy
         values["grammar"] = self.uses_grammar
         values["type_first"] = self.uses_type_first
         values["evidence"] = self.uses_evidence
+        if isinstance(self.options.evidence, Mapping):
+            values["evidence"] = dict(self.options.evidence)
         values["cleanup"] = dataclasses.asdict(self.cleanup) if self.cleanup else None
         return {key: value for key, value in values.items() if value is not None}
 

@@ -221,7 +221,7 @@ def _cleanup_options(options: argparse.Namespace) -> CleanupOptions | None:
     cleanup = CleanupOptions.from_dict(given) if given else None
     if options.faithful:
         asked = {
-            "--decode": options.decode != "beam1",
+            "--decode": options.decode not in (None, "beam1"),
             "--grammar": bool(options.grammar),
             "--type-first": bool(options.type_first),
             "--evidence": bool(options.evidence),

@@ -10,56 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mt3 import (
-    configs,
-    decoding,
-    event_codec,
-    frame_heads,
-    harmonic_stem,
-    network,
-    note_grids,
-    spectrograms,
-    tokenizer,
-    vocabularies,
-)
+from mt3 import decoding, event_codec, note_grids, tokenizer
 from mt3.decoding import evidence as evidence_module
 from mt3.decoding.evidence import Evidence, FrameEvidence
 from mt3.decoding.steps import Spec
 from mt3.errors import CheckpointError, ConfigError
-from mt3.synthesis.note_arrays import NOTE_DTYPE
+from mt3.note_sequences import NOTE_DTYPE
+from tests.tiny_heads import CODEC, CONFIG, NETWORK, make_params
 
-VOCABULARY = vocabularies.VocabularyConfig(
-    steps_per_second=50, max_shift_seconds=1, num_velocity_bins=1
-)
-CODEC = vocabularies.build_codec(VOCABULARY)
-NETWORK = network.T5Config(
-    vocab_size=vocabularies.num_embeddings(vocabularies.vocabulary_from_codec(CODEC)),
-    emb_dim=16,
-    num_heads=2,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    head_dim=8,
-    mlp_dim=16,
-    dropout_rate=0.0,
-    input_depth=harmonic_stem.NUM_BANDS,
-    harmonic_channels=4,
-    note_channels=4,
-    frame_heads=True,
-)
-CONFIG = configs.ModelConfig(
-    network=NETWORK.to_dict(),
-    vocabulary=VOCABULARY,
-    spectrogram=spectrograms.SpectrogramConfig(
-        hop_width=320,
-        num_mel_bins=harmonic_stem.NUM_BANDS,
-        lo_hz=26.975577,
-        hi_hz=7603.62,
-        scale="pitch",
-    ),
-    program_granularity="midi_class",
-    inputs_length=50,
-    targets_length=200,
-)
 STEPS = 50
 NEAR_ONE = 0.999
 MASK = decoding.GrammarMask.from_codec(
@@ -109,7 +67,7 @@ def evidence_of(notes):
 
 @functools.cache
 def prepared_class():
-    """`FrameEvidence` that hears what it is told; made once, so that it compiles once."""
+    """`FrameEvidence` that hears what it is told."""
 
     @dataclasses.dataclass(frozen=True)
     class Prepared(FrameEvidence):
@@ -126,17 +84,7 @@ def prepared_class():
 @pytest.fixture(scope="module")
 def params():
     """A random network with frame heads."""
-    model = network.Transformer(NETWORK)
-    frames = jnp.zeros((1, CONFIG.inputs_length, NETWORK.input_depth))
-    tokens = jnp.ones((1, 4), jnp.int32)
-    init = jax.jit(functools.partial(model.init, enable_dropout=False))
-    tree = dict(init(jax.random.key(0), frames, tokens, tokens)["params"])
-    rng = np.random.default_rng(1)
-    tree[frame_heads.PARAMETERS] = {
-        name: jnp.asarray(rng.normal(0, 0.3, shape), jnp.float32)
-        for name, shape in frame_heads.parameter_shapes(16, 4).items()
-    }
-    return tree
+    return make_params()
 
 
 def frames_of(count, seed=0):
@@ -314,11 +262,10 @@ def test_evidence_changes_what_is_decoded(params):
 
     def ids(**settings):
         evidence = FrameEvidence.from_config(CONFIG, **settings)
-        return np.asarray(
-            decoding.decode(
-                params, NETWORK, frames, max_length=40, **choose(evidence)
-            )[0]
+        found, _ = decoding.decode(
+            params, NETWORK, frames, max_length=40, **choose(evidence)
         )
+        return np.asarray(found)
 
     alone = choose(None)
     alone, _ = decoding.decode(params, NETWORK, frames, max_length=40, **alone)

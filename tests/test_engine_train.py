@@ -417,18 +417,27 @@ def test_options_that_are_not_offered(tmp_path):
         run(tmp_path, total_steps=1, actions={"TRAIN": [1]})
 
 
-def test_workers_prepare_the_same_batches():
+class PooledData(LinearData):
+    """Draws four batches together."""
+
+    pool = 4
+
+
+@pytest.mark.parametrize("kind", [LinearData, PooledData])
+def test_workers_prepare_the_same_batches(kind):
     plain = data_sources.as_data_source(LinearData())
-    source = data_sources.as_data_source(LinearData(), num_workers=1)
+    source = data_sources.as_data_source(kind(), num_workers=1)
     try:
-        source.restore({"batch": 3})
-        plain.restore({"batch": 3})
-        for _ in range(3):
-            one, other = next(plain), next(source)
-            np.testing.assert_array_equal(
-                one["encoder_input_tokens"], other["encoder_input_tokens"]
-            )
-        assert source.state() == {"batch": 6}
+        # The second start is in the middle of a pool, with batches still waiting.
+        for start in (3, 5):
+            source.restore({"batch": start})
+            plain.restore({"batch": start})
+            for _ in range(6):
+                one, other = next(plain), next(source)
+                np.testing.assert_array_equal(
+                    one["encoder_input_tokens"], other["encoder_input_tokens"]
+                )
+            assert source.state() == {"batch": start + 6}
     finally:
         source.close()
 

@@ -80,7 +80,8 @@ def expected_shapes(config: ModelConfig, *, source: Any = "parameters") -> Shape
     """Returns the name and shape of every parameter of a configuration's network.
 
     These are the shapes that `network.Transformer` initialises (a test compares
-    them), and those of `frame_heads` where the network's fields have them; written out because tracing the network takes a second.
+    them), and those of `frame_heads` where the network's fields have them; written
+    out because tracing the network takes a second.
 
     Raises:
       CheckpointError: the network's fields are unknown or make no network.

@@ -1,4 +1,4 @@
-"""Joint decoding: the decoder's tokens weighed by what the encoder hears frame by frame.
+"""Joint decoding: the decoder's tokens, weighed by what the encoder hears in frames.
 
 A decoder that has seen few examples writes plausible music rather than what is heard.
 Speech recognition knows this, and scores hypotheses by attention and by a frame-wise
@@ -325,7 +325,8 @@ class _Here(NamedTuple):
             each = listed.reshape(NUM_CLASSES, _CLASS_SIZE).sum(axis=1)
             share = jnp.asarray(listed / np.maximum(np.repeat(each, _CLASS_SIZE), 1))
             by_class = jnp.swapaxes(begins[..., None] * self.classes, 1, 2)
-            by_program = jnp.repeat(by_class, _CLASS_SIZE, axis=1) * share[None, :, None]
+            by_program = jnp.repeat(by_class, _CLASS_SIZE, axis=1)
+            by_program = by_program * share[None, :, None]
             words = state.sounding
             sounds = pitches_in(words.reshape(-1, words.shape[-1]))
             sounds = sounds.reshape(rows, NUM_PROGRAMS, NUM_PITCHES)

@@ -58,7 +58,9 @@ class IndexedSource:
     """Numbers the batches of a `BatchFunction`.
 
     With `num_workers` processes, several batches are prepared at once; the
-    function must then be picklable. The order and the batches are the same.
+    function must then be picklable. The order and the batches are the same. Of a
+    function with a `pool` greater than 1, which draws so many batches together, a
+    process prepares all of a pool, so that none is drawn twice.
     """
 
     def __init__(self, function: BatchFunction, *, num_workers: int = 0):
@@ -67,6 +69,9 @@ class IndexedSource:
         self._index = 0
         self._pool: concurrent.futures.Executor | None = None
         self._pending: collections.deque = collections.deque()
+        # What is ready of the pool in progress, and the first batch not asked for yet.
+        self._ready: collections.deque = collections.deque()
+        self._ahead = 0
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -75,12 +80,23 @@ class IndexedSource:
         if not self._num_workers:
             batch = self._function.batch(self._index)
         else:
-            while len(self._pending) < 2 * self._num_workers:
-                ahead = self._index + len(self._pending)
-                self._pending.append(self._executor().submit(_worker_batch, ahead))
-            batch = self._pending.popleft().result()
+            while not self._ready:
+                self._ready.extend(self._next_pool())
+            batch = self._ready.popleft()
         self._index += 1
         return batch
+
+    def _next_pool(self) -> list[Batch]:
+        """Returns the batches from the next one to the end of its pool."""
+        pool = max(int(getattr(self._function, "pool", 1)), 1)
+        if not self._pending:
+            self._ahead = self._index
+        while len(self._pending) < 2 * self._num_workers:
+            end = (self._ahead // pool + 1) * pool
+            job = self._executor().submit(_worker_batches, self._ahead, end)
+            self._pending.append(job)
+            self._ahead = end
+        return self._pending.popleft().result()
 
     def peek(self) -> Batch:
         """Returns the next batch without going on."""
@@ -98,6 +114,7 @@ class IndexedSource:
         for future in self._pending:
             future.cancel()
         self._pending.clear()
+        self._ready.clear()
         self._index = int(state["batch"])
         if hasattr(self._function, "apply_settings"):
             self.close()
@@ -129,8 +146,8 @@ def _start_worker(function: BatchFunction) -> None:
     _worker_function = function
 
 
-def _worker_batch(index: int) -> Batch:
-    return _worker_function.batch(index)
+def _worker_batches(first: int, end: int) -> list[Batch]:
+    return [_worker_function.batch(index) for index in range(first, end)]
 
 
 class CountedSource:

@@ -1,0 +1,145 @@
+"""Frame heads from training to a file, and from a file to transcribing and training."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint
+import pytest
+
+from mt3 import checkpoints, frame_heads, guided, models, network
+from mt3.engine import checkpoints as engine_checkpoints
+from mt3.engine import export, optimizers, utils
+from mt3.engine.train_state import TrainState
+from mt3.errors import ConfigError
+from mt3.inference import InferenceModel, TranscribeOptions
+from tests.tiny_heads import CONFIG, NETWORK, make_params
+
+PLAIN = dataclasses.replace(NETWORK, frame_heads=False)
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Of the network and its heads."""
+    return make_params()
+
+
+@pytest.fixture(scope="module")
+def exported(params, tmp_path_factory):
+    """A training run's newest checkpoint as one file."""
+    folder = tmp_path_factory.mktemp("run")
+    config = dataclasses.replace(CONFIG, network=PLAIN.to_dict())
+    engine_checkpoints.write_model_config(folder, config)
+    heads = {**params[frame_heads.PARAMETERS], "next_event": jnp.ones((16, 64))}
+    tree = {key: params[key] for key in ("encoder", "decoder")}
+    tree = jax.tree.map(np.asarray, {**tree, guided.AUXILIARY: heads})
+    item = folder / "checkpoint_3"
+    orbax.checkpoint.PyTreeCheckpointer().save(
+        item / "state", {"target": tree, "step": np.asarray(3)}
+    )
+    (item / "commit_success.txt").touch()
+    return export.export(
+        folder,
+        folder / "model.safetensors",
+        info={"name": "tiny", "grammar": True, "evidence": {"weight": 0.5}},
+    )
+
+
+def test_exported_weights_keep_the_heads_that_decoding_can_use(exported, params):
+    loaded = checkpoints.load(exported)
+    assert loaded.config.network["frame_heads"] is True
+    assert sorted(loaded.params) == ["decoder", "encoder", frame_heads.PARAMETERS]
+    found = loaded.params[frame_heads.PARAMETERS]
+    assert sorted(found) == sorted(frame_heads.PARTS)
+    for name, value in params[frame_heads.PARAMETERS].items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+def test_weights_say_how_they_are_decoded(exported):
+    """Evidence brings the grammar; without the grammar there is none."""
+
+    def settings(**options):
+        return InferenceModel(exported, TranscribeOptions(**options)).settings()
+
+    changed = settings(evidence={"weight": 2.0})
+    assert changed["evidence"] == {"weight": 2.0}
+    by_default = settings()
+    assert by_default["evidence"] is True
+    assert by_default["grammar"] is True
+    assert settings(grammar=False)["evidence"] is False
+    assert settings(evidence=False)["evidence"] is False
+    faithful = InferenceModel(exported, TranscribeOptions().faithful()).settings()
+    assert faithful["evidence"] is False
+    assert faithful["grammar"] is False
+
+
+def test_evidence_needs_what_it_needs(exported, tiny_weights):
+    with pytest.raises(ConfigError, match="no frame heads"):
+        InferenceModel(tiny_weights, TranscribeOptions(evidence=True, grammar=True))
+    with pytest.raises(ConfigError, match="without the grammar"):
+        InferenceModel(exported, TranscribeOptions(evidence=True, grammar=False))
+
+
+def test_evidence_is_heard_in_a_recording(params, tmp_path):
+    """Frames that are sure of much are written down, whatever the decoder says."""
+    heads = dict(params[frame_heads.PARAMETERS])
+    heads["kernel"] = 5 * heads["kernel"]
+    # Nothing sounds on, so that there is room for what begins.
+    heads["bias"] = heads["bias"].at[128:256].set(-90.0)
+    path = checkpoints.save_safetensors(
+        tmp_path / "sure.safetensors",
+        {**params, frame_heads.PARAMETERS: heads},
+        CONFIG,
+        info={"name": "sure", "evidence": {"decoder_weight": 0.0}},
+    )
+    noise = 0.1 * np.random.default_rng(0).normal(size=30000).astype(np.float32)
+    options = {"decode": "greedy", "max_length": 40, "num_slots": 4}
+    notes = InferenceModel(path, TranscribeOptions(**options))(noise)
+    without = InferenceModel(path, TranscribeOptions(evidence=False, **options))(noise)
+    assert len(notes) > 3
+    assert notes != without
+
+
+def test_training_goes_on_from_exported_heads(exported, params):
+    model = guided.GuidedModel(
+        network.Transformer(PLAIN),
+        input_depth=PLAIN.input_depth,
+        config=dataclasses.replace(CONFIG, network=PLAIN.to_dict()),
+        guide=guided.GuideConfig(local_distances=(-1, 1)),
+        initial_weights=str(exported),
+    )
+    shapes = {
+        "encoder_input_tokens": (1, CONFIG.inputs_length, PLAIN.input_depth),
+        "decoder_input_tokens": (1, 8),
+        "decoder_target_tokens": (1, 8),
+    }
+    variables = model.get_initial_variables(jax.random.key(0), shapes)
+    heads = variables["params"][guided.AUXILIARY]
+    for name, value in params[frame_heads.PARAMETERS].items():
+        np.testing.assert_array_equal(heads[name], value)
+    assert "next_event" in heads
+
+
+def test_plain_training_starts_without_the_heads(exported, params):
+    """A model that has none of them takes the network's parameters alone."""
+    model = models.ContinuousInputsEncoderDecoderModel(
+        network.Transformer(PLAIN),
+        optimizer_def=optimizers.adamw(),
+        input_depth=PLAIN.input_depth,
+    )
+    network_params = guided.network_params(params)
+    zeros = jax.tree.map(jnp.zeros_like, network_params)
+    like = TrainState(
+        jnp.zeros((), jnp.int32), zeros, model.optimizer_def.init_state(zeros)
+    )
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    state, _ = engine_checkpoints.restore_for_finetuning(
+        utils.RestoreCheckpointConfig(path=str(exported), mode="specific"),
+        like,
+        jax.tree.map(lambda leaf: place, like),
+        model.optimizer_def,
+    )
+    jax.tree.map(np.testing.assert_array_equal, state.params, network_params)

@@ -155,8 +155,8 @@ def _add_transcribe(commands) -> None:
     add(
         "--decode",
         metavar="HOW",
-        help="beam1 (as published), greedy, beam4, temperature0.8 (default: as the model "
-        "was measured to be better)",
+        help="beam1 (as published), greedy, beam4, temperature0.8 (default: as the "
+        "model was measured to be better)",
     )
     add(
         "--grammar",

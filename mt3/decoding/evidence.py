@@ -82,12 +82,12 @@ class FrameEvidence:
     steps_per_frame: float
     centre: float
     weight: float = 1.0
-    decoder_weight: float = 1.0
-    onset_bias: float = 1.5
-    drum_bias: float = 1.5
-    sounding_bias: float = 0.5
+    decoder_weight: float = 0.5
+    onset_bias: float = 0.0
+    drum_bias: float = -0.3
+    sounding_bias: float = 0.4
     sharpness: float = 2.0
-    playing_weight: float = 0.5
+    playing_weight: float = 1.0
 
     def __post_init__(self):
         for name in ("weight", "decoder_weight", "sharpness", "playing_weight"):

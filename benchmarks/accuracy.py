@@ -44,27 +44,17 @@ from mt3.synthesis import midi_library, soundfont
 # What `--compare` tries.
 CHOICES = (
     "grammar=false,type_first=false",
-    "grammar=false,type_first=false,unclosed_ties=end",
     "evidence=false,type_first=false",
-    "evidence=false",
     "type_first=false",
     "evidence={'decoder_weight':0}",
-    "evidence={'onset_bias':-1.5}",
-    "evidence={'onset_bias':0.5}",
-    "decode=greedy",
-    "decode=beam4",
+    "evidence={'decoder_weight':1}",
+    "min_duration=0",
     "min_duration=0.03",
-    "min_duration=0.05",
     "min_duration=0.08",
     "min_duration=0.1,short_notes=lengthen",
-    "min_duration=0.15,short_notes=lengthen",
-    "min_duration=0.2,short_notes=lengthen",
-    "merge_gap=0.05",
-    "merge_gap=0.2",
-    "instrument_flicker=0.02",
-    "instrument_flicker=0.05",
-    "instrument_flicker=0.1",
-    "min_duration=0.05,merge_gap=0.1,instrument_flicker=0.05",
+    "min_duration=0.05,merge_gap=0.1",
+    "min_duration=0.05,instrument_flicker=0.05",
+    "decode=greedy",
 )
 
 

@@ -60,7 +60,8 @@ def test_levels_do_not_depend_on_the_recordings():
 
 def test_every_pitch_is_described_alike():
     stem = harmonic_stem.HarmonicStem(8, 4, 3)
-    # Far from the edges, moving the bands by a semitone moves the notes by one.
+    # Where all harmonics, of the octave above too, lie within the bands, moving the
+    # bands by a semitone moves the notes by one.
     levels = np.full((1, 12, harmonic_stem.NUM_BANDS), -20.0, np.float32)
     levels[:, 4:8, 120:140] = np.random.default_rng(0).uniform(0, 8, (1, 4, 20))
     frames = np.stack([levels[0], np.roll(levels[0], 3, axis=-1)])
@@ -68,7 +69,7 @@ def test_every_pitch_is_described_alike():
     _, sown = stem.apply(params, frames, mutable=["intermediates"])
     first, second = np.asarray(sown["intermediates"]["described"][0])
     assert np.abs(first).max() > 0
-    np.testing.assert_allclose(first[:, 30:60], second[:, 31:61], atol=1e-5)
+    np.testing.assert_allclose(first[:, 27:44], second[:, 28:45], atol=1e-5)
 
 
 def test_parameters_are_the_ones_that_checkpoints_expect():

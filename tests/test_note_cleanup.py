@@ -223,7 +223,12 @@ def test_a_model_brings_its_own_cleanup(tiny_weights, tmp_path, noise):
     assert sorted(streamed) == sorted(off(noise))
     faithful = TranscribeOptions(num_slots=2, decode="greedy").faithful()
     assert faithful == TranscribeOptions(
-        num_slots=2, grammar=False, cleanup=CleanupOptions()
+        decode="beam1",
+        grammar=False,
+        type_first=False,
+        evidence=False,
+        num_slots=2,
+        cleanup=CleanupOptions(),
     )
     assert not InferenceModel(path, faithful).uses_grammar
 
@@ -277,4 +282,4 @@ def test_faithful_is_one_option(tiny_weights, noise, tmp_path, monkeypatch):
 
     monkeypatch.setattr(inference.InferenceModel, "__init__", init)
     transcribe(tmp_path / "a.wav", "--faithful", weights=tiny_weights)
-    assert asked == [TranscribeOptions(grammar=False, cleanup=CleanupOptions())]
+    assert asked == [TranscribeOptions().faithful()]

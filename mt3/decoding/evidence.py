@@ -153,9 +153,11 @@ class FrameEvidence:
         classes = frame_heads.class_logits(heads, described)
         playing = jax.nn.log_sigmoid(logits.playing)[:, :, None]
         classes = jax.nn.log_softmax(classes + self.playing_weight * playing, axis=-1)
-        unknown = jnp.full((*encoded.shape[:2], NUM_PITCHES, NUM_CLASSES), 0.0)
-        unknown = jax.nn.log_softmax(unknown + self.playing_weight * playing, axis=-1)
-        classes = jnp.exp(unknown.at[:, :, known].set(classes))[:, after]
+        # Of pitches that the stem does not know, only what plays is known.
+        shape = (*encoded.shape[:2], NUM_PITCHES, NUM_CLASSES)
+        others = jax.nn.log_softmax(self.playing_weight * playing, axis=-1)
+        others = jnp.broadcast_to(others, shape)
+        classes = jnp.exp(others.at[:, :, known].set(classes))[:, after]
         return Evidence(onset, drum, sounding, classes, quiet)
 
     def _frames(self, count: int) -> np.ndarray:
@@ -315,28 +317,28 @@ class _Here(NamedTuple):
         drum = jnp.where(ties, 0.0, self.drum)
         quiet = jnp.sum(_log1m(begins) + _log1m(drum), axis=1)
         quiet += jnp.sum(_log1m(ends * self.sounding), axis=1)
-        rows = begins.shape[0]
         if mask.programs is None:
-            sounds = self.sounding[:, None]
-            by_program = begins[:, None]
-            program = jnp.zeros((rows,), jnp.int32)
+            onsets = begins
+            offsets = ends * self.sounding
+            programs = jnp.zeros((begins.shape[0], NUM_PROGRAMS))
         else:
-            listed = np.isin(np.arange(NUM_PROGRAMS), mask.programs)
-            each = listed.reshape(NUM_CLASSES, _CLASS_SIZE).sum(axis=1)
-            share = jnp.asarray(listed / np.maximum(np.repeat(each, _CLASS_SIZE), 1))
-            by_class = jnp.swapaxes(begins[..., None] * self.classes, 1, 2)
-            by_program = jnp.repeat(by_class, _CLASS_SIZE, axis=1)
-            by_program = by_program * share[None, :, None]
-            words = state.sounding
-            sounds = pitches_in(words.reshape(-1, words.shape[-1]))
-            sounds = sounds.reshape(rows, NUM_PROGRAMS, NUM_PITCHES)
+            listed = np.asarray(mask.programs)
+            counts = np.bincount(listed // _CLASS_SIZE, minlength=NUM_CLASSES)
+            # A class is shared out among its programs.
+            share = jnp.asarray(1.0 / np.maximum(counts, 1), jnp.float32)
+            by_class = begins[..., None] * self.classes * share[None, None]
             program = jnp.clip(state.program, 0, NUM_PROGRAMS - 1)
-        ends_by_program = ends[:, None] * sounds
-
-        def present(x: Array) -> Array:
-            return jnp.take_along_axis(x, program[:, None, None], axis=1)[:, 0]
-
-        onsets, offsets = present(by_program), present(ends_by_program)
+            present = (program // _CLASS_SIZE)[:, None, None]
+            onsets = jnp.take_along_axis(by_class, present, axis=2)[..., 0]
+            words = jnp.take_along_axis(state.sounding, program[:, None, None], axis=1)
+            offsets = ends * pitches_in(words[:, 0])
+            words = state.sounding[:, listed]
+            sounds = pitches_in(words.reshape(-1, words.shape[-1]))
+            sounds = sounds.reshape(*words.shape[:2], NUM_PITCHES)
+            beginning = jnp.sum(by_class, axis=1)[:, listed // _CLASS_SIZE]
+            ending = jnp.sum(ends[:, None] * sounds, axis=2)
+            programs = jnp.zeros((begins.shape[0], NUM_PROGRAMS))
+            programs = programs.at[:, listed].set(beginning + ending)
         off = (state.velocity == 0)[:, None] & ~ties
         has_velocity = (state.velocity >= 0)[:, None] | ties
         pitch = jnp.where(off, offsets, jnp.where(has_velocity, onsets, 0.0))
@@ -349,11 +351,8 @@ class _Here(NamedTuple):
             ],
             axis=1,
         )
-        programs = jnp.sum(by_program, axis=2) + jnp.sum(ends_by_program, axis=2)
-        if mask.programs is None:
-            programs = jnp.zeros((rows, NUM_PROGRAMS))
-        before = jnp.zeros((rows, NUM_SPECIAL_IDS + mask.max_shift + 1))
-        tie = jnp.zeros((rows, 1))
+        before = jnp.zeros((begins.shape[0], NUM_SPECIAL_IDS + mask.max_shift + 1))
+        tie = jnp.zeros((begins.shape[0], 1))
         parts = [before, pitch, velocity, tie, programs, drum]
         return jnp.concatenate(parts, axis=1), quiet
 

@@ -13,8 +13,8 @@ Differences from T5X's layers:
 
 1. Attention logits and the softmax are always float32, whatever `dtype` is (T5X has
    an option for it, off by default). In float32 the results are equal.
-2. There is no Flax cache collection. Decoding step by step passes keys and values in
-   and out (`cache_layout`, `attend_cached`).
+2. There is no Flax cache collection. Decoding step by step is in `decoding.columns`,
+   which passes keys and values in and out.
 """
 
 from __future__ import annotations
@@ -409,9 +409,13 @@ class MultiHeadDotProductAttention(nn.Module):
         Returns:
           [B, Q, out_features].
         """
-        query = self._project_query(inputs_q)
+        # With heads before positions from here on, XLA's products on CPU are 2 to 5
+        # times faster than with heads in between.
+        query, key, value = (
+            jnp.swapaxes(x, 1, 2) for x in (self._project_query(inputs_q), key, value)
+        )
         logits = jnp.einsum(
-            "bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32
+            "bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32
         )
         if mask is not None:
             logits = jnp.where(mask, logits, MASKED_LOGIT)
@@ -419,77 +423,10 @@ class MultiHeadDotProductAttention(nn.Module):
         if self.sow_weights:
             self.sow("intermediates", "attention_weights", weights)
         weights = self.dropout(weights.astype(self.dtype), deterministic=deterministic)
-        return self.out(jnp.einsum("bhqk,bkhd->bqhd", weights, value))
-
-    def attend_cached(
-        self, inputs_q: Array, key: Array, value: Array, mask: Array | None = None
-    ) -> Array:
-        """Attends from single positions to keys and values in `cache_layout`.
-
-        Several rows may share one entry of keys and values: with R = S * N rows, row
-        r reads entry r // N.
-
-        Args:
-          inputs_q: [R, 1, features].
-          key: [S, H, D, K].
-          value: [S, H, K, D].
-          mask: bool [S, 1, 1, K], true where attention is allowed; `None` allows all.
-
-        Returns:
-          [R, 1, out_features].
-        """
-        query = self._project_query(inputs_q)
-        entries = key.shape[0]
-        rows = query.reshape(entries, -1, self.num_heads, self.head_dim)
-        logits = jnp.einsum(
-            "bnhd,bhdk->bhnk", rows, key, preferred_element_type=jnp.float32
-        )
-        if mask is not None:
-            logits = jnp.where(mask, logits, MASKED_LOGIT)
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        mixed = jnp.einsum("bhnk,bhkd->bnhd", weights, value)
-        return self.out(mixed.reshape(query.shape))
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
+        return self.out(jnp.swapaxes(mixed, 1, 2))
 
     def _project_query(self, inputs_q: Array) -> Array:
         return with_sharding_constraint(
             self.query(inputs_q), ("batch", "length", "heads", "kv")
         )
-
-
-def cache_layout(key: Array, value: Array) -> tuple[Array, Array]:
-    """Lays keys and values out as `attend_cached` reads them, along memory.
-
-    Args:
-      key: [B, K, H, D].
-      value: [B, K, H, D].
-
-    Returns:
-      Keys [B, H, D, K] and values [B, H, K, D].
-    """
-    return jnp.transpose(key, (0, 2, 3, 1)), jnp.transpose(value, (0, 2, 1, 3))
-
-
-def update_cache(
-    cache_k: Array, cache_v: Array, key: Array, value: Array, index: Array
-) -> tuple[Array, Array]:
-    """Writes one position of each row into its caches.
-
-    Args:
-      cache_k: [B, H, D, C].
-      cache_v: [B, H, C, D].
-      key: [B, 1, H, D].
-      value: [B, 1, H, D].
-      index: int [B], the position; a row whose position is C or more is not written.
-
-    Returns:
-      The new caches.
-    """
-    rows = jnp.arange(index.shape[0])
-    options = {"mode": "drop", "unique_indices": True, "indices_are_sorted": True}
-    cache_k = cache_k.at[rows, :, :, index].set(
-        key[:, 0].astype(cache_k.dtype), **options
-    )
-    cache_v = cache_v.at[rows, :, index].set(
-        value[:, 0].astype(cache_v.dtype), **options
-    )
-    return cache_k, cache_v

@@ -14,8 +14,9 @@ Differences from the original network:
 2. More than `MAX_POSITIONS` frames or tokens, and inputs of a wrong rank, depth or
    batch, raise `ShapeError` (the original returned NaN, or failed inside JAX).
 3. Tied logits (`logits_via_embedding`) work.
-4. Decoding step by step is functional (`DecoderLayer.decode_step`): caches go in and
-   come out, and cross-attention keys and values are computed once per segment.
+4. Decoding step by step is functional and not part of the modules (`decoding.columns`):
+   caches go in and come out, and cross-attention keys and values are computed once per
+   segment.
 5. With `T5Config.harmonic_channels` the dense layer on frames is `harmonic_stem`.
 """
 
@@ -120,59 +121,6 @@ class DecoderLayer(nn.Module):
         y = y + self.dropout(x, deterministic=deterministic)
         x = self.mlp(self.pre_mlp_layer_norm(y), deterministic=deterministic)
         return y + self.dropout(x, deterministic=deterministic)
-
-    def project_cross(self, encoded: Array) -> tuple[Array, Array]:
-        """Returns the cross-attention's keys and values for `decode_step`.
-
-        They do not depend on the tokens: compute them once per segment.
-
-        Args:
-          encoded: [B, T, emb_dim].
-
-        Returns:
-          Keys [B, num_heads, head_dim, T] and values [B, num_heads, T, head_dim].
-        """
-        return layers.cache_layout(
-            *self.encoder_decoder_attention.project_keys_values(encoded)
-        )
-
-    def decode_step(
-        self,
-        y: Array,
-        cross_k: Array,
-        cross_v: Array,
-        cache_k: Array,
-        cache_v: Array,
-        index: Array,
-    ) -> tuple[Array, Array, Array]:
-        """Runs the layer on one new position per row, without dropout.
-
-        B segments may have N rows (hypotheses) each, rows of a segment side by side.
-
-        Args:
-          y: the position's input, [B * N, 1, emb_dim].
-          cross_k: keys from `project_cross`, [B, num_heads, head_dim, T].
-          cross_v: values from `project_cross`, [B, num_heads, T, head_dim].
-          cache_k: self-attention keys, [B * N, num_heads, head_dim, C]; entries
-            beyond `index` are ignored, so they may hold anything finite.
-          cache_v: self-attention values, [B * N, num_heads, C, head_dim].
-          index: int [B * N], the position of each row, below C.
-
-        Returns:
-          The output [B * N, 1, emb_dim] and the caches with the position written in.
-        """
-        x = self.pre_self_attention_layer_norm(y)
-        key, value = self.self_attention.project_keys_values(x)
-        cache_k, cache_v = layers.update_cache(cache_k, cache_v, key, value, index)
-        positions = jnp.arange(cache_k.shape[-1])[np.newaxis, :]
-        visible = positions <= index[:, np.newaxis]
-        y = y + self.self_attention.attend_cached(
-            x, cache_k, cache_v, visible[:, np.newaxis, np.newaxis, :]
-        )
-        x = self.pre_cross_attention_layer_norm(y)
-        y = y + self.encoder_decoder_attention.attend_cached(x, cross_k, cross_v)
-        y = y + self.mlp(self.pre_mlp_layer_norm(y))
-        return y, cache_k, cache_v
 
 
 class Encoder(nn.Module):

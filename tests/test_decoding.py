@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mt3 import decoding, network
-from mt3.decoding import steps
+from benchmarks.forced_lengths import ForcedLengths
+from mt3 import configs, decoding, network
+from mt3.decoding import slots, steps
 from mt3.errors import CheckpointError, ConfigError, ShapeError
 
 EOS = 1
@@ -51,7 +52,12 @@ def segments():
 
 def stream(params, segments, order=None, **options):
     """Decodes segments in an order; returns the results in their own order."""
-    options = {"max_length": MAX_LENGTH, "cache_sizes": (8, 16), **options}
+    options = {
+        "max_length": MAX_LENGTH,
+        "cache_sizes": (8, 16),
+        "shrink": True,
+        **options,
+    }
     options = decoding.DecodeOptions(**options)
     decoder = decoding.SegmentDecoder(params, CONFIG, options)
     order = range(len(segments)) if order is None else order
@@ -270,6 +276,39 @@ def test_impossible_options(wrong):
 
 
 def test_cache_sizes_end_at_the_maximum_length():
-    options = decoding.DecodeOptions(max_length=200, cache_sizes=(64, 128, 256))
-    assert options.usable_cache_sizes == (64, 128, 200)
-    assert decoding.DecodeOptions().usable_cache_sizes == (64, 128, 256, 512, 1024)
+    sizes = (64, 128, 256)
+    assert decoding.usable_cache_sizes(sizes, 200) == (64, 128, 200)
+    assert decoding.usable_cache_sizes(sizes, 256) == (64, 128, 256)
+    assert decoding.usable_cache_sizes((), 7) == (7,)
+
+
+def test_only_large_networks_go_through_many_shapes(params, segments, monkeypatch):
+    large = network.T5Config(**configs.MT3.network)
+    assert slots.is_large(large)
+    assert not slots.is_large(CONFIG)
+    assert slots.default_cache_sizes(large) == (64, 128, 256, 512, 1024)
+    decoder = decoding.SegmentDecoder(
+        params, CONFIG, decoding.DecodeOptions(num_slots=16)
+    )
+    assert decoder.cache_sizes == (128, 1024)
+    assert not decoder.shrink
+
+    ends = [1, 2, 4, 8] * 4  # Different lengths, so that slots become free in turn.
+    options = {"strategy": ForcedLengths(tuple(ends)), "num_slots": 16}
+    for shrink, expected in ((False, []), (True, [8, 4])):
+        decoder = decoding.SegmentDecoder(
+            params,
+            CONFIG,
+            decoding.DecodeOptions(max_length=MAX_LENGTH, shrink=shrink, **options),
+        )
+        sizes, take = [], decoder.program.take_slots
+        monkeypatch.setattr(
+            decoder.program,
+            "take_slots",
+            lambda carry, kept, sizes=sizes, take=take: (
+                sizes.append(len(kept)) or take(carry, kept)
+            ),
+        )
+        results = list(decoder.run((i, segments[i % len(segments)]) for i in range(16)))
+        assert sizes == expected
+        assert [len(r.ids) for r in sorted(results, key=lambda r: r.key)] == ends

@@ -254,35 +254,6 @@ class TestAttention:
             assert axes[name]["kernel_axes"].names == ("embed", "joined_kv")
         assert axes["out"]["kernel_axes"].names == ("joined_kv", "embed")
 
-    def test_cached_attention_equals_attention(self, case, rng):
-        params, q, kv, _ = case
-        mask = jnp.asarray(rng.random((2, 1, 1, 6)) < 0.6)
-        module, variables = self.module(), {"params": params}
-        key, value = module.apply(variables, kv, method="project_keys_values")
-        cached = layers.cache_layout(key, value)
-        assert cached[0].shape == (2, 2, 3, 6)
-        assert cached[1].shape == (2, 2, 6, 3)
-        # Four rows share each entry: what four queries are elsewhere.
-        rows = module.apply(
-            variables, q.reshape(8, 1, 5), *cached, mask, method="attend_cached"
-        )
-        np.testing.assert_allclose(
-            rows.reshape(2, 4, 5),
-            module.apply(variables, q, kv, jnp.broadcast_to(mask, (2, 1, 4, 6))),
-            atol=1e-6,
-        )
-
-    def test_cache_is_written_at_each_rows_position(self):
-        cache_k, cache_v = jnp.zeros((3, 2, 4, 5)), jnp.zeros((3, 2, 5, 4))
-        new = jnp.arange(1.0, 25.0).reshape(3, 1, 2, 4)
-        index = jnp.array([4, 0, 5])
-        k, v = layers.update_cache(cache_k, cache_v, new, new * 2, index)
-        np.testing.assert_array_equal(k[0, :, :, 4], new[0, 0])
-        np.testing.assert_array_equal(k[1, :, :, 0], new[1, 0])
-        np.testing.assert_array_equal(v[0, :, 4], new[0, 0] * 2)
-        assert jnp.count_nonzero(k) == jnp.count_nonzero(v) == 16
-        assert not k[2].any(), "a position past the end must not be written"
-
     def test_weights_are_offered_only_where_asked_for(self, case):
         params, q, kv, mask = case
         for sow in (False, True):

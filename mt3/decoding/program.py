@@ -64,6 +64,7 @@ def decode_batch(
 
 
 _SPEC = ("spec",)
+_split_weights = jax.jit(split_weights, static_argnames=_SPEC)
 _encode = jax.jit(encode, static_argnames=_SPEC)
 _start = jax.jit(
     start, static_argnames=("spec", "num_slots", "num_frames", "cache_length")
@@ -95,7 +96,7 @@ class Program:
                 f"{network.MAX_POSITIONS}, the rows of the position table"
             )
         self.spec = spec
-        self._weights = split_weights(jax.tree.map(jnp.asarray, dict(params)), spec)
+        self._weights = _split_weights(dict(params), spec)
 
     def encode(self, frames: np.ndarray) -> Encoded:
         """Encodes segments [B, T, input_depth]."""

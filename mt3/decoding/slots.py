@@ -5,9 +5,10 @@ slot is free. A finished segment leaves its slot to the next one, so nothing wai
 the slowest segment. Look-ahead is bounded: besides the segments in slots, at most one
 encoder batch waits. Memory does not grow with the number of segments.
 
-Shapes, and so compilations, are few: the self-attention cache has one of
-`DecodeOptions.cache_sizes`, as the longest running segment needs; the number of slots
-is `num_slots`, or a half, a quarter, ... of it when fewer segments are left.
+Shapes, and so programs to compile or to load, are few: the self-attention cache has
+one of `DecodeOptions.cache_sizes`, as the longest running segment needs; the number of
+slots is `num_slots`, or a half, a quarter, ... of it for fewer segments. Large networks
+go on to fewer slots when the last segments end.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class DecodeOptions:
       max_length: most tokens a segment may have, EOS included.
       num_slots: segments in flight; `None` is 16 on CPU and 128 on accelerators.
       cache_sizes: lengths of the self-attention cache, rising; those below
-        `max_length` count, and `max_length` itself.
+        `max_length` count, and `max_length` itself. `None` is as the network's size
+        asks, see `default_cache_sizes`.
+      shrink: go on with fewer slots when fewer segments are left; `None` is for large
+        networks only.
       steps_per_dispatch: most decoding steps before the host looks again.
       encode_batch: segments that are encoded together.
       dtype: computation type; `None` is the model's.
@@ -59,7 +63,8 @@ class DecodeOptions:
     strategy: Strategy = Beam()
     max_length: int = 1024
     num_slots: int | None = None
-    cache_sizes: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    cache_sizes: tuple[int, ...] | None = None
+    shrink: bool | None = None
     steps_per_dispatch: int = 128
     encode_batch: int = 8
     dtype: str | None = None
@@ -72,6 +77,8 @@ class DecodeOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"decoding: {name} is {value}; expected at least 1")
+        if self.cache_sizes is None:
+            return
         object.__setattr__(self, "cache_sizes", tuple(self.cache_sizes))
         rising = sorted(set(self.cache_sizes))
         if list(self.cache_sizes) != rising or (rising and rising[0] < 1):
@@ -79,11 +86,6 @@ class DecodeOptions:
                 f"decoding: cache_sizes are {self.cache_sizes}; expected positive "
                 "lengths in rising order"
             )
-
-    @property
-    def usable_cache_sizes(self) -> tuple[int, ...]:
-        """Lengths of the cache that can occur; the last is `max_length`."""
-        return usable_cache_sizes(self.cache_sizes, self.max_length)
 
 
 def usable_cache_sizes(sizes: Iterable[int], max_length: int) -> tuple[int, ...]:
@@ -152,6 +154,13 @@ class SegmentDecoder:
             ),
         )
         self.num_slots = self.options.num_slots or default_num_slots()
+        sizes = self.options.cache_sizes
+        self.cache_sizes = usable_cache_sizes(
+            default_cache_sizes(config) if sizes is None else sizes,
+            self.options.max_length,
+        )
+        shrink = self.options.shrink
+        self.shrink = is_large(config) if shrink is None else shrink
 
     def run(self, segments: Iterable[tuple[Hashable, np.ndarray]]) -> Iterator[Result]:
         """Decodes segments as they come.
@@ -167,12 +176,30 @@ class SegmentDecoder:
           ShapeError: frames of another shape than the first ones', or that the
             network can't take.
         """
-        return _Run(self.program, self.options, self.num_slots, segments).results()
+        return _Run(self, segments).results()
 
 
 def default_num_slots() -> int:
     """Returns how many segments are decoded at once: 16 on CPU, else 128."""
     return 16 if jax.default_backend() == "cpu" else 128
+
+
+def is_large(config: network.T5Config) -> bool:
+    """Says whether a step takes so long that more programs pay for their loading.
+
+    A program is loaded in half a second or more; the steps of a small network, one
+    whose decoder layers have less than 8 million parameters, take a few milliseconds
+    whatever the shape.
+    """
+    heads = config.num_heads * config.head_dim
+    middle = (len(config.mlp_activations) + 1) * config.mlp_dim
+    layer = config.emb_dim * (8 * heads + middle)
+    return config.num_decoder_layers * layer >= 8_000_000
+
+
+def default_cache_sizes(config: network.T5Config) -> tuple[int, ...]:
+    """Returns the lengths of the cache: 64, doubled up to 1024; 128 if small."""
+    return (64, 128, 256, 512, 1024) if is_large(config) else (128,)
 
 
 def slot_sizes(num_slots: int) -> tuple[int, ...]:
@@ -188,15 +215,14 @@ class _Run:
 
     def __init__(
         self,
-        program: Program,
-        options: DecodeOptions,
-        num_slots: int,
+        decoder: SegmentDecoder,
         segments: Iterable[tuple[Hashable, np.ndarray]],
     ):
-        self._program = program
-        self._options = options
-        self._cache_sizes = options.usable_cache_sizes
-        self._slot_sizes = slot_sizes(num_slots)
+        self._program = decoder.program
+        self._options = decoder.options
+        self._cache_sizes = decoder.cache_sizes
+        self._slot_sizes = slot_sizes(decoder.num_slots)
+        self._shrink = decoder.shrink
         self._source = enumerate(segments)
         self._exhausted = False
         self._shape: tuple[int, ...] | None = None
@@ -286,6 +312,8 @@ class _Run:
         """Returns after how many finished segments the host has work to do."""
         if self._ready or not self._exhausted:
             return 1
+        if not self._shrink:
+            return busy
         smaller = [size for size in self._slot_sizes if size < len(self._slots)]
         return busy - smaller[-1] if smaller and busy > smaller[-1] else busy
 
@@ -322,7 +350,7 @@ class _Run:
         if length != self._cache_length:
             self._carry = self._program.fit_cache(self._carry, length)
             self._cache_length = length
-        if self._ready or not self._exhausted or not busy:
+        if self._ready or not self._exhausted or not busy or not self._shrink:
             return
         count = next(size for size in self._slot_sizes if size >= len(busy))
         if count < len(self._slots):

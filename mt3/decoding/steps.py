@@ -4,15 +4,8 @@ All segments in flight live in a `Carry` of S slots with N rows (beams) each. Sl
 are independent: each has its own position, so a slot can take the next segment while
 the others go on. `run_steps` is one `while_loop` over decoding steps on the device.
 
-How arrays are laid out, and why (measured with the `mt3` sizes on CPU):
-
-* Decoder layers are unrolled and each layer has its own parameters and caches. A
-  `lax.scan` over stacked ones copies every layer's parameters and caches out of the
-  stack at every step (3 times slower), and compiles no faster.
-* Keys are [slots, heads, head_dim, length] and values [slots, heads, length,
-  head_dim]: the products then run along memory (3 times faster at length 512).
-* Cross-attention keys and values are kept once per slot; its rows are queries.
-* Encoder layers are scanned: there the copy does not matter.
+How arrays are laid out, and why, is told in `columns`. Encoder layers are scanned:
+there the copy that a scan makes of each layer does not matter.
 """
 
 from __future__ import annotations
@@ -25,7 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mt3 import frame_heads, layers, network
+from mt3 import frame_heads, network
+from mt3.decoding import columns
 from mt3.decoding.evidence import Evidence, FrameEvidence
 from mt3.decoding.masks import GrammarMask, LogitMask
 from mt3.decoding.strategies import NEG_INF, Strategy
@@ -80,9 +74,7 @@ class Weights(NamedTuple):
 
     encoder: Mapping[str, Any]  # without the layers
     encoder_layers: Any  # one layer's tree, stacked along a leading axis
-    decoder: Mapping[str, Any]  # without the layers
-    decoder_layers: tuple[Any, ...]
-    positions: Array  # [max_length, emb_dim]
+    decoder: columns.DecoderWeights
     heads: Mapping[str, Any] | None = None  # of frames, where there is evidence
 
 
@@ -106,16 +98,8 @@ class Carry(NamedTuple):
 
 # Compiled functions of one layer: within a program JAX traces them once, not once for
 # each layer.
-@functools.partial(jax.jit, static_argnums=0)
-def _project_cross(config: network.T5Config, params: Any, encoded: Array):
-    layer = network.DecoderLayer(config)
-    return layer.apply({"params": params}, encoded, method="project_cross")
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _decode_layer(config: network.T5Config, params: Any, *arrays: Array):
-    layer = network.DecoderLayer(config)
-    return layer.apply({"params": params}, *arrays, method="decode_step")
+_project_cross = jax.jit(columns.project_cross, static_argnums=0)
+_layer_step = jax.jit(columns.layer_step, static_argnums=0)
 
 
 def split_weights(params: Mapping[str, Any], spec: Spec) -> Weights:
@@ -143,15 +127,11 @@ def split_weights(params: Mapping[str, Any], spec: Spec) -> Weights:
         return others, [tree[key] for key in wanted]
 
     encoder, encoder_layers = part("encoder", config.num_encoder_layers)
-    decoder, decoder_layers = part("decoder", config.num_decoder_layers)
-    positions = layers.sinusoidal_table(network.MAX_POSITIONS, config.emb_dim)
+    part("decoder", config.num_decoder_layers)
     return Weights(
         encoder=encoder,
         encoder_layers=jax.tree.map(lambda *a: jnp.stack(a), *encoder_layers),
-        decoder=decoder,
-        decoder_layers=tuple(decoder_layers),
-        # An argument, since a constant of 4 MB would be stored in every program.
-        positions=jnp.asarray(positions[: spec.max_length]),
+        decoder=columns.arrange(params["decoder"], config, spec.max_length),
         heads=_heads(params) if spec.evidence is not None else None,
     )
 
@@ -191,7 +171,7 @@ def encode(spec: Spec, weights: Weights, frames: Array) -> Encoded:
     x, _ = jax.lax.scan(body, x, weights.encoder_layers)
     encoded = encoder.apply(variables, x, method="finish")
     cross = tuple(
-        _project_cross(config, params, encoded) for params in weights.decoder_layers
+        _project_cross(config, layer, encoded) for layer in weights.decoder.layers
     )
     evidence = None
     if spec.evidence is not None:
@@ -275,30 +255,32 @@ def step(spec: Spec, weights: Weights, carry: Carry) -> Carry:
     length = carry.cache[0][0].shape[-1]
     # Slots at rest are computed too, and ignored; they may stand past the end.
     position = jnp.repeat(jnp.minimum(index, length - 1), beams)
-    decoder = network.Decoder(spec.config)
-    variables = {"params": weights.decoder}
-    y = decoder.apply(
-        variables,
-        carry.tokens.reshape(slots * beams, 1),
-        method=lambda module, tokens: module.token_embedder(tokens),
-    )
-    y = y + jnp.take(weights.positions, position, axis=0)[:, None, :].astype(y.dtype)
+    y = columns.embed(weights.decoder, carry.tokens.reshape(-1), position)
     cache = []
-    for params, cross, (cache_k, cache_v) in zip(
-        weights.decoder_layers, carry.encoded.cross, carry.cache, strict=True
+    for layer, cross, (cache_k, cache_v) in zip(
+        weights.decoder.layers, carry.encoded.cross, carry.cache, strict=True
     ):
-        y, cache_k, cache_v = _decode_layer(
-            spec.config, params, y, *cross, cache_k, cache_v, position
+        y, cache_k, cache_v = _layer_step(
+            spec.config, layer, y, *cross, cache_k, cache_v, position
         )
         cache.append((cache_k, cache_v))
-    logits = decoder.apply(variables, y, method="to_logits")
-    logits = logits.astype(jnp.float32).reshape(slots, beams, -1)
-    return _choose(spec, carry._replace(cache=tuple(cache)), logits)
+    logits = columns.to_logits(spec.config, weights.decoder, y)
+    logits = logits.reshape(slots, beams, -1)
+    encoded = carry.encoded
+    # Without what the choice does not look at, its traced function serves all lengths
+    # of the cache.
+    light = carry._replace(encoded=encoded._replace(cross=()), cache=())
+    chosen, parents = _choose(spec, light, logits)
+    if beams > 1:
+        rows = _rows(parents)
+        cache = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), cache)
+    return chosen._replace(encoded=encoded, cache=tuple(cache))
 
 
-def _choose(spec: Spec, carry: Carry, logits: Array) -> Carry:
-    """Lets mask and strategy choose the tokens, and follows their choice."""
-    slots, beams = carry.tokens.shape
+@functools.partial(jax.jit, static_argnums=0)
+def _choose(spec: Spec, carry: Carry, logits: Array) -> tuple[Carry, Array]:
+    """Lets mask and strategy choose the tokens; returns the rows they continue too."""
+    _, beams = carry.tokens.shape
     if spec.mask is not None:
         allowed = spec.mask.allowed(carry.grammar).reshape(logits.shape)
         if spec.evidence is not None:
@@ -312,22 +294,25 @@ def _choose(spec: Spec, carry: Carry, logits: Array) -> Carry:
         choice,
         carry.choice,
     )
-    cache, grammar = carry.cache, carry.grammar
+    grammar = carry.grammar
     if beams > 1:
-        rows = (jnp.arange(slots)[:, None] * beams + parents).reshape(-1)
-        cache, grammar = jax.tree.map(
-            lambda x: jnp.take(x, rows, axis=0, unique_indices=False), (cache, grammar)
-        )
+        rows = _rows(parents)
+        grammar = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), grammar)
     if spec.mask is not None:
         grammar = spec.mask.advance(grammar, tokens.reshape(-1))
-    return Carry(
-        encoded=carry.encoded,
-        cache=cache,
+    carry = carry._replace(
         tokens=tokens,
         running=carry.running & ~spec.strategy.done(choice),
         choice=choice,
         grammar=grammar,
     )
+    return carry, parents
+
+
+def _rows(parents: Array) -> Array:
+    """Returns which of all rows each row continues, int [S * N]; parents [S, N]."""
+    slots, beams = parents.shape
+    return (jnp.arange(slots)[:, None] * beams + parents).reshape(-1)
 
 
 def _weighed(spec: Spec, carry: Carry, logits: Array, allowed: Array) -> Array:

@@ -145,14 +145,16 @@ class Beam:
         slots, beams = serials.shape[0], self.num_beams
         history = jnp.zeros((slots, max_length, beams), jnp.int32)
         zeros = jnp.zeros((slots, beams), jnp.int32)
-        first_only = jnp.where(jnp.arange(beams) == 0, 0.0, NEG_INF)
+        # Typed: a weak type would make JAX trace the same functions twice.
+        nothing = jnp.float32(NEG_INF)
+        first_only = jnp.where(jnp.arange(beams) == 0, jnp.float32(0), nothing)
         return BeamState(
             index=jnp.zeros((slots,), jnp.int32),
             tokens=history,
             parents=history if beams > 1 else None,
             live_logprobs=jnp.broadcast_to(first_only, (slots, beams)),
             finished=jnp.zeros((slots, beams), bool),
-            finished_scores=jnp.full((slots, beams), NEG_INF),
+            finished_scores=jnp.full((slots, beams), nothing),
             finished_ends=zeros,
             finished_rows=zeros,
         )

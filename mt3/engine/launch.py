@@ -107,7 +107,7 @@ def run(argv: Sequence[str], mode: str = "train"):
     import gin
 
     module_name, function_name = _MODES[mode]
-    with _module_names(module_name, function_name):
+    with engine_as_t5x(module_name, function_name):
         _LOG.info("engine: mt3.engine stands for the module t5x in this process")
         gin.clear_config()
         with _naming_the_extra():
@@ -196,8 +196,15 @@ def _parser(mode: str) -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def _module_names(module_name: str, function_name: str) -> Iterator[None]:
-    """Maps `t5x` and `__main__`, and puts both back at the end."""
+def engine_as_t5x(
+    module_name: str = "train", function_name: str = "train"
+) -> Iterator[None]:
+    """Maps the names `t5x` and `__main__` for gin files, and puts both back at the end.
+
+    Args:
+      module_name: module of `mt3.engine` that stands for T5X's program.
+      function_name: its function, which the files bind as `__main__`'s.
+    """
     engine = importlib.import_module("mt3.engine")
     mapped = {"t5x": engine}
     for name in T5X_MODULES:

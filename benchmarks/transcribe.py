@@ -47,6 +47,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all")
     parser.add_argument("--tokens", type=int, nargs="+", default=[192, 1024])
+    parser.add_argument(
+        "--music",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="segments that end at different lengths, too",
+    )
     parser.add_argument("--segments", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--slots", type=int, nargs="+", default=[4, 8, 16, 32])

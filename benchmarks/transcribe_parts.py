@@ -110,7 +110,8 @@ def forced(options: argparse.Namespace, limit: limits.Limits) -> list[dict[str, 
     """Eight segments of given lengths, and many that end at different lengths."""
     rows = []
     cases = [(str(n), (n,), options.segments) for n in options.tokens]
-    cases.append(("as music", MUSIC, 2 * len(MUSIC)))
+    if options.music:
+        cases.append(("as music", MUSIC, len(MUSIC)))
     for name, lengths, count in cases:
         rows.append(_forced_case(name, lengths, count, options, limit))
         if options.torch_python and len(lengths) == 1:

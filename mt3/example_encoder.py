@@ -35,11 +35,18 @@ class SegmentEncoder:
         ).tokens_map_fn
         self._frames = (sequence_length or {}).get("inputs") or config.inputs_length
 
-    def extract(self, part: IndexedEvents) -> np.ndarray:
-        """Returns a part's events, run-length coded, int32 [n]."""
-        events = run_length_encoding.extract_segment(
-            part, 0, part.num_frames, self._codec
-        )
+    def extract(
+        self, part: IndexedEvents, first: int = 0, frames: int | None = None
+    ) -> np.ndarray:
+        """Returns a part's events, run-length coded, int32 [n].
+
+        Args:
+          part: a stream.
+          first: the first of its frames.
+          frames: how many; all if None.
+        """
+        frames = part.num_frames if frames is None else frames
+        events = run_length_encoding.extract_segment(part, first, frames, self._codec)
         events = self._map_programs(events, self._codec)
         return run_length_encoding.run_length_encode_shifts(events, self._codec)
 

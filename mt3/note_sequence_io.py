@@ -16,10 +16,12 @@ Differences from the original, numbered:
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Literal
 
 import note_seq
+import numpy as np
 
 from mt3 import note_sequences
 from mt3.errors import DataError, MidiError
@@ -28,6 +30,15 @@ from mt3.note_sequences import Note
 SUSTAIN_CONTROL_NUMBER = 64
 
 PitchBends = Literal["error", "ignore"]
+
+# The fields of a note, and types that hold whatever a message does.
+_FIELDS = operator.attrgetter(*note_sequences.NOTE_DTYPE.names)
+_STORED_DTYPE = np.dtype(
+    [
+        (name, np.int64 if kind == np.int16 else kind)
+        for name, (kind, _) in note_sequences.NOTE_DTYPE.fields.items()
+    ]
+)
 
 
 def parse(data: bytes, name: str = "NoteSequence") -> note_seq.NoteSequence:
@@ -61,7 +72,31 @@ def to_notes(
     allow_empty: bool = False,
     name: str = "NoteSequence",
 ) -> list[Note]:
-    """Returns the notes of a NoteSequence.
+    """Returns the notes of a NoteSequence; see `to_array`."""
+    return note_sequences.array_to_notes(
+        to_array(
+            sequence,
+            apply_sustain=apply_sustain,
+            pitch_bends=pitch_bends,
+            program=program,
+            is_drum=is_drum,
+            allow_empty=allow_empty,
+            name=name,
+        )
+    )
+
+
+def to_array(
+    sequence: note_seq.NoteSequence,
+    *,
+    apply_sustain: bool = True,
+    pitch_bends: PitchBends = "error",
+    program: int | None = None,
+    is_drum: bool | None = None,
+    allow_empty: bool = False,
+    name: str = "NoteSequence",
+) -> np.ndarray:
+    """Returns the notes of a NoteSequence, without an object for each.
 
     Args:
       sequence: the NoteSequence; not changed.
@@ -75,7 +110,7 @@ def to_notes(
       name: record and field, for messages.
 
     Returns:
-      The notes in the sequence's order.
+      The notes in the sequence's order, an array [n] of `NOTE_DTYPE`.
 
     Raises:
       DataError: the sequence is quantized, has pitch bends, or a note is out of range
@@ -99,24 +134,20 @@ def to_notes(
                 note.is_drum = is_drum
             sequence = copy
         sequence = note_seq.apply_sustain_control_changes(sequence)
-    notes = [
-        Note(
-            note.start_time,
-            note.end_time,
-            note.pitch,
-            note.velocity,
-            note.program if program is None else program,
-            note.is_drum if is_drum is None else is_drum,
-        )
-        for note in sequence.notes
-    ]
-    try:
-        note_sequences.validate_notes(notes, name)
-    except MidiError as error:
-        raise DataError(str(error)) from error
+    rows = map(_FIELDS, sequence.notes)
+    stored = np.fromiter(rows, _STORED_DTYPE, count=len(sequence.notes))
+    if program is not None:
+        stored["program"] = program
+    if is_drum is not None:
+        stored["is_drum"] = is_drum
+    if note_sequences.invalid_note(stored) is not None:
+        try:
+            note_sequences.validate_notes(note_sequences.array_to_notes(stored), name)
+        except MidiError as error:
+            raise DataError(str(error)) from error
     if not allow_empty:
-        _check_durations(notes, name)
-    return notes
+        _check_durations(stored, name)
+    return stored.astype(note_sequences.NOTE_DTYPE)
 
 
 def from_notes(
@@ -156,8 +187,10 @@ def _has_pedal(sequence: note_seq.NoteSequence) -> bool:
     )
 
 
-def _check_durations(notes: Sequence[Note], name: str) -> None:
-    for index, note in enumerate(notes):
-        if note.end_time == note.start_time and not note.is_drum:
-            # Its offset would be written before its onset, and the note never end.
-            raise DataError(f"{name}: note {index}: ends where it begins: {note}")
+def _check_durations(array: np.ndarray, name: str) -> None:
+    empty = (array["end_time"] == array["start_time"]) & ~array["is_drum"]
+    if empty.any():
+        # Its offset would be written before its onset, and the note never end.
+        index = int(np.argmax(empty))
+        (note,) = note_sequences.array_to_notes(array[index : index + 1])
+        raise DataError(f"{name}: note {index}: ends where it begins: {note}")

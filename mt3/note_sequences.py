@@ -108,6 +108,23 @@ def validate_notes(notes: Sequence[Note], name: str = "notes") -> None:
             raise MidiError(f"{name}: note {index}: {problem}: {note}")
 
 
+def invalid_note(array: np.ndarray) -> int | None:
+    """Returns the place of the first note that `validate_notes` refuses, or None.
+
+    Args:
+      array: fields of `NOTE_DTYPE`, [n], of any number types.
+    """
+    start, end = array["start_time"], array["end_time"]
+    valid = np.isfinite(start) & np.isfinite(end) & (start >= 0) & (end >= start)
+    for field, low, high in (
+        ("pitch", 0, vocabularies.NUM_PITCHES - 1),
+        ("velocity", 1, vocabularies.MAX_VELOCITY),
+        ("program", 0, vocabularies.NUM_PROGRAMS - 1),
+    ):
+        valid &= (array[field] >= low) & (array[field] <= high)
+    return None if valid.all() else int(np.argmin(valid))
+
+
 def trim_overlapping_notes(notes: Sequence[Note]) -> list[Note]:
     """Ends each note where the next of the same pitch, program and kind begins.
 
@@ -116,7 +133,13 @@ def trim_overlapping_notes(notes: Sequence[Note]) -> list[Note]:
     Returns:
       Notes sorted by onset; those trimmed to nothing are dropped.
     """
-    array = np.sort(notes_to_array(notes), order=["start_time", "end_time"])
+    return array_to_notes(trim_overlaps(notes_to_array(notes)))
+
+
+def trim_overlaps(array: np.ndarray) -> np.ndarray:
+    """As `trim_overlapping_notes`, of and to an array [n] of `NOTE_DTYPE`."""
+    keys = ("is_drum", "program", "velocity", "pitch", "end_time", "start_time")
+    array = array[np.lexsort([array[key] for key in keys])]
     order = np.lexsort(
         (array["start_time"], array["program"], array["is_drum"], array["pitch"])
     )
@@ -128,7 +151,7 @@ def trim_overlapping_notes(notes: Sequence[Note]) -> list[Note]:
     ends[here] = np.where(
         same, np.minimum(ends[here], array["start_time"][following]), ends[here]
     )
-    return array_to_notes(array[ends > array["start_time"]])
+    return array[ends > array["start_time"]]
 
 
 def assign_instruments(notes: Sequence[Note]) -> list[int]:

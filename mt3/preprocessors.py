@@ -13,7 +13,8 @@ Training, in this order; what is before the cache placeholder can be stored:
     handle_too_long
     encode_and_append_eos           events -> vocabulary ids with EOS
 
-`training_example` does the last six (without mixing) in one step, which is faster.
+`training_example` does the last six (without mixing) in one step, and
+`random_training_example` the random part too, which is faster.
 Evaluation:
 
     tokenize
@@ -70,6 +71,9 @@ from mt3.run_length_encoding import IndexedEvents
 from mt3.tf_bridge import OK, Features, empty_values, keep_ok, numpy_map
 from mt3.tf_bridge import original_error as original_error
 from mt3.tokenizer import NoteTokenizer
+from mt3.training_examples import FRAME_INDICES, INDEXED_EVENTS, frames_of, random_part
+from mt3.training_examples import random_training_example as random_training_example
+from mt3.training_examples import training_example as training_example
 
 OnError = Literal["stop", "skip"]
 
@@ -78,20 +82,7 @@ PARALLEL_SONGS = min(8, os.cpu_count() or 1)
 
 _log = logging.getLogger(__name__)
 
-_FRAME_INDICES = (
-    "input_event_start_indices",
-    "input_event_end_indices",
-    "input_state_event_indices",
-)
-_PER_FRAME = ("inputs", "input_times", *_FRAME_INDICES)
-# In the order of the fields of `IndexedEvents`.
-_INDEXED_EVENTS = (
-    "targets",
-    "input_event_start_indices",
-    "input_event_end_indices",
-    "state_events",
-    "input_state_event_indices",
-)
+_PER_FRAME = ("inputs", "input_times", *FRAME_INDICES)
 
 
 def tokenize(
@@ -196,15 +187,11 @@ def select_random_chunk(
     Raises:
       ConfigError: no length is given.
     """
-    length = _length(sequence_length, "inputs", "select_random_chunk")
+    length = frames_of(sequence_length, "inputs", "select_random_chunk")
 
     @seqio.map_over_dataset(num_seeds=1)
     def part(chunk: Features, seed: tf.Tensor) -> Features:
-        frames = tf.shape(chunk["inputs"])[0]
-        start = tf.random.stateless_uniform(
-            [], seed, minval=1 - length, maxval=frames, dtype=tf.int32
-        )
-        first, end = tf.maximum(start, 0), tf.minimum(start + length, frames)
+        first, end = random_part(chunk, length, seed)
         return {**chunk, **{name: chunk[name][first:end] for name in _PER_FRAME}}
 
     return part(ds)
@@ -225,9 +212,9 @@ def extract_targets(ds: tf.data.Dataset, *, config: ModelConfig) -> tf.data.Data
     return numpy_map(
         ds,
         lambda *arrays: encoder.extract(IndexedEvents(*arrays)),
-        _INDEXED_EVENTS,
+        INDEXED_EVENTS,
         {"targets": tf.TensorSpec([None], tf.int32)},
-        drop=(*_FRAME_INDICES, "state_events"),
+        drop=(*FRAME_INDICES, "state_events"),
     )
 
 
@@ -328,7 +315,7 @@ def split_tokens_to_inputs_length(
     Raises:
       ConfigError: no length is given.
     """
-    length = _length(sequence_length, "inputs", "split_tokens_to_inputs_length")
+    length = frames_of(sequence_length, "inputs", "split_tokens_to_inputs_length")
 
     def segments(song: Features) -> tf.data.Dataset:
         count = -(-tf.shape(song["inputs"], tf.int64)[0] // length)
@@ -350,53 +337,8 @@ def add_dummy_targets(example: Features) -> Features:
     return {**example, "targets": tf.zeros([0], tf.int32)}
 
 
-def training_example(
-    ds: tf.data.Dataset,
-    sequence_length: SequenceLength,
-    *,
-    config: ModelConfig,
-    skip_too_long: bool,
-) -> tf.data.Dataset:
-    """Does in one step what the stages from `extract_targets` to EOS do.
-
-    Args:
-      ds: parts as `select_random_chunk` gives them.
-      sequence_length: as for `handle_too_long`.
-      config: all settings.
-      skip_too_long: as `skip` of `handle_too_long`.
-
-    Returns:
-      The same `inputs`, `targets`, `input_times`, `sequence` and `unique_id` as the
-      single stages give; no `raw_inputs`, which would fill shuffle buffers.
-    """
-    encoder = SegmentEncoder(config, sequence_length)
-    check = LengthCheck(sequence_length, skip=skip_too_long)
-
-    def example(unique_id: np.ndarray, inputs: np.ndarray, *arrays: np.ndarray):
-        events = encoder.reduce(encoder.extract(IndexedEvents(*arrays)))
-        ids = encoder.tokenizer.to_ids(events)
-        if not check.fits(len(inputs), len(ids)):
-            ok = check.report(unique_id, len(inputs), len(ids))
-            return encoder.mel_frames(inputs[:0]), ids, ok
-        return encoder.mel_frames(inputs), ids, True
-
-    outputs = {
-        "inputs": tf.TensorSpec([None, config.spectrogram.num_mel_bins], tf.float32),
-        "targets": tf.TensorSpec([None], tf.int32),
-        OK: tf.TensorSpec([], tf.bool),
-    }
-    ds = numpy_map(
-        ds,
-        example,
-        ["unique_id", "inputs", *_INDEXED_EVENTS],
-        outputs,
-        drop=(*_FRAME_INDICES, "state_events"),
-    )
-    return keep_ok(ds)
-
-
 def _song_features(config: ModelConfig) -> dict[str, tf.TensorSpec]:
-    frames = dict.fromkeys(_FRAME_INDICES, tf.TensorSpec([None], tf.int32))
+    frames = dict.fromkeys(FRAME_INDICES, tf.TensorSpec([None], tf.int32))
     return {
         "inputs": tf.TensorSpec([None, config.spectrogram.hop_width], tf.float32),
         "input_times": tf.TensorSpec([None], tf.float32),
@@ -413,9 +355,9 @@ def _encode_song(
 ) -> tuple[Any, ...]:
     """Returns the features of `_song_features`, in its order."""
     config = tokenizer.config.spectrogram
-    inputs = spectrograms.split_audio(song.samples, config)
+    inputs = spectrograms.split_audio(song.audio, config)
     times = np.arange(len(inputs)) / config.frames_per_second
-    events = tokenizer.encode_song(song.notes, len(inputs))
+    events = tokenizer.encode_song(song.note_array, len(inputs))
     return (
         inputs,
         times.astype(np.float32),
@@ -434,7 +376,7 @@ def _chunk(song: Features, first: tf.Tensor, max_frames: int) -> Features:
     chunk = dict(song)
     for name in _PER_FRAME:
         chunk[name] = song[name][first : first + max_frames]
-    starts, ends, states = (chunk[name] for name in _FRAME_INDICES)
+    starts, ends, states = (chunk[name] for name in FRAME_INDICES)
     chunk["targets"] = song["targets"][starts[0] : ends[-1]]
     chunk["input_event_start_indices"] = starts - starts[0]
     chunk["input_event_end_indices"] = ends - starts[0]
@@ -445,13 +387,3 @@ def _chunk(song: Features, first: tf.Tensor, max_frames: int) -> Features:
     chunk["state_events"] = song["state_events"][states[0] : bounds[following]]
     chunk["input_state_event_indices"] = states - states[0]
     return chunk
-
-
-def _length(sequence_length: SequenceLength, name: str, stage: str) -> int:
-    length = (sequence_length or {}).get(name)
-    if not length:
-        raise ConfigError(
-            f"{stage}: sequence_length is {sequence_length!r}; expected a number of "
-            f"frames for {name!r}"
-        )
-    return length

@@ -110,13 +110,23 @@ class Song:
 
     Attributes:
       id: what it is known by, unique within its data set.
-      samples: float32 [n], mono, at the model's sample rate.
-      notes: pedal applied, programs set.
+      audio: mono, at the model's sample rate: float32 [n], or int16 [n] as stored.
+      note_array: pedal applied, programs set, [n] of `NOTE_DTYPE`.
     """
 
     id: str
-    samples: np.ndarray
-    notes: list[Note]
+    audio: np.ndarray
+    note_array: np.ndarray
+
+    @functools.cached_property
+    def samples(self) -> np.ndarray:
+        """The audio as float32 [n]."""
+        return record_fields.as_floats(self.audio)
+
+    @functools.cached_property
+    def notes(self) -> list[Note]:
+        """The notes one by one."""
+        return note_sequences.array_to_notes(self.note_array)
 
     @functools.cached_property
     def sequence(self) -> bytes:
@@ -177,13 +187,13 @@ def urmp(
 ) -> Song:
     """URMP: audio file and a sequence per instrument; see `Adapter`."""
     del dataset, training
-    notes: list[Note] = []
+    notes: list[np.ndarray] = []
     for name, data in record_fields.parts_of(
         record, "inst_names", "instrument_sequences"
     ):
         if name not in URMP_PROGRAMS:
             raise _unknown_instrument(record, name, URMP_PROGRAMS)
-        notes += _part_notes(
+        part = _part_notes(
             record,
             "instrument_sequences",
             data,
@@ -191,7 +201,8 @@ def urmp(
             program=URMP_PROGRAMS[name],
             is_drum=False,
         )
-    return _file_song(record, sample_rate, notes)
+        notes.append(part)
+    return _file_song(record, sample_rate, _joined(notes))
 
 
 def musicnet(
@@ -209,13 +220,12 @@ def slakh(
     """Slakh: a mix and a sequence per stem, named by its class; see `Adapter`."""
     del dataset
     programs = {**SLAKH_PROGRAMS, SLAKH_DRUMS: 0}
-    notes: list[Note] = []
+    notes: list[np.ndarray] = []
     for name, data in record_fields.parts_of(record, "inst_names", "note_sequences"):
         if name not in programs:
             raise _unknown_instrument(record, name, programs)
-        notes += _stem_notes(
-            record, data, programs[name], name == SLAKH_DRUMS, training
-        )
+        is_drum = name == SLAKH_DRUMS
+        notes.append(_stem_notes(record, data, programs[name], is_drum, training))
     return _mix_song(record, sample_rate, notes, training)
 
 
@@ -235,10 +245,10 @@ def cerberus4(
             "inst_names",
             f"found {', '.join(names) or 'none'}; expected {', '.join(specs)}",
         )
-    notes: list[Note] = []
+    notes: list[np.ndarray] = []
     for name, data in parts:
         spec = specs[name]
-        notes += _stem_notes(record, data, spec.program, spec.is_drum, training)
+        notes.append(_stem_notes(record, data, spec.program, spec.is_drum, training))
     return _mix_song(record, sample_rate, notes, training)
 
 
@@ -248,7 +258,8 @@ def folder(
     """One's own and synthetic data: audio file and sequence; see `Adapter`."""
     del dataset
     notes = _stored_notes(record, "ignore", allow_empty=training)
-    return _file_song(record, sample_rate, _trimmed(notes) if training else notes)
+    notes = note_sequences.trim_overlaps(notes) if training else notes
+    return _file_song(record, sample_rate, notes)
 
 
 ADAPTERS: Mapping[str, Adapter] = {
@@ -292,9 +303,9 @@ def _part_notes(
     program: int | None = None,
     is_drum: bool | None = None,
     allow_empty: bool = False,
-) -> list[Note]:
+) -> np.ndarray:
     name = record_fields.place(record, field)
-    return note_sequence_io.to_notes(
+    return note_sequence_io.to_array(
         note_sequence_io.parse(data, name),
         pitch_bends=pitch_bends,
         program=program,
@@ -306,7 +317,7 @@ def _part_notes(
 
 def _stem_notes(
     record: Record, data: bytes, program: int, is_drum: bool, training: bool
-) -> list[Note]:
+) -> np.ndarray:
     return _part_notes(
         record,
         "note_sequences",
@@ -324,7 +335,7 @@ def _stored_notes(
     *,
     program: int | None = None,
     allow_empty: bool = False,
-) -> list[Note]:
+) -> np.ndarray:
     return _part_notes(
         record,
         "sequence",
@@ -335,35 +346,36 @@ def _stored_notes(
     )
 
 
-def _trimmed(notes: Sequence[Note]) -> list[Note]:
-    return note_sequences.trim_overlapping_notes(notes)
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([note_sequences.notes_to_array([]), *parts])
 
 
 def _file_song(
     record: Record,
     sample_rate: int,
-    notes: list[Note],
+    notes: np.ndarray,
     *,
     with_position: bool = False,
 ) -> Song:
-    samples = record_fields.decode_audio(
+    audio = record_fields.stored_audio(
         record_fields.bytes_of(record, "audio"),
         sample_rate,
         record_fields.place(record, "audio"),
     )
     return Song(
-        record_fields.song_id(record, with_position=with_position), samples, notes
+        record_fields.song_id(record, with_position=with_position), audio, notes
     )
 
 
 def _mix_song(
-    record: Record, sample_rate: int, notes: list[Note], training: bool
+    record: Record, sample_rate: int, parts: Sequence[np.ndarray], training: bool
 ) -> Song:
     samples = record_fields.float_samples(
         record, "mix", "audio_sample_rate", sample_rate
     )
+    notes = _joined(parts)
     return Song(
         record_fields.song_id(record, with_position=True),
         samples,
-        _trimmed(notes) if training else notes,
+        note_sequences.trim_overlaps(notes) if training else notes,
     )

@@ -220,6 +220,15 @@ def _with_shifts(
     """
     previous = np.concatenate([[0], steps[:-1]])
     longest = codec.max_shift_steps
+    if len(steps) and steps[-1] <= longest:
+        # As nearly always: no shift is split.
+        moves = steps > previous
+        positions = np.arange(len(tokens)) + np.cumsum(moves)
+        out = np.empty(positions[-1] + 1, np.int32)
+        out[positions] = tokens
+        first, _ = codec.event_type_range(event_codec.SHIFT)
+        out[positions[moves] - 1] = first + steps[moves]
+        return out
     counts = np.where(steps > previous, -(-steps // longest), 0)
     owner = np.repeat(np.arange(len(tokens)), counts)
     rank = np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]

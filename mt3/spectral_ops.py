@@ -26,6 +26,11 @@ from typing import Any
 import numpy as np
 
 LOG_FLOOR = 1e-5
+# Frames that the NumPy path transforms at a time: 512 KB as complex numbers of 2048
+# samples.
+_BLOCK_FRAMES = 64
+# Bytes; what TensorFlow asks of memory that it does not copy.
+_ALIGNMENT = 64
 _MEL_BREAK_HERTZ = np.float32(700.0)
 _MEL_HIGH_Q = np.float32(1127.0)
 
@@ -138,13 +143,47 @@ def frame(samples: Any, size: int, hop: int, xp: Any = np) -> Any:
     return padded[..., indices]
 
 
-def _magnitudes(frames: Any, xp: Any) -> Any:
-    if xp is np:
-        # NumPy's FFT computes in double precision; SciPy's stays in float32.
-        import scipy.fft
+def _log_bands(samples: np.ndarray, fft_size: int, hop: int, bank: Any) -> np.ndarray:
+    """Computes one recording's logarithms of bands with NumPy, some frames at a time.
 
-        return np.abs(scipy.fft.rfft(frames, axis=-1))
-    return xp.abs(xp.fft.rfft(frames, axis=-1))
+    Args:
+      samples: float32 [n].
+      fft_size: samples of a frame.
+      hop: samples between two frames.
+      bank: sparse band matrix, float32 [num_bands, fft_size / 2 + 1].
+
+    Returns:
+      float32 [ceil(n / hop), num_bands].
+    """
+    # NumPy's FFT computes in double precision; SciPy's stays in float32.
+    import scipy.fft
+
+    frames = frame(samples, fft_size, hop)
+    window = hann_window(fft_size)
+    logs = aligned_empty((len(frames), bank.shape[0]))
+    # A block's arrays stay in the processor's cache, and below the size from which
+    # the C library hands memory back to the system, to ask for it again at once.
+    windowed = np.empty((min(_BLOCK_FRAMES, len(frames)), fft_size), np.float32)
+    for start in range(0, len(frames), _BLOCK_FRAMES):
+        block = frames[start : start + _BLOCK_FRAMES]
+        part = np.multiply(block, window, out=windowed[: len(block)])
+        # Frequencies first, which is how a sparse matrix wants them: the transform
+        # gathers its samples anyway, and a transposing copy would cost half as much.
+        magnitudes = np.abs(scipy.fft.rfft(part.T, axis=0))
+        # 50 times less work than the dense product, which a device does not mind.
+        bands = bank @ magnitudes
+        # Weights and magnitudes are not negative: what is <= 0 is 0.
+        bands += (bands <= 0.0) * np.float32(LOG_FLOOR)
+        logs[start : start + len(block)] = np.log(bands, out=bands).T
+    return logs
+
+
+def aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns a new float32 array that TensorFlow can take without copying it."""
+    size = int(np.prod(shape))
+    memory = np.empty(size + _ALIGNMENT // 4, np.float32)
+    first = -memory.ctypes.data % _ALIGNMENT // 4
+    return memory[first : first + size].reshape(shape)
 
 
 def log_mel_spectrogram(
@@ -175,15 +214,19 @@ def log_mel_spectrogram(
     Returns:
       float32 [..., ceil(n / hop_width), num_mel_bins].
     """
-    frames = frame(xp.asarray(samples, xp.float32), fft_size, hop_width, xp)
-    window = hann_window(fft_size).reshape((1,) * (frames.ndim - 1) + (fft_size,))
-    magnitudes = _magnitudes(frames * window, xp)
+    samples = xp.asarray(samples, xp.float32)
     settings = (num_mel_bins, fft_size // 2 + 1, sample_rate, lo_hz, hi_hz)
     if xp is np:
-        # 50 times less work than the dense product, which a device does not mind.
-        flat = magnitudes.reshape(-1, magnitudes.shape[-1])
-        mel = np.ascontiguousarray((_sparse_band_matrix(scale, *settings) @ flat.T).T)
-        mel = mel.reshape(*magnitudes.shape[:-1], num_mel_bins)
-    else:
-        mel = xp.matmul(magnitudes, BAND_MATRICES[scale](*settings))
+        bank = _sparse_band_matrix(scale, *settings)
+        if samples.ndim == 1:
+            return _log_bands(samples, fft_size, hop_width, bank)
+        shape = (*samples.shape[:-1], -(-samples.shape[-1] // hop_width), num_mel_bins)
+        logs = np.empty(shape, np.float32)
+        for index in np.ndindex(shape[:-2]):
+            logs[index] = _log_bands(samples[index], fft_size, hop_width, bank)
+        return logs
+    frames = frame(samples, fft_size, hop_width, xp)
+    window = hann_window(fft_size).reshape((1,) * (frames.ndim - 1) + (fft_size,))
+    magnitudes = xp.abs(xp.fft.rfft(frames * window, axis=-1))
+    mel = xp.matmul(magnitudes, BAND_MATRICES[scale](*settings))
     return xp.log(xp.where(mel <= 0.0, xp.float32(LOG_FLOOR), mel))

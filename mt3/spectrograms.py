@@ -86,12 +86,31 @@ def number_of_frames(num_samples: int, config: SpectrogramConfig) -> int:
 
 
 def split_audio(samples: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
-    """Cuts samples [n] into hops, float [number_of_frames(n), hop_width]."""
+    """Cuts samples into hops, the last one filled up with zeros.
+
+    Args:
+      samples: float [n], or int16 [n] at full scale.
+      config: hop width.
+
+    Returns:
+      [number_of_frames(n), hop_width]: floats of the same type, float32 of int16.
+
+    Raises:
+      ShapeError: the samples are not [n].
+    """
     samples = np.asarray(samples)
     if samples.ndim != 1:
         raise ShapeError(f"split_audio: got shape {samples.shape}; expected [samples]")
     frames = number_of_frames(len(samples), config)
-    padded = np.pad(samples, (0, frames * config.hop_width - len(samples)))
+    count = frames * config.hop_width
+    if samples.dtype not in (np.int16, np.float32):
+        padded = np.pad(samples, (0, count - len(samples)))
+        return padded.reshape(frames, config.hop_width)
+    # Written once: whole songs are tens of megabytes.
+    padded = spectral_ops.aligned_empty((count,))
+    scale = np.float32(1 / 32768 if samples.dtype == np.int16 else 1)
+    np.multiply(samples, scale, out=padded[: len(samples)])
+    padded[len(samples) :] = 0
     return padded.reshape(frames, config.hop_width)
 
 

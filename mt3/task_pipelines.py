@@ -102,17 +102,17 @@ def training_stages(
         _tokenize(dataset, config, options, training=True),
         preprocessors.split_tokens,
         seqio.CacheDatasetPlaceholder(),
-        preprocessors.select_random_chunk,
     ]
     if options.max_examples_per_mix is None:
         return [
             *stages,
             functools.partial(
-                preprocessors.training_example, config=config, skip_too_long=skip
+                preprocessors.random_training_example, config=config, skip_too_long=skip
             ),
         ]
     return [
         *stages,
+        preprocessors.select_random_chunk,
         functools.partial(preprocessors.extract_targets, config=config),
         functools.partial(
             mixing.mix_transcription_examples,

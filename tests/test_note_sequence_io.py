@@ -92,6 +92,14 @@ def test_what_is_refused():
         note_sequence_io.to_notes(backwards, name="song")
 
 
+def test_numbers_that_do_not_fit():
+    for field, value in {"pitch": 65536 + 60, "velocity": 0, "program": -1}.items():
+        stored = sequence([(0.0, 1.0, 60, 0, False), (1.0, 2.0, 61, 0, False)])
+        setattr(stored.notes[1], field, value)
+        with pytest.raises(DataError, match=f"song: note 1: {field} outside .*{value}"):
+            note_sequence_io.to_array(stored, name="song")
+
+
 def test_notes_without_a_duration():
     stored = sequence([(0.0, 0.0, 38, 0, True), (1.0, 1.0, 60, 0, False)])
     with pytest.raises(DataError, match="song: note 1: ends where it begins"):

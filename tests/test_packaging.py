@@ -49,6 +49,7 @@ DATA_LAYER = {
     "task_pipelines.py",
     "tasks.py",
     "tf_bridge.py",
+    "training_examples.py",
     "tfrecords.py",
 }
 

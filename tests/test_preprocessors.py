@@ -233,16 +233,35 @@ def test_the_fused_stage_equals_the_single_stages(name, padding):
     assert frames == {128} if padding == "silence" else min(frames) < 128
 
 
+@pytest.mark.parametrize("limit", [1024, 20])
+def test_the_random_part_and_the_example_in_one_step(limit):
+    lengths = {"inputs": 128, "targets": limit}
+    options = {"config": CONFIG, "skip_too_long": True}
+    ds = preprocessors.split_tokens(tokenized(tiny_songs()), max_frames=300)
+    ds = ds.cache().repeat(4)
+    with seqio.utils.map_seed_manager(7):
+        one = preprocessors.random_training_example(ds, lengths, **options)
+    with seqio.utils.map_seed_manager(7):
+        parts = preprocessors.select_random_chunk(ds, lengths)
+    two = preprocessors.training_example(parts, lengths, **options)
+    assert one.element_spec == two.element_spec
+    found = elements(one)
+    assert_equal(found, elements(two), list(one.element_spec))
+    assert (len(found) == 24) == (limit == 1024)
+    with pytest.raises(ConfigError, match="random_training_example: sequence_length"):
+        preprocessors.random_training_example(ds, None, **options)
+
+
 def test_random_chunks():
-    def starts(seed):
+    def starts(seed, count):
         ds = preprocessors.split_tokens(tokenized(tiny_songs()), max_frames=300)
-        ds = ds.take(1).cache().repeat(4000)
+        ds = ds.take(1).cache().repeat(count)
         with seqio.utils.map_seed_manager(seed):
             ds = preprocessors.select_random_chunk(ds, {"inputs": 100})
         times = ds.map(lambda part: part["input_times"])
         return [np.rint(125 * part).astype(int) for part in times.as_numpy_iterator()]
 
-    parts = starts(3)
+    parts = starts(3, 4000)
     # Every frame is as likely as any other.
     counts = np.bincount(np.concatenate(parts), minlength=300)
     expected = 4000 * 100 / 399
@@ -251,8 +270,8 @@ def test_random_chunks():
     assert counts.max() < 1.2 * expected
     assert {len(part) for part in parts} == set(range(1, 101))
     first = [part[0] for part in parts]
-    assert [part[0] for part in starts(3)] == first
-    assert [part[0] for part in starts(4)] != first
+    assert [part[0] for part in starts(3, 40)] == first[:40]
+    assert [part[0] for part in starts(4, 40)] != first[:40]
     with pytest.raises(ConfigError, match="sequence_length is None"):
         preprocessors.select_random_chunk(tokenized(tiny_songs()), None)
 

@@ -112,6 +112,58 @@ def test_audio_files_of_any_rate_and_channels(file_format):
     np.testing.assert_allclose(samples[500:-500], expected[500:-500], atol=1e-3)
 
 
+def wav_bytes(subtype="PCM_16", channels=1, rate=16000, file_format="WAV"):
+    samples = np.random.default_rng(0).uniform(-1, 1, (1000, channels))
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, rate, subtype=subtype, format=file_format)
+    return stream.getvalue()
+
+
+def test_plain_wav_files_are_their_bytes():
+    data = wav_bytes()
+    # Another chunk before the samples, of an odd size, as editors write it.
+    at = data.index(b"data")
+    longer = data[:at] + b"LIST\x03\x00\x00\x00abc\x00" + data[at:]
+    for plain in (data, longer):
+        stored = record_fields.stored_audio(plain, 16000, "x")
+        assert stored.dtype == np.int16
+        decoded = record_fields.decode_audio(data, 16000, "x")
+        np.testing.assert_array_equal(record_fields.as_floats(stored), decoded)
+
+
+def test_other_files_are_decoded():
+    cases = [
+        wav_bytes("PCM_24"),
+        wav_bytes("FLOAT"),
+        wav_bytes(channels=2),
+        wav_bytes(rate=8000),
+        wav_bytes(file_format="FLAC"),
+        wav_bytes(file_format="WAVEX"),
+        wav_bytes()[:-100],  # Cut off.
+    ]
+    for data in cases:
+        stored = record_fields.stored_audio(data, 16000, "x")
+        assert stored.dtype == np.float32
+        decoded = record_fields.decode_audio(data, 16000, "x")
+        np.testing.assert_array_equal(stored, decoded)
+    with pytest.raises(DataError, match="no WAV or FLAC"):
+        record_fields.stored_audio(wav_bytes()[:20], 16000, "x")
+
+
+def test_float_samples_that_are_not_finite():
+    record = {"audio": np.zeros(100, np.float32), "rate": 16000.0, "record": "r#1"}
+    samples = record_fields.float_samples(record, "audio", "rate", 16000)
+    assert samples is record["audio"]
+    for bad in (np.nan, np.inf):
+        record["audio"][50] = bad
+        with pytest.raises(DataError, match=r"r#1: field 'audio'.*sample 50"):
+            record_fields.float_samples(record, "audio", "rate", 16000)
+    # Their sum is infinite, they are not.
+    record["audio"][:] = 3e38
+    samples = record_fields.float_samples(record, "audio", "rate", 16000)
+    np.testing.assert_array_equal(samples, record["audio"])
+
+
 def test_another_model_rate():
     samples = adapt("musicnet", record_of("musicnet"), sample_rate=8000).samples
     assert len(samples) == SECONDS * 8000

@@ -69,6 +69,41 @@ def test_quiet_is_below_the_floor():
     assert mel.min() < np.log(1e-5)
 
 
+@pytest.mark.parametrize("scale", spectral_ops.BAND_MATRICES)
+def test_blocks_of_frames_are_the_whole(scale, monkeypatch):
+    samples = np.random.default_rng(0).normal(0, 0.1, 30 * 128 + 5).astype(np.float32)
+    samples[: 20 * 128] = 0
+    options = {"scale": scale, "num_mel_bins": 64, "lo_hz": 30.0}
+    whole = spectral_ops.log_mel_spectrogram(samples, **options)
+    frames = spectral_ops.frame(samples, 2048, 128) * spectral_ops.hann_window(2048)
+    magnitudes = np.abs(np.fft.rfft(frames))
+    matrix = spectral_ops.BAND_MATRICES[scale](64, 1025, 16000, 30.0, 7600.0)
+    bands = magnitudes @ matrix
+    np.testing.assert_allclose(
+        whole, np.log(np.where(bands <= 0, 1e-5, bands)), atol=1e-3
+    )
+    assert whole.shape == (31, 64)
+    assert whole.ctypes.data % 64 == 0  # TensorFlow would copy it.
+    monkeypatch.setattr(spectral_ops, "_BLOCK_FRAMES", 7)
+    blocks = spectral_ops.log_mel_spectrogram(samples, **options)
+    np.testing.assert_array_equal(blocks, whole)
+    both = spectral_ops.log_mel_spectrogram(np.stack([samples, samples]), **options)
+    np.testing.assert_array_equal(both, [whole, whole])
+
+
+@pytest.mark.parametrize("count", [1, 128, 300])
+def test_whole_numbers_are_split_as_floats_are(count):
+    whole = np.random.default_rng(0).integers(-32768, 32767, count, np.int16)
+    floats = whole.astype(np.float32) / 32768
+    hops = spectrograms.split_audio(whole, SpectrogramConfig())
+    assert hops.dtype == np.float32
+    np.testing.assert_array_equal(
+        hops, spectrograms.split_audio(floats, SpectrogramConfig())
+    )
+    np.testing.assert_array_equal(hops.reshape(-1)[:count], floats)
+    assert not hops.reshape(-1)[count:].any()
+
+
 def test_bad_settings_and_shapes():
     with pytest.raises(ConfigError, match="half the sample rate"):
         SpectrogramConfig(sample_rate=8000)

@@ -181,6 +181,27 @@ def test_trim_overlapping_notes():
     assert note_sequences.trim_overlapping_notes([]) == []
 
 
+def test_trimming_is_that_of_a_loop():
+    rng = np.random.default_rng(0)
+    # Times on a coarse grid, so that many are equal.
+    notes = [
+        Note(start, start + rng.integers(1, 6), 60 + p, 100 + v, program, bool(is_drum))
+        for start, p, v, program, is_drum in rng.integers(0, [30, 2, 3, 2, 2], (300, 5))
+    ]
+    last, expected = {}, []
+    for note in sorted(notes):
+        key = (note.pitch, note.program, note.is_drum)
+        if key in last:
+            before = expected[last[key]]
+            end = min(before.end_time, note.start_time)
+            expected[last[key]] = dataclasses.replace(before, end_time=end)
+        last[key] = len(expected)
+        expected.append(note)
+    expected = [note for note in expected if note.end_time > note.start_time]
+    assert 20 < len(expected) < 300
+    assert note_sequences.trim_overlapping_notes(notes) == expected
+
+
 def test_assign_instruments():
     programs = [5, 5, 7, *range(20, 29)]
     notes = [Note(0, 1, 60, program=p) for p in programs]

@@ -174,7 +174,7 @@ def _forced_case(
         "encoder_flops_share": encoder_flops / median["encoder"] / limit.flops,
         "decoder_bytes_share": traffic / decoder_seconds / limit.bytes,
         "floor": encoder_flops / limit.flops + traffic / limit.bytes,
-        "flops": flops,
+        "flops_share": flops / median["whole"] / limit.flops,
     }
     print(
         f"{name} tokens, {count} segments ({audio:.1f} s), {mean:.0f} tokens each, "
@@ -352,7 +352,7 @@ def profile(options: argparse.Namespace, limit: limits.Limits) -> dict[str, Any]
         decoding.DecodeOptions(strategy=ForcedLengths((1024,)), num_slots=8),
     )
     programs, frames, steps = decoder.program, random_frames(8), 50
-    batch = programs.encode(frames)
+    batch = jax.block_until_ready(programs.encode(frames))
     arguments = (programs.spec, programs._weights, jnp.asarray(frames))
     hlo = program._encode.lower(*arguments).compile().as_text()
     rows = op_profile.profile(lambda: programs.encode(frames), hlo)

@@ -57,6 +57,10 @@ def _closed_pipe_ends_quietly(wanted: bool):
     try:
         yield
     finally:
+        # What is still in the buffer would else meet the closed pipe at the very end,
+        # when the caller's way of taking it is back.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
         signal.signal(signal.SIGPIPE, before)
 
 

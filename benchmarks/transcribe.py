@@ -2,7 +2,8 @@
 
     python benchmarks/transcribe.py                    # everything below
     python benchmarks/transcribe.py forced --tokens 192 1024
-    python benchmarks/transcribe.py slots shapes precision default startup profile check
+    python benchmarks/transcribe.py slots precision startup profile check
+    python benchmarks/transcribe.py default --threads 1 2      # parts come first
 
 * forced: eight segments (16.4 s) through a network of the `mt3` size with random
   weights, each with a given number of tokens; and segments that end at different

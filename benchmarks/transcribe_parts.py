@@ -21,7 +21,7 @@ import soundfile
 
 from benchmarks import decoding_costs, limits, op_profile, plain_decoder
 from benchmarks.forced_lengths import ForcedLengths
-from mt3 import audio_io, checkpoints, configs, decoding, inference, network
+from mt3 import checkpoints, configs, decoding, inference, network, recordings
 from mt3.decoding import program
 from mt3.decoding.slots import SegmentDecoder, default_num_slots
 
@@ -154,14 +154,12 @@ def _forced_case(
     each = [lengths[i % len(lengths)] for i in range(count)]
     mean = sum(each) / count
     attended = sum(n * n / 2 for n in each) / sum(each)
-    flops = count * decoding_costs.encoder_flops(MT3, FRAMES) + tokens * (
-        decoding_costs.step_flops(MT3, FRAMES, attended)
-    )
+    encoder_flops = count * decoding_costs.encoder_flops(MT3, FRAMES)
+    flops = encoder_flops + tokens * decoding_costs.step_flops(MT3, FRAMES, attended)
     slots = decoder.num_slots
     traffic = (
         tokens / slots * decoding_costs.step_bytes(MT3, FRAMES, attended, rows=slots)
     )
-    encoder_flops = count * decoding_costs.encoder_flops(MT3, FRAMES)
     row = {
         "tokens": name,
         "segments": count,
@@ -289,25 +287,9 @@ def default(options: argparse.Namespace, limit: limits.Limits) -> dict[str, Any]
 def example_segments() -> tuple[network.T5Config, dict[str, Any], np.ndarray]:
     """Returns the default network and the example as segments [n, T, D]."""
     loaded = checkpoints.load(checkpoints.resolve("default"))
-    recorder = _Recorder()
-    model = inference.InferenceModel("default")
-    model._decoder = recorder
-    for _ in model.run([audio_io.open_audio(EXAMPLE)]):
-        pass
-    config = network.T5Config.from_dict(loaded.config.network)
-    return config, loaded.params, np.stack(recorder.frames)
-
-
-class _Recorder:
-    """Takes the place of a decoder and keeps what it is given."""
-
-    def __init__(self):
-        self.frames: list[np.ndarray] = []
-
-    def run(self, segments):
-        """Keeps the frames of all segments; there are no results."""
-        self.frames += [frames for _, frames in segments]
-        return iter(())
+    feed = recordings.Feed(inference.InferenceModel("default"), [EXAMPLE])
+    frames = np.stack([frames for _, frames in feed.segments()])
+    return network.T5Config.from_dict(loaded.config.network), loaded.params, frames
 
 
 def startup(options: argparse.Namespace, limit: limits.Limits) -> dict[str, float]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import note_seq
 import numpy as np
@@ -31,14 +31,7 @@ SUSTAIN_CONTROL_NUMBER = 64
 
 PitchBends = Literal["error", "ignore"]
 
-# The fields of a note, and types that hold whatever a message does.
 _FIELDS = operator.attrgetter(*note_sequences.NOTE_DTYPE.names)
-_STORED_DTYPE = np.dtype(
-    [
-        (name, np.int64 if kind == np.int16 else kind)
-        for name, (kind, _) in note_sequences.NOTE_DTYPE.fields.items()
-    ]
-)
 
 
 def parse(data: bytes, name: str = "NoteSequence") -> note_seq.NoteSequence:
@@ -62,28 +55,9 @@ def parse(data: bytes, name: str = "NoteSequence") -> note_seq.NoteSequence:
         ) from error
 
 
-def to_notes(
-    sequence: note_seq.NoteSequence,
-    *,
-    apply_sustain: bool = True,
-    pitch_bends: PitchBends = "error",
-    program: int | None = None,
-    is_drum: bool | None = None,
-    allow_empty: bool = False,
-    name: str = "NoteSequence",
-) -> list[Note]:
-    """Returns the notes of a NoteSequence; see `to_array`."""
-    return note_sequences.array_to_notes(
-        to_array(
-            sequence,
-            apply_sustain=apply_sustain,
-            pitch_bends=pitch_bends,
-            program=program,
-            is_drum=is_drum,
-            allow_empty=allow_empty,
-            name=name,
-        )
-    )
+def to_notes(sequence: note_seq.NoteSequence, **options: Any) -> list[Note]:
+    """Returns the notes of a NoteSequence one by one; see `to_array`."""
+    return note_sequences.array_to_notes(to_array(sequence, **options))
 
 
 def to_array(
@@ -135,16 +109,15 @@ def to_array(
             sequence = copy
         sequence = note_seq.apply_sustain_control_changes(sequence)
     rows = map(_FIELDS, sequence.notes)
-    stored = np.fromiter(rows, _STORED_DTYPE, count=len(sequence.notes))
+    stored = np.fromiter(rows, note_sequences.WIDE_DTYPE, count=len(sequence.notes))
     if program is not None:
         stored["program"] = program
     if is_drum is not None:
         stored["is_drum"] = is_drum
-    if note_sequences.invalid_note(stored) is not None:
-        try:
-            note_sequences.validate_notes(note_sequences.array_to_notes(stored), name)
-        except MidiError as error:
-            raise DataError(str(error)) from error
+    try:
+        note_sequences.validate_array(stored, name)
+    except MidiError as error:
+        raise DataError(str(error)) from error
     if not allow_empty:
         _check_durations(stored, name)
     return stored.astype(note_sequences.NOTE_DTYPE)

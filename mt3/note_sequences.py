@@ -18,7 +18,6 @@ Differences from the original, numbered:
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -39,6 +38,13 @@ NOTE_DTYPE = np.dtype(
         ("velocity", np.int16),
         ("program", np.int16),
         ("is_drum", np.bool_),
+    ]
+)
+# The same with integers that hold whatever a file does, for what is not checked yet.
+WIDE_DTYPE = np.dtype(
+    [
+        (name, np.int64 if kind == np.int16 else kind)
+        for name, (kind, _) in NOTE_DTYPE.fields.items()
     ]
 )
 
@@ -81,48 +87,40 @@ def array_to_notes(array: np.ndarray) -> list[Note]:
 
 
 def validate_notes(notes: Sequence[Note], name: str = "notes") -> None:
+    """As `validate_array`, of notes."""
+    rows = [dataclasses.astuple(note) for note in notes]
+    validate_array(np.array(rows, WIDE_DTYPE), name)
+
+
+def validate_array(array: np.ndarray, name: str = "notes") -> None:
     """Checks what every encoding relies on.
 
     Args:
-      notes: the notes.
+      array: the notes, [n] of `NOTE_DTYPE` or `WIDE_DTYPE`.
       name: file or data set, for the message.
 
     Raises:
-      MidiError: a note ends before it starts, or a number is out of range.
-    """
-    for index, note in enumerate(notes):
-        problem = None
-        if not (math.isfinite(note.start_time) and math.isfinite(note.end_time)):
-            problem = "times are not finite"
-        elif note.start_time < 0:
-            problem = "onset before 0 s"
-        elif note.end_time < note.start_time:
-            problem = "offset before its onset"
-        elif not 0 <= note.pitch < vocabularies.NUM_PITCHES:
-            problem = "pitch outside 0..127"
-        elif not 1 <= note.velocity <= vocabularies.MAX_VELOCITY:
-            problem = "velocity outside 1..127"
-        elif not 0 <= note.program < vocabularies.NUM_PROGRAMS:
-            problem = "program outside 0..127"
-        if problem:
-            raise MidiError(f"{name}: note {index}: {problem}: {note}")
-
-
-def invalid_note(array: np.ndarray) -> int | None:
-    """Returns the place of the first note that `validate_notes` refuses, or None.
-
-    Args:
-      array: fields of `NOTE_DTYPE`, [n], of any number types.
+      MidiError: a note ends before it starts, or a number is out of range; it names
+        the first such note.
     """
     start, end = array["start_time"], array["end_time"]
-    valid = np.isfinite(start) & np.isfinite(end) & (start >= 0) & (end >= start)
-    for field, low, high in (
-        ("pitch", 0, vocabularies.NUM_PITCHES - 1),
-        ("velocity", 1, vocabularies.MAX_VELOCITY),
-        ("program", 0, vocabularies.NUM_PROGRAMS - 1),
-    ):
-        valid &= (array[field] >= low) & (array[field] <= high)
-    return None if valid.all() else int(np.argmin(valid))
+    pitch, velocity, program = (array[k] for k in ("pitch", "velocity", "program"))
+    problems = {
+        "times are not finite": ~(np.isfinite(start) & np.isfinite(end)),
+        "onset before 0 s": start < 0,
+        "offset before its onset": end < start,
+        "pitch outside 0..127": (pitch < 0) | (pitch >= vocabularies.NUM_PITCHES),
+        "velocity outside 1..127": (velocity < 1)
+        | (velocity > vocabularies.MAX_VELOCITY),
+        "program outside 0..127": (program < 0)
+        | (program >= vocabularies.NUM_PROGRAMS),
+    }
+    wrong = np.logical_or.reduce(list(problems.values()))
+    if wrong.any():
+        index = int(np.argmax(wrong))
+        problem = next(text for text, where in problems.items() if where[index])
+        (note,) = array_to_notes(array[index : index + 1])
+        raise MidiError(f"{name}: note {index}: {problem}: {note}")
 
 
 def trim_overlapping_notes(notes: Sequence[Note]) -> list[Note]:

@@ -1,8 +1,5 @@
 """`benchmarks/transcribe.py`: the plain decoder, the counts and the profile."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,33 +7,27 @@ import pytest
 from benchmarks import decoding_costs, op_profile, plain_decoder, transcribe
 from benchmarks.forced_lengths import ForcedLengths
 from mt3 import configs, decoding, network
+from tests import golden_model
 
-CONFIG = network.T5Config(
-    vocab_size=24,
-    emb_dim=16,
-    num_heads=2,
-    num_encoder_layers=1,
-    num_decoder_layers=2,
-    head_dim=8,
-    mlp_dim=32,
-    input_depth=6,
-)
+CONFIG = golden_model.TINY
 MAX_LENGTH = 16
 
 
 @pytest.fixture(scope="module")
 def params():
-    tokens = jnp.ones((1, 4), jnp.int32)
-    frames = jnp.zeros((1, 5, CONFIG.input_depth))
-    init = functools.partial(network.Transformer(CONFIG).init, enable_dropout=False)
-    params = jax.jit(init)(jax.random.key(3), frames, tokens, tokens)["params"]
-    kernel = np.array(params["decoder"]["logits_dense"]["kernel"])
-    params["decoder"]["logits_dense"]["kernel"] = jnp.asarray(3 * kernel)
-    return params
+    """Random weights whose logits differ enough for tokens to depend on the frames."""
+    params = golden_model.tiny_params()
+    decoder = params["decoder"]
+    kernel = 3 * jnp.asarray(decoder["logits_dense"]["kernel"])
+    return {**params, "decoder": {**decoder, "logits_dense": {"kernel": kernel}}}
 
 
 def test_plain_decoder_and_slots_choose_the_same_tokens(params):
-    frames = np.random.default_rng(1).normal(size=(11, 5, 6)).astype(np.float32)
+    frames = (
+        np.random.default_rng(1)
+        .normal(size=(11, 6, CONFIG.input_depth))
+        .astype(np.float32)
+    )
     lengths = (5, 16, 1, 9, 12, 3)
     strategy = ForcedLengths(lengths)
     plain = plain_decoder.PlainDecoder(params, CONFIG, strategy, MAX_LENGTH, batch=4)

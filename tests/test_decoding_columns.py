@@ -14,25 +14,8 @@ from mt3 import network
 from mt3.decoding import columns
 from tests import golden_model
 
-TINY = network.T5Config(
-    vocab_size=128,
-    emb_dim=8,
-    num_heads=2,
-    num_encoder_layers=1,
-    num_decoder_layers=2,
-    head_dim=3,
-    mlp_dim=12,
-    input_depth=5,
-)
-
-
-@functools.cache
-def params(config=TINY):
-    model = network.Transformer(config)
-    frames, tokens = jnp.zeros((1, 4, config.input_depth)), jnp.zeros((1, 3), int)
-    return jax.jit(functools.partial(model.init, enable_dropout=False))(
-        jax.random.key(0), frames, tokens, tokens
-    )["params"]
+TINY = dataclasses.replace(golden_model.TINY, num_decoder_layers=2)
+params = golden_model.tiny_params
 
 
 def whole(config, tree, encoded, inputs):
@@ -104,7 +87,7 @@ def test_equals_teacher_forcing(rows, changes):
     config = dataclasses.replace(TINY, **changes)
     tree = params(config)
     encoded = jax.random.normal(jax.random.key(1), (3, 6, 8)).astype(config.dtype)
-    inputs = jax.random.randint(jax.random.key(2), (3, 5), 0, 128)
+    inputs = jax.random.randint(jax.random.key(2), (3, 5), 0, TINY.vocab_size)
     steps = step_by_step(config, tree, encoded, inputs, rows)
     full = jnp.repeat(whole(config, tree, encoded, inputs), rows, axis=0)
     assert steps.dtype == full.dtype == jnp.float32
@@ -114,7 +97,7 @@ def test_equals_teacher_forcing(rows, changes):
 
 
 def test_rows_may_stand_at_different_positions():
-    layer = columns.arrange(params()["decoder"], TINY, 8).layers[0]
+    layer = columns.arrange(params(TINY)["decoder"], TINY, 8).layers[0]
     y = jax.random.normal(jax.random.key(0), (8, 2))
     encoded = jax.random.normal(jax.random.key(1), (2, 6, 8))
     cross = columns.project_cross(TINY, layer, encoded)

@@ -114,26 +114,29 @@ def split_weights(params: Mapping[str, Any], spec: Spec) -> Weights:
     """
     config = spec.config
 
-    def part(name: str, count: int) -> tuple[dict[str, Any], list[Any]]:
-        tree = params.get(name)
-        wanted = [f"layers_{i}" for i in range(count)]
-        missing = [key for key in wanted if tree is None or key not in tree]
-        if missing:
-            raise CheckpointError(
-                f"decoding: parameters lack {name}/{missing[0]}; expected {count} "
-                f"layers in {name}"
-            )
-        others = {key: tree[key] for key in tree if key not in wanted}
-        return others, [tree[key] for key in wanted]
-
-    encoder, encoder_layers = part("encoder", config.num_encoder_layers)
-    part("decoder", config.num_decoder_layers)
+    encoder = params.get("encoder", {})
+    encoder_names = _layer_names(encoder, "encoder", config.num_encoder_layers)
+    encoder_layers = [encoder[name] for name in encoder_names]
+    decoder = params.get("decoder", {})
+    _layer_names(decoder, "decoder", config.num_decoder_layers)
     return Weights(
-        encoder=encoder,
+        encoder={key: encoder[key] for key in encoder if key not in encoder_names},
         encoder_layers=jax.tree.map(lambda *a: jnp.stack(a), *encoder_layers),
-        decoder=columns.arrange(params["decoder"], config, spec.max_length),
+        decoder=columns.arrange(decoder, config, spec.max_length),
         heads=_heads(params) if spec.evidence is not None else None,
     )
+
+
+def _layer_names(tree: Mapping[str, Any], part: str, count: int) -> list[str]:
+    """Returns the names of the layers, all of which are there."""
+    names = [f"layers_{i}" for i in range(count)]
+    for name in names:
+        if name not in tree:
+            raise CheckpointError(
+                f"decoding: parameters lack {part}/{name}; expected {count} layers in "
+                f"{part}"
+            )
+    return names
 
 
 def _heads(params: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.group_scores import POLYPHONY_BINS
 from benchmarks.held_out import ALL, GROUPS, PIANO, SOLOS, SUMS
-from mt3 import metrics
+from mt3.scoring import counts as metrics
 
 ROWS = (
     *metrics.MAIN_METRICS,

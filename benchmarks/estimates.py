@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.held_out import Piece
-from mt3 import inference, note_cleanup
+from mt3 import inference
+from mt3.beyond import cleanup as note_cleanup
 from mt3.errors import ConfigError, MidiError, near_misses
+from mt3.midi import reader
 from mt3.note_sequences import Note
-from mt3.outputs import midi_reader
 
 _CLEANUP = {field.name for field in dataclasses.fields(note_cleanup.CleanupOptions)}
 _OPTIONS = _CLEANUP | {
@@ -212,7 +213,7 @@ def _read(folder: Path, piece: Piece) -> list[Note]:
             f"{path}: accuracy: there is no such transcription; expected one for each "
             "of the pieces that --write-audio writes with the same options"
         )
-    notes = midi_reader.read_midi(path)
+    notes = reader.read_midi(path)
     latest = max((note.start_time for note in notes), default=0.0)
     if latest > piece.seconds + 1.0:
         raise MidiError(

@@ -44,11 +44,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import input_stages, synthesis_inputs
 from benchmarks import original_inputs as original
 from benchmarks.original_inputs import CONFIG, DATASET, FRAMES, LENGTHS, RATE
-from mt3 import datasets, note_sequence_io, note_sequences, preprocessors, records
+from mt3 import datasets, note_sequences, preprocessors
+from mt3.data import note_sequence_io, records
+from mt3.data.tf_bridge import numpy_map
 from mt3.example_encoder import SegmentEncoder
 from mt3.note_sequences import Note
 from mt3.run_length_encoding import IndexedEvents
-from mt3.tf_bridge import numpy_map
 
 SEED = 7
 BATCH = 8

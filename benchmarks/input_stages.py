@@ -15,7 +15,8 @@ import numpy as np
 
 from benchmarks import original_inputs as original
 from benchmarks.original_inputs import CONFIG, DATASET, RATE
-from mt3 import record_adapters, record_fields, spectrograms
+from mt3 import spectrograms
+from mt3.data import adapters, record_fields
 from mt3.datasets import CHUNK_FRAMES
 from mt3.example_encoder import SegmentEncoder
 
@@ -33,9 +34,7 @@ def microseconds(function: Callable[[], object], repeats: int = 30) -> float:
 
 def our_stages(record: Mapping[str, bytes]) -> dict[str, float]:
     """Returns microseconds per example of our stages; a song's shared by its chunks."""
-    song = record_adapters.folder(
-        record, dataset=DATASET, sample_rate=RATE, training=True
-    )
+    song = adapters.folder(record, dataset=DATASET, sample_rate=RATE, training=True)
     encoder = SegmentEncoder(CONFIG)
     hops = spectrograms.split_audio(song.audio, CONFIG.spectrogram)
     events = encoder.tokenizer.encode_song(song.note_array, len(hops))
@@ -46,9 +45,7 @@ def our_stages(record: Mapping[str, bytes]) -> dict[str, float]:
         return spectrograms.split_audio(samples, CONFIG.spectrogram)
 
     def whole_song():
-        return record_adapters.folder(
-            record, dataset=DATASET, sample_rate=RATE, training=True
-        )
+        return adapters.folder(record, dataset=DATASET, sample_rate=RATE, training=True)
 
     def tokens():
         # Not the song's start, where nothing is held.

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.input_stages import microseconds
-from mt3 import configs, note_grids, spectrograms
+from mt3 import configs, spectrograms
+from mt3.beyond import grids
 from mt3.engine import synthetic_data
 from mt3.engine.utils import DatasetConfig
 from mt3.spectrograms import SpectrogramConfig
@@ -95,7 +96,7 @@ def shares(data: Any) -> dict[str, float]:
     }
     if data.on_device:
         most = data.config.targets_length // 2
-        parts["note rows"] = lambda _, pair: note_grids.note_rows(pair[1], most)
+        parts["note rows"] = lambda _, pair: grids.note_rows(pair[1], most)
     else:
         settings = data.config.spectrogram
         parts["spectrogram"] = lambda _, pair: spectrograms.compute_spectrogram(

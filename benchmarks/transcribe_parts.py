@@ -23,7 +23,7 @@ from benchmarks import decoding_costs, limits, op_profile, plain_decoder
 from benchmarks.forced_lengths import ForcedLengths
 from mt3 import checkpoints, configs, decoding, inference, network, recordings
 from mt3.decoding import program
-from mt3.decoding.slots import SegmentDecoder, default_num_slots
+from mt3.decoding.stream import SegmentDecoder, default_num_slots
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "example.flac"

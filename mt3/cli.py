@@ -248,9 +248,9 @@ def _add_cleanup(parser) -> None:
 
 
 def _transcribe(options: argparse.Namespace) -> int:
-    from mt3 import transcription_jobs
+    from mt3 import transcribe
 
-    return transcription_jobs.run(options)
+    return transcribe.run(options)
 
 
 def _add_score(commands) -> None:
@@ -279,10 +279,10 @@ def _add_score(commands) -> None:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from mt3 import scoring
+    from mt3.scoring import files
 
     patterns = [name.strip() for name in options.metrics.split(",") if name.strip()]
-    report = scoring.score_files(
+    report = files.score_files(
         options.reference,
         options.estimate,
         apply_sustain=options.apply_sustain,
@@ -291,9 +291,9 @@ def _score(options: argparse.Namespace) -> int:
     if options.json:
         print(report.to_json())
     elif options.main:
-        print(scoring.format_short_table(report.mean), end="")
+        print(files.format_short_table(report.mean), end="")
     else:
-        print(scoring.format_table(report, classes=not patterns), end="")
+        print(files.format_table(report, classes=not patterns), end="")
     for name, problem in report.failures.items():
         print(f"mt3: error: {name}: {problem}", file=sys.stderr)
     return 1 if report.failures else 0

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from mt3.errors import ConfigError, near_misses
-from mt3.metrics import TrackSpec
+from mt3.scoring.counts import TrackSpec
 
 # Songs are stored in pieces of this many frames: 16 s at 125 frames a second.
 CHUNK_FRAMES = 2000
@@ -62,7 +62,7 @@ class DatasetConfig:
     Attributes:
       name: first part of its tasks' names.
       paths: file pattern of each split, relative to the data root.
-      adapter: name in `record_adapters.ADAPTERS`.
+      adapter: name in `data.adapters.ADAPTERS`.
       features: what a record holds.
       train_split: split to train on; None for a data set that is only scored.
       train_eval_split: split whose loss is watched during training.

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from mt3 import harmonic_stem, vocabularies
-from mt3.note_grids import NUM_CLASSES
+from mt3.beyond.grids import NUM_CLASSES
 
 PARAMETERS = "frame_heads"
 PARTS = ("kernel", "bias", "class_kernel", "class_bias")

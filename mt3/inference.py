@@ -26,7 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from mt3 import audio_io, checkpoints, decoding, network, note_cleanup, tokenizer
+from mt3 import checkpoints, decoding, network, tokenizer
+from mt3.audio import reading
+from mt3.beyond import cleanup as note_cleanup
 from mt3.configs import ModelConfig
 from mt3.errors import AudioError, ConfigError, DataError
 from mt3.note_sequences import Note
@@ -337,9 +339,9 @@ def _sha256(path: str) -> str:
 
 
 def _opened(audio: Audio, sample_rate: int) -> Audio:
-    if isinstance(audio, (str, os.PathLike, audio_io.AudioSource)):
+    if isinstance(audio, (str, os.PathLike, reading.AudioSource)):
         return audio
-    return audio_io.from_samples(audio, sample_rate)
+    return reading.from_samples(audio, sample_rate)
 
 
 def to_note_sequence(notes: Sequence[Note], *, ticks_per_quarter: int = 220) -> Any:
@@ -349,7 +351,7 @@ def to_note_sequence(notes: Sequence[Note], *, ticks_per_quarter: int = 220) -> 
       ConfigError: note-seq is not installed.
     """
     try:
-        from mt3 import note_sequence_io
+        from mt3.data import note_sequence_io
     except ImportError as error:
         raise ConfigError(
             "a NoteSequence needs the package note-seq; install "

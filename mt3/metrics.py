@@ -1,441 +1,317 @@
-"""Transcription metrics, per song and averaged over songs.
+"""The scores of `mt3.scoring` as a seqio metric function.
 
-The list and the names are the original's: onset, onset + offset and their
-velocity variants, and frame scores without drums; the same per listed track;
-program-aware scores at three granularities; a sweep of onset and offset
-tolerances. Matching is `mir_eval`'s (50 ms, equal pitch, offsets 20 % or 50 ms).
-Scores are computed per song and then averaged, every song counting the same.
+seqio hands over what `mt3.postprocessors` made of every segment. Segments are joined
+to songs by their id, each song is decoded and scored, and what comes back are
+seqio's values for its loggers:
 
-Differences from the original, all on by default. `ORIGINAL` holds the options
-that bring back its behaviour: `transcription_metrics(refs, ests, **ORIGINAL)`.
+* Scalars: every score as the mean over songs, under the original's names; "Invalid
+  events" and "Dropped events", tokens per song; below "micro/", the scores of all
+  songs together; "Instrument leakage", "Instrument detection" and "Class ... F1
+  (Piano)", see `mt3.scoring.instruments`.
+* Histograms: every score over the songs, "... histogram".
+* Text: a table of the instrument classes.
+* Audio and Images of the first few songs, see `mt3.summaries`.
 
-1. The tolerance sweep reads the notes as they are. The original reads notes that
-   its piano roll has lengthened to 50 ms, so its "Onset + offset F1 (0.05)"
-   differs from "Onset + offset F1" (`original_side_effects`).
-2. A drum is a drum whatever its program number. The original compares program
-   numbers, so a reference drum kit stored under another program than 0 never
-   matches (`original_drum_programs`).
-3. Where neither side has a note (drums in a piano piece), a score is not a number
-   and the mean leaves the song out. `mir_eval` and the original say 0
-   (`empty="zero"`). Where only one side has notes, the scores are 0 in both.
-4. Frame scores see every reference note. In the original, the conversion to a
-   piano roll keeps one instrument of those that share instrument number 0: of a
-   reference whose notes carry no instrument numbers, the program with the highest
-   number (`original_reference_roll`). References read from the published data
-   sets carry numbers and are not concerned.
-5. Songs without notes and tracks without notes are scored; the original stops
-   with an error.
+A score that no song defines (drums, where nobody plays any) is left out: NaN is no
+JSON, and a curve with holes says less than no curve. `metrics.ORIGINAL` among the
+options brings back the original's zeros and its other habits.
 
-Every precision, recall and F1 is a ratio of three counts (`MatchCounts`). Beside the
-mean over songs, in which a short song weighs as much as a long one, `micro_metrics`
-adds the counts of all songs up before it divides, as some papers do.
+Differences from the original, numbered:
+
+1. Songs are told apart by their own ids rather than by order, so any number of hosts
+   may share the evaluation. Songs whose reference or predictions are missing are
+   named in an error; the original stops without saying why.
+2. One metric function computes everything, so that seqio decodes and keeps the
+   predictions once.
+3. Micro averages, instrument scores and classes (`beyond_original=False` leaves
+   them out).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import itertools
+import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import seqio
 
-from mt3 import errors
-from mt3.metrics_utils import (
-    NoteArrays,
-    frame_counts,
-    get_prettymidi_pianoroll,
-    match_notes,
-    match_velocities,
-    precision_recall_f1,
-)
+from mt3 import metrics_utils, summaries, tokenizer
+from mt3.configs import ModelConfig
+from mt3.data import note_sequence_io
+from mt3.errors import ConfigError, DataError, near_misses
+from mt3.metrics_utils import DecodedSong
 from mt3.note_sequences import Note
+from mt3.scoring import counts as metrics
+from mt3.scoring import instruments as instrument_metrics
 
-TOLERANCES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-GRANULARITIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "flat": np.zeros_like,
-    "midi_class": lambda program: 8 * (program // 8),
-    "full": lambda program: program,
-}
-MAIN_METRICS = (
-    "Onset F1",
-    "Onset + offset F1",
-    "Frame F1",
-    "Onset + offset + program F1 (midi_class)",
-    "Drum onset F1 (midi_class)",
-)
-ORIGINAL: dict[str, Any] = {
-    "original_side_effects": True,
-    "original_drum_programs": True,
-    "original_reference_roll": True,
-    "empty": "zero",
-}
+MetricFn = Callable[..., dict[str, seqio.metrics.MetricValue]]
+Record = Mapping[str, Any]
+
+CLASSES_TEXT = "Instrument classes"
+_MAX_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class TrackSpec:
-    """One track of a data set whose songs all have the same instruments.
+class EvaluatedSong:
+    """One song, its segments joined.
 
     Attributes:
-      name: prefix of the track's scores ("bass" gives "bass/Onset F1").
-      program: MIDI program of the track.
-      is_drum: whether it is the drum track; then its program does not matter.
+      unique_id: the song's id.
+      reference: the true notes.
+      decoded: the transcribed notes and the counts of bad tokens.
+      raw_inputs: float32 [samples] of each segment from the first on, as far as
+        they were kept.
     """
 
-    name: str
-    program: int = 0
-    is_drum: bool = False
+    unique_id: str
+    reference: Sequence[Note]
+    decoded: DecodedSong
+    raw_inputs: Sequence[np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class MatchCounts:
-    """What a precision, a recall and an F1 are ratios of.
-
-    Attributes:
-      kind: what was compared ("Onset + offset", "bass/Frame").
-      matched: notes (or cells of a piano roll) that matched.
-      reference: notes (or cells) of the reference.
-      estimated: notes (or cells) of the estimate.
-      defined: whether either side had anything to compare.
-      qualifier: tolerance or granularity, shown in brackets; "" for none.
-      labels: how precision, recall and F1 are written.
-    """
-
-    kind: str
-    matched: int
-    reference: int
-    estimated: int
-    defined: bool
-    qualifier: str = ""
-    labels: tuple[str, str, str] = ("precision", "recall", "F1")
-
-    def __add__(self, other: MatchCounts) -> MatchCounts:
-        return dataclasses.replace(
-            self,
-            matched=self.matched + other.matched,
-            reference=self.reference + other.reference,
-            estimated=self.estimated + other.estimated,
-            defined=self.defined or other.defined,
-        )
-
-    def scores(self, *, undefined: float = math.nan) -> dict[str, float]:
-        """Returns precision, recall and F1 by name, `undefined` for nothing."""
-        values = precision_recall_f1(self.matched, self.reference, self.estimated)
-        suffix = f" ({self.qualifier})" if self.qualifier else ""
-        return {
-            f"{self.kind} {label}{suffix}": value if self.defined else undefined
-            for label, value in zip(self.labels, values, strict=True)
-        }
-
-
-def transcription_metrics(
-    reference_notes: Sequence[Iterable[Note]],
-    estimated_notes: Sequence[Iterable[Note]],
-    track_specs: Iterable[TrackSpec | tuple[str, int, bool]] | None = None,
+def metric_fns(
+    config: ModelConfig,
+    track_specs: Iterable[metrics.TrackSpec | tuple[str, int, bool]] | None = None,
     *,
-    invalid_events: Sequence[int] | None = None,
-    dropped_events: Sequence[int] | None = None,
-    original_side_effects: bool = False,
-    original_drum_programs: bool = False,
-    original_reference_roll: bool = False,
+    num_summary_examples: int = 5,
+    summary_seconds: float = summaries.DEFAULT_SECONDS,
+    beyond_original: bool = True,
+    histograms: bool = True,
+    unclosed_ties: Literal["keep", "end"] = "keep",
     empty: Literal["skip", "zero"] = "skip",
-) -> dict[str, float]:
-    """Scores songs and averages every score over them.
+    **options: bool,
+) -> list[MetricFn]:
+    """Makes the metric functions of an evaluation task.
 
     Args:
-      reference_notes: the true notes of each song.
-      estimated_notes: the transcribed notes of each song, in the same order.
+      config: the encoding of the predictions, and the sample rate.
       track_specs: tracks to score on their own, if the data set lists any.
-      invalid_events: count per song of tokens that could not be decoded.
-      dropped_events: count per song of tokens dropped at segment ends.
-      original_side_effects: let the tolerance sweep read lengthened notes.
-      original_drum_programs: compare the program numbers of drums.
-      original_reference_roll: let frame scores see only the highest-numbered
-        program of the reference.
-      empty: "skip" leaves songs in which neither side has such notes out of the
-        mean (NaN when no song is left), "zero" counts them as 0.
+      num_summary_examples: songs to make audible and visible; 0 for none.
+      summary_seconds: how much of each, from its start.
+      beyond_original: whether to add scores that the original does not have.
+      histograms: whether to add the distribution of every score over the songs.
+        seqio's JSON logger cannot write them and says so of each.
+      unclosed_ties: see `note_sequences.NoteDecoder`.
+      empty: see `metrics.transcription_metrics`.
+      **options: the original's habits, as for `metrics.song_counts`.
 
     Returns:
-      Mean scores by name; an empty dict for no songs.
+      Functions of (targets, predictions), as `seqio.Task` takes them.
 
     Raises:
-      MidiError: different numbers of songs, or a note that cannot be scored.
-      ConfigError: an unknown `empty`.
+      ConfigError: an option that does not exist or cannot be. It is looked at here,
+        not after the first hours of prediction.
     """
-    songs = per_song_metrics(
-        reference_notes,
-        estimated_notes,
-        track_specs,
-        original_side_effects=original_side_effects,
-        original_drum_programs=original_drum_programs,
-        original_reference_roll=original_reference_roll,
-        empty=empty,
-    )
-    counts = {"Invalid events": invalid_events, "Dropped events": dropped_events}
-    for name, values in counts.items():
-        if values is None:
-            continue
-        if len(values) != len(songs):
-            raise errors.MidiError(
-                f"metrics: {len(values)} counts of {name.lower()} for "
-                f"{len(songs)} songs"
+    _check_options(options)
+    metrics.scores_of_counts([], empty=empty)
+    note_tokenizer = tokenizer.NoteTokenizer(config)
+    note_tokenizer.decoder(unclosed_ties=unclosed_ties)
+    specs = list(track_specs or ())
+
+    # The names of the two arguments are how seqio knows what the function wants.
+    def transcription_metrics(
+        targets: Sequence[Record], predictions: Sequence[Record]
+    ) -> dict[str, seqio.metrics.MetricValue]:
+        songs = join_songs(
+            targets, predictions, note_tokenizer, unclosed_ties=unclosed_ties
+        )
+        if not songs:
+            logging.getLogger(__name__).warning(
+                "evaluation: no examples, hence no scores"
             )
-        for song, value in zip(songs, values, strict=True):
-            song[name] = float(value)
-    return mean_metrics(songs)
-
-
-def per_song_metrics(
-    reference_notes: Sequence[Iterable[Note]],
-    estimated_notes: Sequence[Iterable[Note]],
-    track_specs: Iterable[TrackSpec | tuple[str, int, bool]] | None = None,
-    *,
-    empty: Literal["skip", "zero"] = "skip",
-    **options: bool,
-) -> list[dict[str, float]]:
-    """Scores each song; arguments as in `transcription_metrics`.
-
-    Returns:
-      One dict of scores per song: what means and histograms are made of.
-    """
-    songs = per_song_counts(reference_notes, estimated_notes, track_specs, **options)
-    return [scores_of_counts(counts, empty=empty) for counts in songs]
-
-
-def per_song_counts(
-    reference_notes: Sequence[Iterable[Note]],
-    estimated_notes: Sequence[Iterable[Note]],
-    track_specs: Iterable[TrackSpec | tuple[str, int, bool]] | None = None,
-    **options: bool,
-) -> list[list[MatchCounts]]:
-    """Counts matches in each song; arguments as in `transcription_metrics`."""
-    if len(reference_notes) != len(estimated_notes):
-        raise errors.MidiError(
-            f"metrics: {len(reference_notes)} reference songs but "
-            f"{len(estimated_notes)} estimated ones; expected one estimate each"
+            return {}
+        values = score_songs(
+            songs,
+            specs,
+            beyond_original=beyond_original,
+            histograms=histograms,
+            empty=empty,
+            **options,
         )
-    specs = [
-        spec if isinstance(spec, TrackSpec) else TrackSpec(*spec)
-        for spec in track_specs or ()
-    ]
-    return [
-        song_counts(reference, estimate, specs, **options)
-        for reference, estimate in zip(reference_notes, estimated_notes, strict=True)
-    ]
-
-
-def song_metrics(
-    reference_notes: Iterable[Note],
-    estimated_notes: Iterable[Note],
-    track_specs: Iterable[TrackSpec] = (),
-    *,
-    empty: Literal["skip", "zero"] = "skip",
-    **options: bool,
-) -> dict[str, float]:
-    """Scores one song; see `transcription_metrics` for the arguments.
-
-    Returns:
-      Scores by name, in 0..1, or NaN where undefined and `empty` is "skip".
-    """
-    counts = song_counts(reference_notes, estimated_notes, track_specs, **options)
-    return scores_of_counts(counts, empty=empty)
-
-
-def song_counts(
-    reference_notes: Iterable[Note],
-    estimated_notes: Iterable[Note],
-    track_specs: Iterable[TrackSpec] = (),
-    *,
-    original_side_effects: bool = False,
-    original_drum_programs: bool = False,
-    original_reference_roll: bool = False,
-) -> list[MatchCounts]:
-    """Counts what the scores of one song are ratios of; arguments as there."""
-    reference = NoteArrays.from_notes(reference_notes)
-    estimate = NoteArrays.from_notes(estimated_notes)
-    if not original_drum_programs:
-        reference, estimate = _one_drum_kit(reference), _one_drum_kit(estimate)
-    pitched = reference.select(~reference.is_drum), estimate.select(~estimate.is_drum)
-
-    visible = _highest_program if original_reference_roll else lambda notes: notes
-    counts = list(_basic_counts("", *pitched, with_offsets=True, visible=visible))
-    for spec in track_specs:
-        keeps_program = original_drum_programs or not spec.is_drum
-        program = spec.program if keeps_program else 0
-        counts += _basic_counts(
-            f"{spec.name}/",
-            reference.group(program, spec.is_drum),
-            estimate.group(program, spec.is_drum),
-            with_offsets=not spec.is_drum,
-            visible=visible,
+        shown = [_summary_song(song) for song in songs[:num_summary_examples]]
+        rate = config.spectrogram.sample_rate
+        values |= summaries.audio_summaries(
+            shown, sample_rate=rate, seconds=summary_seconds
         )
-    for granularity, mapping in GRANULARITIES.items():
-        counts += _program_counts(reference, estimate, granularity, mapping)
-    if original_side_effects:
-        pitched = pitched[0].lengthened(), pitched[1].lengthened()
-    counts += _tolerance_sweep(*pitched)
-    return counts
+        return values | summaries.image_summaries(shown, seconds=summary_seconds)
+
+    return [transcription_metrics]
 
 
-def scores_of_counts(
-    counts: Iterable[MatchCounts], *, empty: Literal["skip", "zero"] = "skip"
-) -> dict[str, float]:
-    """Turns counts into scores by name.
+def join_songs(
+    targets: Iterable[Record],
+    predictions: Iterable[Record],
+    note_tokenizer: tokenizer.NoteTokenizer,
+    *,
+    unclosed_ties: Literal["keep", "end"] = "keep",
+) -> list[EvaluatedSong]:
+    """Joins the segments of each song and decodes its predictions.
 
     Args:
-      counts: of one song, or of several added up.
-      empty: what an undefined score is: "skip" for NaN, "zero" for 0.
+      targets: records of `postprocess`, of all segments, in any order.
+      predictions: likewise.
+      note_tokenizer: the encoding of the predictions.
+      unclosed_ties: see `note_sequences.NoteDecoder`.
+
+    Returns:
+      Songs in the order in which their targets first appear.
 
     Raises:
-      ConfigError: an unknown `empty`.
+      DataError: a song lacks its reference, its predictions or its targets, or has
+        several references: songs of one id would be taken for one.
     """
-    if empty not in ("skip", "zero"):
-        raise errors.ConfigError(f'metrics: empty={empty!r}; expected "skip" or "zero"')
-    undefined = 0.0 if empty == "zero" else math.nan
-    scores: dict[str, float] = {}
-    for item in counts:
-        scores.update(item.scores(undefined=undefined))
-    return scores
-
-
-def micro_metrics(
-    songs: Iterable[Iterable[MatchCounts]],
-    *,
-    empty: Literal["skip", "zero"] = "skip",
-) -> dict[str, float]:
-    """Scores all songs together: counts are added up, then divided.
-
-    Args:
-      songs: `song_counts` of each song.
-      empty: as in `scores_of_counts`.
-
-    Returns:
-      Scores by the same names as the mean's.
-    """
-    sums: dict[tuple[str, str], MatchCounts] = {}
-    for counts in songs:
-        for item in counts:
-            key = item.kind, item.qualifier
-            sums[key] = sums[key] + item if key in sums else item
-    return scores_of_counts(sums.values(), empty=empty)
-
-
-def mean_metrics(songs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Averages every score over the songs in which it is a number.
-
-    Args:
-      songs: scores of each song by name.
-
-    Returns:
-      Mean by name, NaN where no song has a number.
-    """
-    values: dict[str, list[float]] = {}
-    for song in songs:
-        for name, value in song.items():
-            values.setdefault(name, []).append(value)
-    means = {}
-    for name, column in values.items():
-        numbers = [value for value in column if not math.isnan(value)]
-        means[name] = float(np.mean(numbers)) if numbers else math.nan
-    return means
-
-
-def _one_drum_kit(notes: NoteArrays) -> NoteArrays:
-    """Returns the notes with program 0 on every drum."""
-    return dataclasses.replace(notes, program=np.where(notes.is_drum, 0, notes.program))
-
-
-def _highest_program(notes: NoteArrays) -> NoteArrays:
-    """Returns the notes of the program with the highest number."""
-    return notes.select(notes.program == notes.program.max()) if len(notes) else notes
-
-
-def _basic_counts(
-    prefix: str,
-    reference: NoteArrays,
-    estimate: NoteArrays,
-    *,
-    with_offsets: bool,
-    visible: Callable[[NoteArrays], NoteArrays],
-) -> Iterator[MatchCounts]:
-    """Yields onset, offset, velocity and frame counts of one group of notes.
-
-    `visible` picks the reference notes that the piano roll shows.
-    """
-    timed = reference.with_length(), estimate.with_length()
-    sizes = len(timed[0]), len(timed[1])
-    kinds = [("Onset", None)] + ([("Onset + offset", 0.2)] if with_offsets else [])
-    matchings = {
-        f"{prefix}{kind}": match_notes(*timed, offset_ratio=ratio)
-        for kind, ratio in kinds
-    }
-    for kind, matching in matchings.items():
-        yield MatchCounts(kind, len(matching), *sizes, defined=any(sizes))
-    for kind, matching in matchings.items():
-        kept = match_velocities(matching, timed[0].velocity, timed[1].velocity)
-        yield MatchCounts(f"{kind} + velocity", len(kept), *sizes, defined=any(sizes))
-    yield MatchCounts(
-        f"{prefix}Frame",
-        *frame_counts(
-            get_prettymidi_pianoroll(visible(reference)),
-            get_prettymidi_pianoroll(estimate),
+    references: dict[str, Any] = {}
+    repeated: dict[str, None] = {}
+    for target in targets:
+        song, reference = target["unique_id"], target["ref_ns"]
+        if references.get(song) is None:
+            references[song] = reference
+        elif reference is not None:
+            repeated[song] = None
+    decoded = metrics_utils.combine_predictions_by_id(
+        predictions,
+        lambda records: (
+            metrics_utils.event_predictions_to_ns(
+                records, note_tokenizer, unclosed_ties=unclosed_ties
+            ),
+            _raw_inputs(records),
         ),
-        defined=bool(len(reference) or len(estimate)),
-        labels=("Precision", "Recall", "F1"),
+    )
+    lacking = {
+        "no targets": [song for song in decoded if song not in references],
+        "no predictions": [song for song in references if song not in decoded],
+        "no reference, which its first segment should carry": [
+            song for song, notes in references.items() if notes is None
+        ],
+        "several references; ids must be unique within the data set": list(repeated),
+    }
+    problems = [
+        f"{_names(songs)} with {problem}" for problem, songs in lacking.items() if songs
+    ]
+    if problems:
+        raise DataError(
+            f"evaluation: of {len(references | decoded)} songs, {'; '.join(problems)}; "
+            "expected the targets and predictions of every segment"
+        )
+    return [
+        EvaluatedSong(song, _notes(notes, song), *decoded[song])
+        for song, notes in references.items()
+    ]
+
+
+def score_songs(
+    songs: Sequence[EvaluatedSong],
+    track_specs: Iterable[metrics.TrackSpec | tuple[str, int, bool]] = (),
+    *,
+    beyond_original: bool = True,
+    histograms: bool = True,
+    empty: Literal["skip", "zero"] = "skip",
+    **options: bool,
+) -> dict[str, seqio.metrics.MetricValue]:
+    """Scores songs; arguments as in `metric_fns`.
+
+    Returns:
+      Scalars, histograms and a text by name.
+    """
+    references = [song.reference for song in songs]
+    estimates = [song.decoded.notes for song in songs]
+    counts = metrics.per_song_counts(references, estimates, track_specs, **options)
+    rows = [metrics.scores_of_counts(row, empty=empty) for row in counts]
+    for row, song in zip(rows, songs, strict=True):
+        row["Invalid events"] = float(song.decoded.invalid_events)
+        row["Dropped events"] = float(song.decoded.dropped_events)
+    single: dict[str, float] = {}
+    others: dict[str, seqio.metrics.MetricValue] = {}
+    if beyond_original:
+        instruments = [
+            instrument_metrics.count_instruments(reference, estimate)
+            for reference, estimate in zip(references, estimates, strict=True)
+        ]
+        for row, song_instruments in zip(rows, instruments, strict=True):
+            row.update(song_instruments.scores())
+        micro = metrics.micro_metrics(
+            (
+                [*row, *song_instruments.detection]
+                for row, song_instruments in zip(counts, instruments, strict=True)
+            ),
+            empty=empty,
+        )
+        single = {f"micro/{name}": value for name, value in micro.items()}
+        classes = instrument_metrics.sum_classes(instruments)
+        single |= instrument_metrics.class_scores(classes)
+        table = instrument_metrics.class_table(classes)
+        others[CLASSES_TEXT] = seqio.metrics.Text(
+            instrument_metrics.markdown_table(table)
+        )
+    if histograms:
+        others |= _histograms(rows)
+    scalars = metrics.mean_metrics(rows) | single
+    return {
+        name: seqio.metrics.Scalar(value)
+        for name, value in scalars.items()
+        if not math.isnan(value)
+    } | others
+
+
+def _histograms(
+    rows: Sequence[Mapping[str, float]],
+) -> dict[str, seqio.metrics.MetricValue]:
+    """Returns the distribution over songs of each score, of those where it exists."""
+    histograms: dict[str, seqio.metrics.MetricValue] = {}
+    for name in rows[0]:
+        values = np.array([row[name] for row in rows])
+        values = values[~np.isnan(values)]
+        if len(values):
+            histograms[f"{name} histogram"] = seqio.metrics.Histogram(values)
+    return histograms
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuses options that `metrics.song_counts` does not have."""
+    parameters = inspect.signature(metrics.song_counts).parameters.values()
+    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    for name in options:
+        if name not in known:
+            raise ConfigError(
+                f"evaluation metrics: unknown option {name!r}."
+                f"{near_misses(name, known)}"
+            )
+
+
+def _names(songs: Sequence[str]) -> str:
+    """Returns a count and the first few ids."""
+    named = ", ".join(repr(song) for song in songs[:_MAX_NAMED])
+    more = ", ..." if len(songs) > _MAX_NAMED else ""
+    return f"{len(songs)} ({named}{more})"
+
+
+def _notes(reference: Any, unique_id: str) -> list[Note]:
+    """Returns a reference's notes, which may come as a NoteSequence."""
+    if not hasattr(reference, "notes"):
+        return list(reference)
+    return note_sequence_io.to_notes(
+        reference,
+        pitch_bends="ignore",
+        allow_empty=True,
+        name=f"evaluation: reference of {unique_id}",
     )
 
 
-def _program_counts(
-    reference: NoteArrays,
-    estimate: NoteArrays,
-    granularity: str,
-    mapping: Callable[[np.ndarray], np.ndarray],
-) -> Iterator[MatchCounts]:
-    """Yields counts that ask for the right instrument, drums by onset alone."""
-    reference = dataclasses.replace(reference, program=mapping(reference.program))
-    estimate = dataclasses.replace(estimate, program=mapping(estimate.program))
-    reference, estimate = reference.with_length(), estimate.with_length()
-    # Sums of (matched, reference, estimated) notes: precision weighted by the
-    # estimates of each group and recall by its references are ratios of these.
-    sums = {False: np.zeros(3, np.int64), True: np.zeros(3, np.int64)}
-    for program, is_drum in _groups(reference) | _groups(estimate):
-        one = reference.group(program, is_drum)
-        other = estimate.group(program, is_drum)
-        matching = match_notes(one, other, offset_ratio=None if is_drum else 0.2)
-        sums[is_drum] += len(matching), len(one), len(other)
-    for kind, counts in (
-        ("Onset + offset + program", sums[False] + sums[True]),
-        ("Drum onset", sums[True]),
-        ("Nondrum onset + offset + program", sums[False]),
-    ):
-        matched, *sizes = (int(count) for count in counts)
-        yield MatchCounts(
-            kind, matched, *sizes, defined=any(sizes), qualifier=granularity
-        )
+def _raw_inputs(records: Iterable[Record]) -> list[np.ndarray]:
+    """Returns the samples of segments, in time order, up to the first without."""
+    kept = itertools.takewhile(lambda r: r.get("raw_inputs") is not None, records)
+    return [np.asarray(record["raw_inputs"], np.float32).reshape(-1) for record in kept]
 
 
-def _groups(notes: NoteArrays) -> set[tuple[int, bool]]:
-    """Returns the (program, is_drum) pairs that occur."""
-    return set(zip(notes.program.tolist(), notes.is_drum.tolist(), strict=True))
-
-
-def _tolerance_sweep(
-    reference: NoteArrays, estimate: NoteArrays
-) -> Iterator[MatchCounts]:
-    """Yields onset + offset counts at each tolerance."""
-    reference, estimate = reference.with_length(), estimate.with_length()
-    sizes = len(reference), len(estimate)
-    for tolerance in TOLERANCES:
-        matching = match_notes(
-            reference,
-            estimate,
-            onset_tolerance=tolerance,
-            offset_min_tolerance=tolerance,
-        )
-        yield MatchCounts(
-            "Onset + offset",
-            len(matching),
-            *sizes,
-            defined=any(sizes),
-            qualifier=str(tolerance),
-        )
+def _summary_song(song: EvaluatedSong) -> summaries.SummarySong:
+    return summaries.SummarySong(
+        name=song.unique_id,
+        reference=song.reference,
+        estimate=song.decoded.notes,
+        samples=np.concatenate([np.zeros(0, np.float32), *song.raw_inputs]),
+    )

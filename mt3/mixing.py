@@ -28,9 +28,9 @@ import tensorflow as tf
 
 from mt3 import run_length_encoding
 from mt3.configs import ModelConfig
+from mt3.data.tf_bridge import Features, numpy_map
 from mt3.errors import ConfigError
 from mt3.example_encoder import LengthCheck, SegmentEncoder, SequenceLength
-from mt3.tf_bridge import Features, numpy_map
 
 Dense = Literal["redraw", "skip"]
 

@@ -65,7 +65,7 @@ class _LazyFeatureConverter:
             # Gin and inspect look at all attributes of the class.
             return self
         try:
-            from mt3 import feature_converters
+            from mt3.data import feature_converters
         except ImportError as error:
             raise ConfigError(
                 "models: FEATURE_CONVERTER_CLS needs seqio, which is not installed "

@@ -1,7 +1,7 @@
 """What seqio's evaluation keeps of each example: tokens, time, identity, reference.
 
 `postprocess` is called once with an example's targets and once with what the model
-predicted for it. `mt3.evaluation_metrics` joins the results to songs by `unique_id`.
+predicted for it. `mt3.metrics` joins the results to songs by `unique_id`.
 
 Differences from the original, numbered:
 
@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from mt3 import note_sequence_io
 from mt3.configs import ModelConfig
+from mt3.data import note_sequence_io
 from mt3.errors import DataError
 from mt3.tokenizer import NoteTokenizer
 from mt3.vocabularies import DECODED_EOS_ID

@@ -62,14 +62,15 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from mt3 import record_adapters, spectrograms
+from mt3 import spectrograms
 from mt3.configs import ModelConfig
+from mt3.data import adapters
+from mt3.data.tf_bridge import OK, Features, empty_values, keep_ok, numpy_map
+from mt3.data.tf_bridge import original_error as original_error
 from mt3.datasets import CHUNK_FRAMES, DatasetConfig
 from mt3.errors import ConfigError, MT3Error
 from mt3.example_encoder import LengthCheck, SegmentEncoder, SequenceLength
 from mt3.run_length_encoding import IndexedEvents
-from mt3.tf_bridge import OK, Features, empty_values, keep_ok, numpy_map
-from mt3.tf_bridge import original_error as original_error
 from mt3.tokenizer import NoteTokenizer
 from mt3.training_examples import FRAME_INDICES, INDEXED_EVENTS, frames_of, random_part
 from mt3.training_examples import random_training_example as random_training_example
@@ -116,7 +117,7 @@ def tokenize(
         raise ConfigError(
             f"tokenize: on_error is {on_error!r}; expected 'stop' or 'skip'"
         )
-    adapter = record_adapters.get(dataset.adapter)
+    adapter = adapters.get(dataset.adapter)
     tokenizer = NoteTokenizer(config)
     names = sorted(ds.element_spec)
     features = _song_features(config)
@@ -351,7 +352,7 @@ def _song_features(config: ModelConfig) -> dict[str, tf.TensorSpec]:
 
 
 def _encode_song(
-    song: record_adapters.Song, tokenizer: NoteTokenizer, sequence: bytes
+    song: adapters.Song, tokenizer: NoteTokenizer, sequence: bytes
 ) -> tuple[Any, ...]:
     """Returns the features of `_song_features`, in its order."""
     config = tokenizer.config.spectrogram

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mt3 import audio_io, decoding, spectrograms, tokenizer
+from mt3 import decoding, spectrograms, tokenizer
+from mt3.audio import reading
 from mt3.configs import ModelConfig
 from mt3.errors import AudioError, MT3Error
 from mt3.note_sequences import Note
 from mt3.outputs import Transcription
 
-Audio = str | os.PathLike | np.ndarray | audio_io.AudioSource
+Audio = str | os.PathLike | np.ndarray | reading.AudioSource
 
 
 class Model(Protocol):
@@ -124,11 +125,11 @@ class Feed:
         """
         length = self._config.segment_samples
         if isinstance(audio, (str, os.PathLike)):
-            audio = audio_io.open_audio(
+            audio = reading.open_audio(
                 audio, allow_truncated=self._model.options.allow_truncated
             )
         held, count = None, 0
-        for start, samples in audio_io.segments(
+        for start, samples in reading.segments(
             audio,
             sample_rate=self._config.spectrogram.sample_rate,
             segment_samples=length,
@@ -221,6 +222,6 @@ class Feed:
 
 
 def _source_name(audio: Audio) -> str:
-    if isinstance(audio, audio_io.AudioSource):
+    if isinstance(audio, reading.AudioSource):
         return os.path.basename(audio.name) or audio.name
     return "samples" if isinstance(audio, np.ndarray) else os.path.basename(audio)

@@ -25,8 +25,9 @@ import numpy as np
 import seqio
 
 from mt3.errors import ConfigError
+from mt3.midi import general_midi
 from mt3.note_sequences import Note
-from mt3.outputs import Transcription, general_midi, sonify
+from mt3.outputs import Transcription, sonify
 from mt3.outputs.pianoroll import clock_time, instrument_colours
 
 DEFAULT_SECONDS = 30.0

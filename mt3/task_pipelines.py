@@ -13,8 +13,9 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from mt3 import mixing, preprocessors, records, seqio_vocabularies
+from mt3 import mixing, preprocessors
 from mt3.configs import ModelConfig
+from mt3.data import records, seqio_vocabularies
 from mt3.datasets import DatasetConfig
 from mt3.errors import ConfigError
 

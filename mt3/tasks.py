@@ -48,15 +48,9 @@ from typing import Any
 
 import seqio
 
-from mt3 import (
-    datasets,
-    evaluation_metrics,
-    postprocessors,
-    records,
-    task_names,
-    task_pipelines,
-)
+from mt3 import datasets, metrics, postprocessors, task_names, task_pipelines
 from mt3.configs import ModelConfig
+from mt3.data import records
 from mt3.datasets import DatasetConfig
 from mt3.errors import ConfigError, DataError, near_misses
 from mt3.spectrograms import SpectrogramConfig
@@ -384,7 +378,7 @@ def _register_data_set(
             {EVAL_SPLIT: split.name},
             preprocessors=task_pipelines.evaluation_stages(dataset, config, options),
             postprocess_fn=postprocessors.postprocess_fn(config),
-            metric_fns=evaluation_metrics.metric_fns(
+            metric_fns=metrics.metric_fns(
                 config, dataset.track_specs, **dict(options.metric_options)
             ),
         )

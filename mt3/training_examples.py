@@ -15,10 +15,10 @@ import seqio
 import tensorflow as tf
 
 from mt3.configs import ModelConfig
+from mt3.data.tf_bridge import Features
 from mt3.errors import ConfigError
 from mt3.example_encoder import LengthCheck, SegmentEncoder, SequenceLength
 from mt3.run_length_encoding import IndexedEvents
-from mt3.tf_bridge import Features
 
 FRAME_INDICES = (
     "input_event_start_indices",

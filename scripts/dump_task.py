@@ -30,8 +30,8 @@ import tensorflow as tf
 
 from mt3 import event_codec, tasks, vocabularies
 from mt3.configs import ModelConfig
+from mt3.data.tf_bridge import original_error
 from mt3.errors import ConfigError, DataError, MT3Error, near_misses
-from mt3.tf_bridge import original_error
 
 EVENTS = "events"
 # Arrays with more values than this are shortened.

@@ -32,8 +32,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from mt3.errors import DataError, MidiError, MT3Error, near_misses
-from mt3.outputs.files import atomic_file
-from mt3.synthesis import command, font_packages, midi_library, score_sources
+from mt3.files import atomic_file
+from mt3.midi import library as midi_library
+from mt3.synthesis import command, font_packages, score_sources
 from mt3.synthesis.held_out import HeldOut, digest
 
 _TEST = "test"

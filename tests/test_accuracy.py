@@ -9,9 +9,9 @@ import soundfile
 from benchmarks import accuracy, estimates, group_scores, held_out
 from mt3 import outputs
 from mt3.errors import ConfigError
+from mt3.midi import library, reader
 from mt3.note_sequences import Note
-from mt3.outputs import midi_reader
-from mt3.synthesis import midi_library, soundfont
+from mt3.synthesis import soundfont
 
 
 def part(program, start, pitches, step=0.2):
@@ -50,9 +50,7 @@ def font():
 
 
 def make(tunes, font, seconds=4.0, **options):
-    return held_out.make_pieces(
-        midi_library.find_midi([tunes]), font, seconds, **options
-    )
+    return held_out.make_pieces(library.find_midi([tunes]), font, seconds, **options)
 
 
 def test_two_versions_of_each_tune(tunes, font):
@@ -224,7 +222,7 @@ def test_the_references_score_perfectly(tunes, tmp_path, capsys):
     samples, rate = soundfile.read(audio / names[0], dtype="float32")
     assert rate == 16000
     assert samples.shape == (3 * 16000,)
-    assert midi_reader.read_midi((audio / names[0]).with_suffix(".mid"))
+    assert reader.read_midi((audio / names[0]).with_suffix(".mid"))
     path = tmp_path / "scores.json"
     code = run(tunes, "--solos", "--estimates", f"truth={audio}", "--json", path)
     assert code == 0
@@ -284,12 +282,13 @@ def test_choices_are_rows_and_mend_as_the_model_does(
     assert pieces["tiny"] == pieces["grammar=true"]
     count = pieces["min_duration=0.1"]["piano"][0]["estimated_notes"]
     assert 0 < count < pieces["tiny"]["piano"][0]["estimated_notes"]
-    from mt3 import inference, note_cleanup
+    from mt3 import inference
+    from mt3.beyond import cleanup
 
     model = inference.InferenceModel(
         tiny_weights,
         inference.TranscribeOptions(
-            grammar=True, cleanup=note_cleanup.CleanupOptions(min_duration=0.1)
+            grammar=True, cleanup=cleanup.CleanupOptions(min_duration=0.1)
         ),
     )
     assert len(model(make(tunes, font, 3.0)["piano"][0].samples)) == count

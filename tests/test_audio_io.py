@@ -13,7 +13,7 @@ import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt3 import audio_io
+from mt3.audio import reading
 from mt3.errors import AudioError
 
 
@@ -36,7 +36,7 @@ def wav_bytes(num_frames: int, data_size: int | None = None) -> bytes:
 def error_of(path, **options) -> str:
     """The message of the AudioError that reading the file raises."""
     with pytest.raises(AudioError) as caught:
-        audio_io.read_audio(path, **options)
+        reading.read_audio(path, **options)
     return str(caught.value)
 
 
@@ -48,13 +48,13 @@ def test_formats(tmp_path, extension, tolerance):
     samples = sine(1.5, 16000)
     path = tmp_path / f"song one.{extension}"
     soundfile.write(path, samples, 16000)
-    read = audio_io.read_audio(path)
+    read = reading.read_audio(path)
     assert read.dtype == np.float32
     assert read.shape == samples.shape
     # Lossy coders are judged away from the sudden start and end.
     inner = slice(2000, -2000)
     assert np.abs(read[inner] - samples[inner]).max() < tolerance
-    info = audio_io.probe(path)
+    info = reading.probe(path)
     assert (info.sample_rate, info.channels) == (16000, 1)
     assert info.format == extension.upper()
     assert info.duration == pytest.approx(1.5, abs=0.2)
@@ -67,13 +67,13 @@ def test_channels_are_mixed_by_their_mean(tmp_path, rng, channels, subtype):
     path = tmp_path / "a.wav"
     soundfile.write(path, samples, 16000, subtype=subtype)
     step = 2 / 256 if subtype == "PCM_U8" else 2 / 65536
-    read = audio_io.read_audio(path)
+    read = reading.read_audio(path)
     np.testing.assert_allclose(read, samples.mean(axis=1), rtol=0, atol=step)
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000])
 def test_resampling_keeps_pitch_time_and_length(rate):
-    source = audio_io.from_samples(sine(1.0, rate), rate)
+    source = reading.from_samples(sine(1.0, rate), rate)
     read = np.concatenate(list(source.blocks(16000)))
     assert len(read) == 16000
     inner = slice(1000, -1000)
@@ -89,11 +89,11 @@ def test_resampling_keeps_pitch_time_and_length(rate):
 def test_blocks_equal_resampling_at_once(num_samples, from_rate, to_rate, block):
     samples = np.random.default_rng(num_samples).uniform(-1, 1, num_samples)
     samples = samples.astype(np.float32)
-    source = audio_io.from_samples(samples, from_rate)
+    source = reading.from_samples(samples, from_rate)
     blocks = list(source.blocks(to_rate, block_seconds=block / from_rate))
     assert all(len(b) and b.dtype == np.float32 for b in blocks)
     streamed = np.concatenate(blocks)
-    expected = audio_io.resampled_length(num_samples, from_rate, to_rate)
+    expected = reading.resampled_length(num_samples, from_rate, to_rate)
     assert len(streamed) == expected
     assert abs(expected - num_samples * to_rate / from_rate) <= 0.5 or expected == 1
     at_once = soxr.resample(samples, from_rate, to_rate)
@@ -108,12 +108,12 @@ def test_blocks_equal_resampling_at_once(num_samples, from_rate, to_rate, block)
 )
 def test_segments_stitch_to_the_whole(num_samples, segment, block):
     samples = np.arange(num_samples, dtype=np.float32)
-    parts = list(audio_io.segments(samples, sample_rate=16000, segment_samples=segment))
+    parts = list(reading.segments(samples, sample_rate=16000, segment_samples=segment))
     assert [start for start, _ in parts] == list(range(0, num_samples, segment))
     assert {len(part) for _, part in parts[:-1]} <= {segment}
     assert 0 < len(parts[-1][1]) <= segment
     np.testing.assert_array_equal(np.concatenate([p for _, p in parts]), samples)
-    source = audio_io.from_samples(samples, 16000)
+    source = reading.from_samples(samples, 16000)
     again = np.concatenate(list(source.blocks(16000, block_seconds=block / 16000)))
     np.testing.assert_array_equal(again, samples)
 
@@ -121,8 +121,8 @@ def test_segments_stitch_to_the_whole(num_samples, segment, block):
 def test_segments_of_a_file_at_another_rate(tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, np.stack([sine(2, 44100)] * 2, axis=1), 44100)
-    whole = audio_io.read_audio(path)
-    parts = list(audio_io.segments(str(path), segment_samples=9000))
+    whole = reading.read_audio(path)
+    parts = list(reading.segments(str(path), segment_samples=9000))
     assert [len(p) for _, p in parts] == [9000, 9000, 9000, 5000]
     np.testing.assert_allclose(np.concatenate([p for _, p in parts]), whole, atol=1e-6)
 
@@ -130,7 +130,7 @@ def test_segments_of_a_file_at_another_rate(tmp_path):
 def test_a_source_can_be_read_again(tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, sine(0.5, 22050), 22050)
-    source = audio_io.open_audio(path)
+    source = reading.open_audio(path)
     first, second = (np.concatenate(list(source.blocks())) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert source.duration == pytest.approx(0.5)
@@ -140,7 +140,7 @@ def test_a_source_can_be_read_again(tmp_path):
 def test_one_sample_is_audio(tmp_path, rate):
     path = tmp_path / "one_sample.wav"
     soundfile.write(path, np.array([0.25]), rate)
-    read = audio_io.read_audio(path)
+    read = reading.read_audio(path)
     assert len(read) == max(1, round(16000 / rate))
     if rate >= 16000:
         np.testing.assert_allclose(read, [0.25], atol=1e-4)
@@ -152,12 +152,12 @@ class TestArrays:
         limits = np.iinfo(kind)
         middle = (int(limits.max) + int(limits.min) + 1) // 2
         samples = np.array([limits.min, middle, limits.max], kind)
-        (block,) = audio_io.from_samples(samples, 16000).blocks()
+        (block,) = reading.from_samples(samples, 16000).blocks()
         np.testing.assert_allclose(block, [-1, 0, 1], atol=0.01)
 
     def test_half_and_double_precision(self):
         for kind in (np.float16, np.float64):
-            (block,) = audio_io.from_samples(np.array([0.5, -1], kind), 16000).blocks()
+            (block,) = reading.from_samples(np.array([0.5, -1], kind), 16000).blocks()
             np.testing.assert_array_equal(block, np.array([0.5, -1], np.float32))
 
     @pytest.mark.parametrize(
@@ -180,29 +180,29 @@ class TestArrays:
     )
     def test_bad_arrays(self, samples, rate, found):
         with pytest.raises(AudioError, match=found):
-            audio_io.from_samples(samples, rate)
+            reading.from_samples(samples, rate)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     def test_samples_that_are_not_finite_are_named_with_their_time(self, bad):
         samples = np.zeros([44100 * 3, 2])
         samples[66150:, 1] = bad
         samples[66160:, 0] = -bad
-        source = audio_io.from_samples(samples, 44100, name="mine")
+        source = reading.from_samples(samples, 44100, name="mine")
         with pytest.raises(AudioError, match=rf"mine: .*{bad} at 1\.5000 s"):
             list(source.blocks(block_seconds=0.4))
 
     def test_beyond_float32_is_not_finite(self):
-        source = audio_io.from_samples(np.array([0.0, 1e300]), 16000)
+        source = reading.from_samples(np.array([0.0, 1e300]), 16000)
         with pytest.raises(AudioError, match="sample 1"):
             list(source.blocks())
 
     def test_bad_block_rate_and_segment(self):
-        source = audio_io.from_samples(np.zeros(4), 16000)
+        source = reading.from_samples(np.zeros(4), 16000)
         for options in ({"target_sample_rate": 0}, {"block_seconds": math.nan}):
             with pytest.raises(AudioError, match="expected more than 0"):
                 list(source.blocks(**options))
         with pytest.raises(AudioError, match="segment length"):
-            list(audio_io.segments(np.zeros(4), segment_samples=0))
+            list(reading.segments(np.zeros(4), segment_samples=0))
 
 
 class TestBadFiles:
@@ -261,14 +261,14 @@ class TestBadFiles:
         message = error_of(path)
         assert f"promises {promised} bytes" in message
         assert "2000 are there" in message
-        read = audio_io.read_audio(path, 8000, allow_truncated=True)
+        read = reading.read_audio(path, 8000, allow_truncated=True)
         assert len(read) == 1000
 
     @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])
     def test_streaming_headers_are_fine(self, tmp_path, size):
         path = tmp_path / "streamed.wav"
         path.write_bytes(wav_bytes(1000, size))
-        read = audio_io.read_audio(path, 8000)
+        read = reading.read_audio(path, 8000)
         np.testing.assert_array_equal(read * 32768, np.arange(1000) % 100 * 100)
 
     def test_empty_sound_before_another_chunk_is_no_stream(self, tmp_path):
@@ -282,16 +282,16 @@ class TestBadFiles:
         path = tmp_path / "tagged.wav"
         extra = b"LIST" + struct.pack("<I", 5) + b"INFO!" + b"\0"
         path.write_bytes(whole[:36] + extra + whole[36:] + extra[:-4])
-        assert len(audio_io.read_audio(path, 8000)) == 1000
+        assert len(reading.read_audio(path, 8000)) == 1000
 
     @pytest.mark.parametrize("format_", ["AIFF", "RF64", "WAV"])
     def test_cut_files_of_other_writers(self, tmp_path, format_):
         path = tmp_path / "cut.bin"
         soundfile.write(path, sine(1.0, 16000), 16000, format=format_)
-        assert len(audio_io.read_audio(path)) == 16000
+        assert len(reading.read_audio(path)) == 16000
         path.write_bytes(path.read_bytes()[:-8000])
         assert "the file was cut" in error_of(path)
-        assert 11000 < len(audio_io.read_audio(path, allow_truncated=True)) <= 12000
+        assert 11000 < len(reading.read_audio(path, allow_truncated=True)) <= 12000
 
     def test_damage_in_the_middle_is_named_with_its_time(self, tmp_path, rng):
         for name in ("a.flac", "a.mp3"):
@@ -306,7 +306,7 @@ class TestBadFiles:
             assert "damaged or cut after" in message
             seconds = float(message.split("after ")[1].split(" s")[0])
             assert 5 < seconds < 25
-            part = audio_io.read_audio(path, allow_truncated=True)
+            part = reading.read_audio(path, allow_truncated=True)
             assert len(part) >= 16000 * 5
 
     def test_cut_flac(self, tmp_path, rng):
@@ -359,17 +359,17 @@ class TestFfmpeg:
     def test_reads_rate_channels_duration_and_samples(self, fake_ffmpeg):
         path = fake_ffmpeg / "-song.m4a"
         path.write_bytes(b"\0\xff\0\xff48000 2 96000")
-        info = audio_io.probe(path)
+        info = reading.probe(path)
         assert (info.sample_rate, info.channels, info.duration) == (48000, 2, 62.5)
         assert info.format == "ffmpeg"
-        read = audio_io.read_audio(path)
+        read = reading.read_audio(path)
         assert len(read) == 32000
         np.testing.assert_allclose(read[1000:-1000], 0.25, atol=1e-3)
 
     def test_stops_when_the_caller_stops(self, fake_ffmpeg):
         path = fake_ffmpeg / "long.m4a"
         path.write_bytes(b"\0\xff\0\xff16000 1 16000000")
-        blocks = audio_io.open_audio(path).blocks(block_seconds=0.1)
+        blocks = reading.open_audio(path).blocks(block_seconds=0.1)
         assert len(next(blocks)) == 1600
         blocks.close()
 
@@ -384,4 +384,4 @@ class TestFfmpeg:
         message = error_of(path)
         assert "ffmpeg stopped after 1.500 s" in message
         assert "Error while decoding" in message
-        assert len(audio_io.read_audio(path, allow_truncated=True)) == 24000
+        assert len(reading.read_audio(path, allow_truncated=True)) == 24000

@@ -13,7 +13,8 @@ import pretty_midi
 import pytest
 import soundfile
 
-from mt3 import cli, transcription_jobs
+from mt3 import cli
+from mt3 import transcribe as transcription_jobs
 from mt3.errors import ConfigError
 
 

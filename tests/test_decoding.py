@@ -12,7 +12,8 @@ import pytest
 
 from benchmarks.forced_lengths import ForcedLengths
 from mt3 import configs, decoding, network
-from mt3.decoding import slots, steps
+from mt3.decoding import steps
+from mt3.decoding import stream as slots
 from mt3.errors import CheckpointError, ConfigError, ShapeError
 
 EOS = 1

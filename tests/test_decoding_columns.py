@@ -1,4 +1,4 @@
-"""Tests of mt3.decoding.columns: one decoding step against the network itself."""
+"""Tests of mt3.decoding.layer_step: one decoding step against the network itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mt3 import network
-from mt3.decoding import columns
+from mt3.decoding import layer_step
 from tests import golden_model
 
 TINY = dataclasses.replace(golden_model.TINY, num_decoder_layers=2)
@@ -33,10 +33,10 @@ def whole(config, tree, encoded, inputs):
 def step_by_step(config, tree, encoded, inputs, rows=1):
     """The same by `columns`; each segment has `rows` equal rows."""
     length = inputs.shape[1]
-    weights = columns.arrange(tree["decoder"], config, length)
+    weights = layer_step.arrange(tree["decoder"], config, length)
     inputs = jnp.repeat(inputs, rows, axis=0)
     batch = inputs.shape[0]
-    cross = [columns.project_cross(config, w, encoded) for w in weights.layers]
+    cross = [layer_step.project_cross(config, w, encoded) for w in weights.layers]
     shape = (batch, config.num_heads, config.head_dim, length + 2)
     # Not zeros: what lies beyond the position must not matter.
     filled = jnp.full(shape, 3.0, config.dtype)
@@ -44,12 +44,12 @@ def step_by_step(config, tree, encoded, inputs, rows=1):
 
     @functools.partial(jax.jit, compiler_options=golden_model.QUICK)
     def step(tokens, index, caches):
-        y = columns.embed(weights, tokens, index)
+        y = layer_step.embed(weights, tokens, index)
         new = []
         for layer, kv, cache in zip(weights.layers, cross, caches, strict=True):
-            y, *cache = columns.layer_step(config, layer, y, *kv, *cache, index)
+            y, *cache = layer_step.layer_step(config, layer, y, *kv, *cache, index)
             new.append(tuple(cache))
-        return columns.to_logits(config, weights, y), new
+        return layer_step.to_logits(config, weights, y), new
 
     logits = []
     for i in range(length):
@@ -97,15 +97,15 @@ def test_equals_teacher_forcing(rows, changes):
 
 
 def test_rows_may_stand_at_different_positions():
-    layer = columns.arrange(params(TINY)["decoder"], TINY, 8).layers[0]
+    layer = layer_step.arrange(params(TINY)["decoder"], TINY, 8).layers[0]
     y = jax.random.normal(jax.random.key(0), (8, 2))
     encoded = jax.random.normal(jax.random.key(1), (2, 6, 8))
-    cross = columns.project_cross(TINY, layer, encoded)
+    cross = layer_step.project_cross(TINY, layer, encoded)
     cache = (
         jax.random.normal(jax.random.key(2), (2, 2, 3, 4)),
         jax.random.normal(jax.random.key(3), (2, 2, 4, 3)),
     )
-    step = jax.jit(functools.partial(columns.layer_step, TINY, layer))
+    step = jax.jit(functools.partial(layer_step.layer_step, TINY, layer))
     together, *_ = step(y, *cross, *cache, jnp.array([3, 1]))
     for row, index in enumerate((3, 1)):
         cut = slice(row, row + 1)
@@ -119,7 +119,7 @@ def test_cache_is_written_at_each_rows_position():
     cache_k, cache_v = jnp.zeros((3, 2, 4, 5)), jnp.zeros((3, 2, 5, 4))
     new = jnp.arange(1.0, 25.0).reshape(3, 2, 4)
     index = jnp.array([4, 0, 5])
-    k, v = columns.update_cache(cache_k, cache_v, new, new * 2, index)
+    k, v = layer_step.update_cache(cache_k, cache_v, new, new * 2, index)
     np.testing.assert_array_equal(k[0, :, :, 4], new[0])
     np.testing.assert_array_equal(k[1, :, :, 0], new[1])
     np.testing.assert_array_equal(v[0, :, 4], new[0] * 2)

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mt3 import decoding, event_codec, note_grids, tokenizer
-from mt3.decoding import evidence as evidence_module
-from mt3.decoding.evidence import Evidence, FrameEvidence
+from mt3 import decoding, event_codec, tokenizer
+from mt3.beyond import evidence as evidence_module
+from mt3.beyond import grids
+from mt3.beyond.evidence import Evidence, FrameEvidence
 from mt3.decoding.steps import Spec
 from mt3.errors import CheckpointError, ConfigError
 from mt3.note_sequences import NOTE_DTYPE
@@ -166,8 +167,8 @@ def test_a_marked_onset_comes_out_at_its_step():
     rng = np.random.default_rng(5)
     notes = random_notes(rng, count=30, drums=0)
     notes = notes[notes["start_time"] < 0.85]
-    rows = jnp.asarray(note_grids.note_rows(notes, 40))[None]
-    grid = note_grids.onset_grid(rows, CONFIG)
+    rows = jnp.asarray(grids.note_rows(notes, 40))[None]
+    grid = grids.onset_grid(rows, CONFIG)
     steps = np.asarray(evidence._at_steps(10.0 * (2 * grid - 1)))[0]
     for note in notes:
         marked = np.flatnonzero(steps[:, note["pitch"]] > 0.5)

@@ -12,20 +12,14 @@ import seqio
 import soundfile
 import tensorflow as tf
 
-from mt3 import (
-    evaluation_metrics,
-    feature_converters,
-    metrics,
-    metrics_utils,
-    note_sequence_io,
-    postprocessors,
-    seqio_vocabularies,
-    summaries,
-)
+from mt3 import metrics as evaluation_metrics
+from mt3 import metrics_utils, postprocessors, summaries
 from mt3.configs import MT3
+from mt3.data import feature_converters, note_sequence_io, seqio_vocabularies
 from mt3.errors import ConfigError, DataError
 from mt3.metrics_utils import DecodedSong
 from mt3.note_sequences import Note
+from mt3.scoring import counts
 from mt3.tokenizer import NoteTokenizer
 from tests.test_summaries import events
 
@@ -101,13 +95,13 @@ def test_original_scores_are_reproduced(original, monkeypatch):
     monkeypatch.setattr(
         metrics_utils, "event_predictions_to_ns", lambda *_, **__: next(decoded)
     )
-    got = scalars(evaluate(*songs, track_specs=specs, **metrics.ORIGINAL))
+    got = scalars(evaluate(*songs, track_specs=specs, **counts.ORIGINAL))
     assert {name: got[name] for name in want} == pytest.approx(want, abs=1e-9)
 
 
 def test_original_scores_come_out_of_segments(original):
     songs, specs, want = original
-    got = scalars(evaluate(*songs, track_specs=specs, seconds=30.0, **metrics.ORIGINAL))
+    got = scalars(evaluate(*songs, track_specs=specs, seconds=30.0, **counts.ORIGINAL))
     # The sum of a segment's start and a shift differs in its last digits from the
     # time that the original's scores were made from: a note that begins on the edge
     # of a frame of 16 ms may begin in the next one.
@@ -156,7 +150,7 @@ def test_what_nobody_plays_is_left_out():
 
 
 def test_silence_and_missing_tracks_have_no_scores():
-    specs = [("bass", 33, False), metrics.TrackSpec("drums", is_drum=True)]
+    specs = [("bass", 33, False), counts.TrackSpec("drums", is_drum=True)]
     silent = evaluate(("a", [], []), track_specs=specs)
     assert set(scalars(silent)) == {"Invalid events", "Dropped events"}
     got = scalars(evaluate(("a", PIANO + DRUMS, DRUMS), track_specs=specs))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from examples import make_example
-from mt3 import audio_io
+from mt3.audio import reading
 
 
 @pytest.mark.parametrize("name", ["example", "piano"])
@@ -43,11 +43,11 @@ def test_counts_in_the_readme(repository, name, pitched, hits, programs):
 def test_sound_belongs_to_the_midi(repository, name):
     notes = make_example.read_midi(repository / "examples" / f"{name}.mid")
     path = repository / "examples" / f"{name}.flac"
-    info = audio_io.probe(path)
+    info = reading.probe(path)
     end = max(n.end_time for n in notes)
     assert info.duration == pytest.approx(end + make_example.TAIL_SECONDS, abs=0.01)
     assert path.stat().st_size < 700_000
-    samples = audio_io.read_audio(path)
+    samples = reading.read_audio(path)
     assert 0.4 < np.abs(samples).max() <= 0.61
     # Something new sounds at the attacks: spectral flux there against elsewhere.
     hop = 160

@@ -7,8 +7,8 @@ import pytest
 import seqio
 import tensorflow as tf
 
+from mt3.data.feature_converters import ContinuousInputsEncDecFeatureConverter
 from mt3.errors import ConfigError
-from mt3.feature_converters import ContinuousInputsEncDecFeatureConverter
 
 LENGTHS = {"inputs": 4, "targets": 5}
 

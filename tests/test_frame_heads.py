@@ -10,7 +10,8 @@ import numpy as np
 import orbax.checkpoint
 import pytest
 
-from mt3 import checkpoints, frame_heads, guided, models, network
+from mt3 import checkpoints, frame_heads, models, network
+from mt3.beyond import guided
 from mt3.engine import checkpoints as engine_checkpoints
 from mt3.engine import export, optimizers, utils
 from mt3.engine.train_state import TrainState

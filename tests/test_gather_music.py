@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 
 from mt3.errors import DataError
+from mt3.midi import library, note_arrays
 from mt3.outputs import midi
 from mt3.outputs.transcription import Transcription
 from mt3.synthesis import (
     font_packages,
     held_out,
-    midi_library,
-    note_arrays,
     orchestration,
     sample_sets,
     score_sources,
@@ -191,7 +190,7 @@ def test_wrong_names_are_explained(gather_music, tmp_path, capsys):
 
 def test_other_tunes_are_not_taken_for_held_out_ones():
     def song(seed):
-        return midi_library.Song(f"tune {seed}", tune(seed))
+        return library.Song(f"tune {seed}", tune(seed))
 
     known = held_out.HeldOut([song(1), song(2)])
     assert len(known) == 2
@@ -200,11 +199,11 @@ def test_other_tunes_are_not_taken_for_held_out_ones():
     # Scales and tremolos say nothing about a tune; drums alone must be the same.
     scale = tune(5)
     scale["pitch"] = 60 + np.arange(len(scale)) % 12
-    assert held_out.HeldOut([midi_library.Song("s", scale)]).find(song(5)) is None
+    assert held_out.HeldOut([library.Song("s", scale)]).find(song(5)) is None
     drums = tune(1)[tune(1)["is_drum"]]
-    assert known.find(midi_library.Song("d", drums)) is None
-    same = held_out.HeldOut([midi_library.Song("d", drums)])
-    assert same.find(midi_library.Song("e", drums)) == "d"
+    assert known.find(library.Song("d", drums)) is None
+    same = held_out.HeldOut([library.Song("d", drums)])
+    assert same.find(library.Song("e", drums)) == "d"
 
 
 def score(words=""):

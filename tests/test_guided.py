@@ -10,14 +10,13 @@ import pytest
 from mt3 import (
     checkpoints,
     configs,
-    guided,
     harmonic_stem,
     models,
     network,
-    note_grids,
     spectrograms,
     tokenizer,
 )
+from mt3.beyond import grids, guided
 from mt3.errors import CheckpointError, ConfigError
 from mt3.note_sequences import Note, notes_to_array
 from mt3.synthesis.augmentation import AugmentationConfig
@@ -63,7 +62,7 @@ def batch():
     inputs = np.zeros_like(targets)
     inputs[:, 1:] = targets[:, :-1]
     frames = np.random.default_rng(0).normal(size=(2, 64, 32)).astype(np.float32)
-    rows = note_grids.note_rows(notes_to_array(NOTES), 8)
+    rows = grids.note_rows(notes_to_array(NOTES), 8)
     return {
         "encoder_input_tokens": frames,
         "decoder_input_tokens": inputs,

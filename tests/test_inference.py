@@ -11,15 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt3 import (
-    audio_io,
-    checkpoints,
-    configs,
-    decoding,
-    inference,
-    recordings,
-    tokenizer,
-)
+from mt3 import checkpoints, configs, decoding, inference, recordings, tokenizer
+from mt3.audio import reading
 from mt3.errors import AudioError, CheckpointError, ConfigError, DataError
 from mt3.inference import FileResult, InferenceModel, SegmentNotes, TranscribeOptions
 from mt3.note_sequences import Note
@@ -280,5 +273,5 @@ def test_golden_checkpoint_transcribes(golden_data, tmp_path, audio):
 
 
 def test_sources_can_be_handed_in(model, audio):
-    source = audio_io.from_samples(audio, 16000, name="live")
+    source = reading.from_samples(audio, 16000, name="live")
     assert model.transcribe(source).source == "live"

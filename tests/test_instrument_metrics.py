@@ -7,9 +7,10 @@ import math
 import pytest
 from hypothesis import given
 
-from mt3 import instrument_metrics, metrics
-from mt3.instrument_metrics import ClassCounts, count_instruments
 from mt3.note_sequences import Note
+from mt3.scoring import counts as metrics
+from mt3.scoring import instruments
+from mt3.scoring.instruments import ClassCounts, count_instruments
 from tests.note_strategies import note_lists
 
 PIANO, SAME_CLASS, VIOLIN, DRUM = (
@@ -55,12 +56,12 @@ def test_classes_are_summed_over_songs():
         count_instruments([PIANO, VIOLIN, DRUM], [PIANO, late, DRUM, SAME_CLASS]),
         count_instruments([SAME_CLASS], [Note(1, 2, 60, program=56)]),
     ]
-    classes = instrument_metrics.sum_classes(songs)
+    classes = instruments.sum_classes(songs)
     assert list(classes) == ["Piano", "Strings", "Brass", "Drums"]
     assert classes["Piano"] == ClassCounts(2, 2, 2, 1, 1)
     assert classes["Strings"] == ClassCounts(1, 1, 1, 1, 0)
     assert classes["Brass"] == ClassCounts(0, 0, 1, 0, 0)
-    assert instrument_metrics.class_scores(classes) == {
+    assert instruments.class_scores(classes) == {
         "Class onset F1 (Piano)": 0.5,
         "Class onset + offset F1 (Piano)": 0.5,
         "Class onset F1 (Strings)": 1.0,
@@ -84,9 +85,9 @@ def test_classes_together_are_the_program_scores(reference, estimate):
 
 def test_tables():
     classes = {"Piano": ClassCounts(1, 4, 4, 2, 1), "Drums": ClassCounts(1, 1, 1, 1, 1)}
-    rows = instrument_metrics.class_table(classes)
+    rows = instruments.class_table(classes)
     assert rows[1] == ("Piano", "1", "4", "4", "0.5000", "0.2500")
     assert rows[2] == ("Drums", "1", "1", "1", "1.0000", "-")
-    lines = instrument_metrics.markdown_table(rows).splitlines()
+    lines = instruments.markdown_table(rows).splitlines()
     assert lines[1] == "| :-- | --: | --: | --: | --: | --: |"
     assert lines[3] == "| Drums | 1 | 1 | 1 | 1.0000 | - |"

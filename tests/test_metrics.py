@@ -8,9 +8,9 @@ import math
 import pytest
 from hypothesis import given
 
-from mt3 import metrics
 from mt3.errors import ConfigError, MidiError
 from mt3.note_sequences import Note
+from mt3.scoring import counts
 from tests.note_strategies import note_lists
 
 UNKNOWN_FROM_NOTES = {"Invalid events", "Dropped events"}
@@ -30,11 +30,11 @@ def cases(request):
 @pytest.mark.parametrize("number", range(4))
 def test_original_scores_are_reproduced(cases, number):
     case = cases[number]
-    got = metrics.transcription_metrics(
+    got = counts.transcription_metrics(
         case["reference_notes"],
         case["estimated_notes"],
         case["track_specs"],
-        **metrics.ORIGINAL,
+        **counts.ORIGINAL,
     )
     want = {k: v for k, v in case["scores"].items() if k not in UNKNOWN_FROM_NOTES}
     assert len(want) >= 60
@@ -44,7 +44,7 @@ def test_original_scores_are_reproduced(cases, number):
 
 def test_sweep_agrees_with_the_plain_score_by_default(cases):
     for case in cases:
-        scores = metrics.transcription_metrics(
+        scores = counts.transcription_metrics(
             case["reference_notes"], case["estimated_notes"]
         )
         for kind in ("precision", "recall", "F1"):
@@ -54,7 +54,7 @@ def test_sweep_agrees_with_the_plain_score_by_default(cases):
 
 def test_counts_of_events_are_averaged(cases):
     case = cases[0]
-    scores = metrics.transcription_metrics(
+    scores = counts.transcription_metrics(
         case["reference_notes"],
         case["estimated_notes"],
         invalid_events=[1, 4],
@@ -63,14 +63,14 @@ def test_counts_of_events_are_averaged(cases):
     assert scores["Invalid events"] == 2.5
     assert scores["Dropped events"] == 0.0
     with pytest.raises(MidiError, match="3 counts"):
-        metrics.transcription_metrics(
+        counts.transcription_metrics(
             case["reference_notes"], case["estimated_notes"], invalid_events=[1, 2, 3]
         )
 
 
 @given(note_lists())
 def test_a_perfect_estimate_scores_one(notes):
-    scores = metrics.song_metrics(notes, notes)
+    scores = counts.song_metrics(notes, notes)
     # Quiet reference notes are invisible to frame scores.
     perfect = {k: v for k, v in scores.items() if "Frame" not in k}
     assert all(v == pytest.approx(1) or math.isnan(v) for v in perfect.values())
@@ -81,9 +81,9 @@ def test_drums_match_whatever_their_program():
     estimate = [Note(t, t + 0.01, 38, 100, 0, True) for t in (0.02, 1.01)]
     spec = [("drums", 0, True)]
     name = "Drum onset F1 (full)"
-    scores = metrics.transcription_metrics([reference], [estimate], spec)
+    scores = counts.transcription_metrics([reference], [estimate], spec)
     assert scores[name] == scores["drums/Onset F1"] == 1.0
-    original = metrics.transcription_metrics(
+    original = counts.transcription_metrics(
         [reference], [estimate], spec, original_drum_programs=True
     )
     assert original[name] == original["drums/Onset F1"] == 0.0
@@ -92,7 +92,7 @@ def test_drums_match_whatever_their_program():
 def test_programs_count_at_their_granularity():
     reference = [Note(0, 1, 60, program=24), Note(2, 3, 60, program=40)]
     estimate = [Note(0, 1, 60, program=25), Note(2, 3, 60, program=40)]
-    scores = metrics.song_metrics(reference, estimate)
+    scores = counts.song_metrics(reference, estimate)
     name = "Onset + offset + program F1"
     assert scores[f"{name} (flat)"] == scores[f"{name} (midi_class)"] == 1.0
     assert scores[f"{name} (full)"] == 0.5
@@ -100,19 +100,19 @@ def test_programs_count_at_their_granularity():
 
 def test_frames_show_every_reference_note_by_default():
     notes = [Note(0, 1, 60, program=0), Note(0, 1, 72, program=40)]
-    assert metrics.song_metrics(notes, notes)["Frame F1"] == 1.0
-    original = metrics.song_metrics(notes, notes, original_reference_roll=True)
+    assert counts.song_metrics(notes, notes)["Frame F1"] == 1.0
+    original = counts.song_metrics(notes, notes, original_reference_roll=True)
     assert original["Frame Precision"] == 0.5
 
 
 def test_nothing_to_score_is_left_out_of_the_mean():
     song, silence = [Note(0, 1, 60)], []
-    spec = [metrics.TrackSpec("bass", 33)]
-    scores = metrics.transcription_metrics([song, silence], [song, silence], spec)
+    spec = [counts.TrackSpec("bass", 33)]
+    scores = counts.transcription_metrics([song, silence], [song, silence], spec)
     assert scores["Onset F1"] == 1.0
     assert math.isnan(scores["Drum onset F1 (full)"])
     assert math.isnan(scores["bass/Onset + offset F1"])
-    zeros = metrics.transcription_metrics(
+    zeros = counts.transcription_metrics(
         [song, silence], [song, silence], spec, empty="zero"
     )
     assert zeros["Onset F1"] == 0.5
@@ -122,16 +122,16 @@ def test_nothing_to_score_is_left_out_of_the_mean():
 @pytest.mark.parametrize("reverse", [False, True])
 def test_one_empty_side_scores_zero(reverse):
     sides = [[Note(0, 1, 60), Note(0, 0.1, 36, is_drum=True)], []]
-    scores = metrics.song_metrics(*(sides[::-1] if reverse else sides))
+    scores = counts.song_metrics(*(sides[::-1] if reverse else sides))
     assert set(scores.values()) == {0.0}
 
 
 def test_no_songs_have_no_scores():
-    assert metrics.transcription_metrics([], []) == {}
+    assert counts.transcription_metrics([], []) == {}
 
 
 def test_wrong_arguments_are_named():
     with pytest.raises(MidiError, match="2 reference songs but 1"):
-        metrics.transcription_metrics([[], []], [[]])
+        counts.transcription_metrics([[], []], [[]])
     with pytest.raises(ConfigError, match="'none'"):
-        metrics.song_metrics([], [], empty="none")
+        counts.song_metrics([], [], empty="none")

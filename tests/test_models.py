@@ -468,17 +468,17 @@ class TestConstruction:
             assert list(inspect.signature(method).parameters)[1:] == parameters
 
     def test_feature_converter_needs_the_train_extra(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "mt3.feature_converters", None)
+        monkeypatch.setitem(sys.modules, "mt3.data.feature_converters", None)
         # `from mt3 import ...` looks at the package's attribute first.
-        monkeypatch.delattr("mt3.feature_converters", raising=False)
+        monkeypatch.delattr("mt3.data.feature_converters", raising=False)
         with pytest.raises(ConfigError, match=r"mt3-transcription\[train\]"):
             _ = tiny().FEATURE_CONVERTER_CLS
 
     def test_feature_converter_is_found_when_it_is_asked_for(self, monkeypatch):
-        module = types.ModuleType("mt3.feature_converters")
+        module = types.ModuleType("mt3.data.feature_converters")
         module.ContinuousInputsEncDecFeatureConverter = marker = object()
-        monkeypatch.setitem(sys.modules, "mt3.feature_converters", module)
-        monkeypatch.setattr("mt3.feature_converters", module, raising=False)
+        monkeypatch.setitem(sys.modules, "mt3.data.feature_converters", module)
+        monkeypatch.setattr("mt3.data.feature_converters", module, raising=False)
         assert tiny().FEATURE_CONVERTER_CLS is marker
         # On the class it stays unasked for: gin looks at every attribute.
         assert models.ContinuousInputsEncoderDecoderModel.FEATURE_CONVERTER_CLS

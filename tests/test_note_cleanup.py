@@ -9,10 +9,11 @@ import pytest
 import soundfile
 from hypothesis import strategies as st
 
-from mt3 import checkpoints, cli, inference, note_cleanup
+from mt3 import checkpoints, cli, inference
+from mt3.beyond import cleanup
+from mt3.beyond.cleanup import CleanupOptions, clean_up
 from mt3.errors import ConfigError
 from mt3.inference import FileResult, InferenceModel, SegmentNotes, TranscribeOptions
-from mt3.note_cleanup import CleanupOptions, clean_up
 from mt3.note_sequences import Note
 from tests import tiny_model
 
@@ -157,7 +158,7 @@ NOTES = st.lists(
 )
 
 
-@hypothesis.given(NOTES, st.sampled_from(note_cleanup.SHORT_NOTES), st.booleans())
+@hypothesis.given(NOTES, st.sampled_from(cleanup.SHORT_NOTES), st.booleans())
 def test_cleaning_keeps_drums_and_makes_no_notes(notes, short_notes, reverse):
     options = {
         "min_duration": 0.1,

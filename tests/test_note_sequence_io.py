@@ -6,7 +6,7 @@ import note_seq
 import pytest
 from hypothesis import given
 
-from mt3 import note_sequence_io
+from mt3.data import note_sequence_io
 from mt3.errors import DataError
 from mt3.note_sequences import Note
 from tests.note_strategies import note_lists

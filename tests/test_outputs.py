@@ -17,10 +17,12 @@ import soundfile
 from hypothesis import given
 from PIL import Image
 
-from mt3 import audio_io, outputs
+from mt3 import outputs
+from mt3.audio import reading
 from mt3.errors import MidiError, OutputError
+from mt3.midi import general_midi
 from mt3.note_sequences import Note
-from mt3.outputs import general_midi, pianoroll, sonify, tables
+from mt3.outputs import pianoroll, sonify, tables
 from tests.note_strategies import note_lists
 
 HOSTILE = '</script><script>alert("1")</script>&\u2028\udcff.wav'
@@ -278,7 +280,7 @@ def test_blocks_of_sound_leave_no_seam(monkeypatch):
 
 def test_recording_beside_the_notes(rng):
     recording = rng.uniform(-0.5, 0.5, 8000 * 4).astype(np.float32)
-    source = audio_io.from_samples(recording, 8000)
+    source = reading.from_samples(recording, 8000)
     data = data_of(make(), "wav", original_audio=source, sample_rate=8000)
     samples, rate = soundfile.read(io.BytesIO(data))
     assert (rate, samples.shape) == (8000, (32000, 2))

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mt3.errors import ConfigError, MidiError
+from mt3.midi import general_midi
+from mt3.midi.reader import read_midi
 from mt3.note_sequences import Note
-from mt3.outputs import Transcription, general_midi, midi
-from mt3.outputs.midi_reader import read_midi
+from mt3.outputs import Transcription, midi
 from tests.note_strategies import note_lists
 
 

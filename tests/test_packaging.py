@@ -32,25 +32,19 @@ HEAVY = {"tensorflow", "seqio", "note_seq", "t5x", "clu", "mirdata"}
 # Only these modules and folders may import TensorFlow and its like at module level,
 # or one another.
 DATA_LAYER = {
+    "data",
     "engine/seqio_data.py",
     "engine/seqio_tasks.py",
-    "evaluation_metrics.py",
-    "feature_converters.py",
+    "metrics.py",
     "mixing.py",
-    "note_sequence_io.py",
     "postprocessors.py",
     "prepare",
     "preprocessors.py",
-    "record_adapters.py",
-    "records.py",
     "registered_tasks.py",
-    "seqio_vocabularies.py",
     "summaries.py",
     "task_pipelines.py",
     "tasks.py",
-    "tf_bridge.py",
     "training_examples.py",
-    "tfrecords.py",
 }
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import seqio
 
-from mt3 import note_sequence_io, postprocessors, seqio_vocabularies
+from mt3 import postprocessors
 from mt3.configs import ISMIR2021, MT3
+from mt3.data import note_sequence_io, seqio_vocabularies
 from mt3.errors import DataError
 from mt3.note_sequences import Note
 from mt3.tokenizer import NoteTokenizer

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt3 import datasets, record_adapters, records, tfrecords
+from mt3 import datasets
+from mt3.data import adapters, records, tfrecords
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import Note
 from mt3.prepare import items, running, sequences
@@ -57,7 +58,7 @@ def read(root, name, split):
 def songs(root, name, split, *, training=False):
     """Returns a split's songs as the tasks get them, by id."""
     config = datasets.get(name, root)
-    adapter = record_adapters.get(config.adapter)
+    adapter = adapters.get(config.adapter)
     made = [
         adapter(record, dataset=config, sample_rate=RATE, training=training)
         for record in read(root, name, split)

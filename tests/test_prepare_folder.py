@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mt3 import datasets, record_adapters, records, tfrecords
+from mt3 import datasets
+from mt3.data import adapters, records, tfrecords
 from mt3.errors import ConfigError, DataError
 from mt3.prepare import items, running
 from mt3.prepare.folder import Folder, divide
@@ -112,7 +113,7 @@ def test_the_record(tmp_path):
     (path,) = datasets.files(config, "train", str(tmp_path))
     (payload,) = tfrecords.read_records(path)
     parsed = records.parse(payload, config.features, path)
-    song = record_adapters.get(config.adapter)(
+    song = adapters.get(config.adapter)(
         {key: value.numpy() for key, value in parsed.items()},
         dataset=config,
         sample_rate=16000,

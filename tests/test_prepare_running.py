@@ -8,7 +8,8 @@ import resource
 
 import pytest
 
-from mt3 import datasets, tfrecords
+from mt3 import datasets
+from mt3.data import tfrecords
 from mt3.errors import ConfigError, DataError, OutputError
 from mt3.prepare import items, plan, running, shards
 from mt3.prepare.folder import Folder

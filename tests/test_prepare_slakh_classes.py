@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from mt3 import datasets, record_adapters
+from mt3 import datasets
+from mt3.data import adapters
 from mt3.prepare import slakh_classes
 
 
 def test_the_classes_are_those_that_are_read():
-    assert list(slakh_classes.CLASS_PROGRAMS) == list(record_adapters.SLAKH_PROGRAMS)
-    assert slakh_classes.DRUMS == record_adapters.SLAKH_DRUMS
-    for name, program in record_adapters.SLAKH_PROGRAMS.items():
+    assert list(slakh_classes.CLASS_PROGRAMS) == list(adapters.SLAKH_PROGRAMS)
+    assert slakh_classes.DRUMS == adapters.SLAKH_DRUMS
+    for name, program in adapters.SLAKH_PROGRAMS.items():
         assert slakh_classes.CLASS_PROGRAMS[name][0] == program
 
 

@@ -7,7 +7,8 @@ import builtins
 import numpy as np
 import pytest
 
-from mt3 import datasets, record_adapters, records, tfrecords
+from mt3 import datasets
+from mt3.data import adapters, records, tfrecords
 from mt3.errors import ConfigError, DataError
 from mt3.prepare import items, running
 from mt3.prepare.synthetic import Synthetic
@@ -24,7 +25,7 @@ def songs(root, split):
             parsed = records.parse(payload, config.features, path)
             record = {key: value.numpy() for key, value in parsed.items()}
             found.append(
-                record_adapters.get(config.adapter)(
+                adapters.get(config.adapter)(
                     record, dataset=config, sample_rate=16000, training=False
                 )
             )

@@ -12,17 +12,9 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from mt3 import (
-    configs,
-    datasets,
-    errors,
-    note_sequence_io,
-    preprocessors,
-    records,
-    spectrograms,
-    tokenizer,
-)
+from mt3 import configs, datasets, errors, preprocessors, spectrograms, tokenizer
 from mt3.configs import ModelConfig
+from mt3.data import note_sequence_io, records
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import Note
 from mt3.vocabularies import VocabularyConfig

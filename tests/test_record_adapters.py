@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt3 import (
-    audio_io,
-    datasets,
-    note_sequence_io,
-    record_adapters,
-    record_fields,
-    records,
-)
+from mt3 import datasets
+from mt3.audio import reading
+from mt3.data import adapters, note_sequence_io, record_fields, records
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import Note, trim_overlapping_notes
 from tests import tiny_datasets
@@ -39,7 +34,7 @@ def record_of(name, split="train", index=0):
 
 def adapt(name, record, *, training=False, sample_rate=16000):
     config = datasets.DATASETS[name]
-    return record_adapters.ADAPTERS[config.adapter](
+    return adapters.ADAPTERS[config.adapter](
         record, dataset=config, sample_rate=sample_rate, training=training
     )
 
@@ -107,7 +102,7 @@ def test_audio_files_of_any_rate_and_channels(file_format):
     stream = io.BytesIO()
     soundfile.write(stream, np.stack([left, 0 * left], 1), 44100, format=file_format)
     samples = record_fields.decode_audio(stream.getvalue(), 16000, "x")
-    assert samples.shape == (audio_io.resampled_length(44100, 44100, 16000),)
+    assert samples.shape == (reading.resampled_length(44100, 44100, 16000),)
     expected = 0.25 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     np.testing.assert_allclose(samples[500:-500], expected[500:-500], atol=1e-3)
 
@@ -257,6 +252,6 @@ def test_notes_without_a_duration_are_dropped_by_trimming_alone():
 
 def test_unknown_adapter():
     with pytest.raises(ConfigError, match="'maestr'.*maestro"):
-        record_adapters.get("maestr")
+        adapters.get("maestr")
     used = {config.adapter for config in datasets.DATASETS.values()}
-    assert used == set(record_adapters.ADAPTERS)
+    assert used == set(adapters.ADAPTERS)

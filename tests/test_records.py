@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mt3 import datasets, records, tf_bridge, tfrecords
+from mt3 import datasets
+from mt3.data import records, tf_bridge, tfrecords
 from mt3.errors import ConfigError, DataError, OutputError
 from tests import tiny_datasets
 

@@ -7,7 +7,8 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from mt3 import seqio_vocabularies, vocabularies
+from mt3 import vocabularies
+from mt3.data import seqio_vocabularies
 from mt3.errors import TokenError
 from mt3.vocabularies import VocabularyConfig
 

@@ -10,8 +10,9 @@ import pytest
 import soundfile
 
 from mt3.errors import ConfigError, DataError
+from mt3.midi import library as midi_library
 from mt3.note_sequences import NOTE_DTYPE
-from mt3.synthesis import corpus, midi_library, recipes
+from mt3.synthesis import corpus, recipes
 from mt3.synthesis.augmentation import NO_AUGMENTATION, AugmentationConfig, Augmenter
 from mt3.synthesis.command import synthesize
 from mt3.synthesis.sampler import HISTORY_SAMPLES, ClipSampler

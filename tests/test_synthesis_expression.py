@@ -7,15 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mt3.midi import note_arrays
 from mt3.note_sequences import Note
-from mt3.synthesis import (
-    expression,
-    instruments,
-    note_arrays,
-    recipes,
-    soundfont,
-    soundfont_writer,
-)
+from mt3.synthesis import expression, instruments, recipes, soundfont, soundfont_writer
 from tests.test_synthesis_notes import overlaps, song
 
 seeds = st.integers(0, 2**32 - 1)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from mt3.errors import DataError, MidiError
-from mt3.outputs.midi_reader import read_midi as read_reference
-from mt3.synthesis import midi_library, note_arrays, song_library
+from mt3.midi import library as midi_library
+from mt3.midi import note_arrays
+from mt3.midi.reader import read_midi as read_reference
+from mt3.synthesis import song_library
 
 
 def write_midi(path, *tracks, ticks_per_beat=480):

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mt3.midi import note_arrays
 from mt3.note_sequences import Note
-from mt3.synthesis import instruments, note_arrays, orchestration, random_notes
+from mt3.synthesis import instruments, orchestration, random_notes
 from tests.note_strategies import note_lists
 
 seeds = st.integers(0, 2**32 - 1)

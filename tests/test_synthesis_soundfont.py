@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from mt3.errors import DataError
+from mt3.midi import note_arrays
 from mt3.note_sequences import Note
-from mt3.synthesis import note_arrays, soundfont, synthesizers
+from mt3.synthesis import soundfont, synthesizers
 from mt3.synthesis.soundfont import Sound
 
 RATE = 16000

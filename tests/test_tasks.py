@@ -11,8 +11,9 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from mt3 import datasets, note_sequences, task_names, tasks, tf_bridge
+from mt3 import datasets, note_sequences, task_names, tasks
 from mt3.configs import ModelConfig
+from mt3.data import tf_bridge
 from mt3.errors import ConfigError, DataError
 from mt3.spectrograms import SpectrogramConfig
 from mt3.task_names import TaskFamily

@@ -9,15 +9,9 @@ from __future__ import annotations
 import functools
 import pathlib
 
-from mt3 import (
-    decoding,
-    feature_converters,
-    models,
-    network,
-    seqio_vocabularies,
-    tasks,
-)
+from mt3 import decoding, models, network, tasks
 from mt3.configs import ModelConfig
+from mt3.data import feature_converters, seqio_vocabularies
 from mt3.engine import adafactor, partitioning, trainer, utils
 from mt3.engine import train as train_module
 from mt3.spectrograms import SpectrogramConfig

@@ -15,16 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from mt3 import network
+from mt3.beyond.evidence import FrameEvidence
+from mt3.beyond.type_first import TypeFirst
 from mt3.decoding.compilation import cache_folder, enable_compilation_cache
-from mt3.decoding.evidence import FrameEvidence
 from mt3.decoding.masks import GrammarMask, LogitMask
 from mt3.decoding.program import decode_batch
-from mt3.decoding.slots import (
-    DecodeOptions,
-    Result,
-    SegmentDecoder,
-    usable_cache_sizes,
-)
 from mt3.decoding.steps import Spec
 from mt3.decoding.strategies import (
     Beam,
@@ -33,7 +28,12 @@ from mt3.decoding.strategies import (
     Temperature,
     from_name,
 )
-from mt3.decoding.type_first import TypeFirst
+from mt3.decoding.stream import (
+    DecodeOptions,
+    Result,
+    SegmentDecoder,
+    usable_cache_sizes,
+)
 from mt3.errors import ShapeError
 
 __all__ = [

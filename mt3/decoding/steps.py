@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from mt3 import frame_heads, network
-from mt3.decoding import columns
-from mt3.decoding.evidence import Evidence, FrameEvidence
+from mt3.beyond.evidence import Evidence, FrameEvidence
+from mt3.beyond.type_first import TypeFirst
+from mt3.decoding import layer_step
 from mt3.decoding.masks import GrammarMask, LogitMask
 from mt3.decoding.strategies import NEG_INF, Strategy
-from mt3.decoding.type_first import TypeFirst
 from mt3.errors import CheckpointError, ConfigError
 
 Array = jax.Array
@@ -74,7 +74,7 @@ class Weights(NamedTuple):
 
     encoder: Mapping[str, Any]  # without the layers
     encoder_layers: Any  # one layer's tree, stacked along a leading axis
-    decoder: columns.DecoderWeights
+    decoder: layer_step.DecoderWeights
     heads: Mapping[str, Any] | None = None  # of frames, where there is evidence
 
 
@@ -98,8 +98,8 @@ class Carry(NamedTuple):
 
 # Compiled functions of one layer: within a program JAX traces them once, not once for
 # each layer.
-_project_cross = jax.jit(columns.project_cross, static_argnums=0)
-_layer_step = jax.jit(columns.layer_step, static_argnums=0)
+_project_cross = jax.jit(layer_step.project_cross, static_argnums=0)
+_layer_step = jax.jit(layer_step.layer_step, static_argnums=0)
 
 
 def split_weights(params: Mapping[str, Any], spec: Spec) -> Weights:
@@ -122,7 +122,7 @@ def split_weights(params: Mapping[str, Any], spec: Spec) -> Weights:
     return Weights(
         encoder={key: encoder[key] for key in encoder if key not in encoder_names},
         encoder_layers=jax.tree.map(lambda *a: jnp.stack(a), *encoder_layers),
-        decoder=columns.arrange(decoder, config, spec.max_length),
+        decoder=layer_step.arrange(decoder, config, spec.max_length),
         heads=_heads(params) if spec.evidence is not None else None,
     )
 
@@ -258,7 +258,7 @@ def step(spec: Spec, weights: Weights, carry: Carry) -> Carry:
     length = carry.cache[0][0].shape[-1]
     # Slots at rest are computed too, and ignored; they may stand past the end.
     position = jnp.repeat(jnp.minimum(index, length - 1), beams)
-    y = columns.embed(weights.decoder, carry.tokens.reshape(-1), position)
+    y = layer_step.embed(weights.decoder, carry.tokens.reshape(-1), position)
     cache = []
     for layer, cross, (cache_k, cache_v) in zip(
         weights.decoder.layers, carry.encoded.cross, carry.cache, strict=True
@@ -267,7 +267,7 @@ def step(spec: Spec, weights: Weights, carry: Carry) -> Carry:
             spec.config, layer, y, *cross, cache_k, cache_v, position
         )
         cache.append((cache_k, cache_v))
-    logits = columns.to_logits(spec.config, weights.decoder, y)
+    logits = layer_step.to_logits(spec.config, weights.decoder, y)
     logits = logits.reshape(slots, beams, -1)
     encoded = carry.encoded
     # Without what the choice does not look at, its traced function serves all lengths

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mt3 import checkpoints as model_checkpoints
-from mt3 import frame_heads, guided
+from mt3 import frame_heads
+from mt3.beyond import guided
 from mt3.engine import checkpoints
 from mt3.errors import CheckpointError
 

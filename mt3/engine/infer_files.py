@@ -14,7 +14,7 @@ import numpy as np
 
 from mt3.engine import utils
 from mt3.errors import DataError, OutputError
-from mt3.outputs.files import atomic_file
+from mt3.files import atomic_file
 
 _LOG = logging.getLogger("mt3")
 

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from mt3 import decoding, models, network
-from mt3.decoding.slots import default_num_slots
+from mt3.decoding.stream import default_num_slots
 from mt3.engine.partitioning import PjitPartitioner
 from mt3.errors import ConfigError, near_misses
 

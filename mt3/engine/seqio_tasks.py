@@ -19,8 +19,8 @@ import seqio
 import tensorflow as tf
 
 from mt3.configs import ModelConfig
+from mt3.data.tf_bridge import original_error
 from mt3.errors import ConfigError, DataError, MT3Error, near_misses
-from mt3.tf_bridge import original_error
 
 Batch = Mapping[str, np.ndarray]
 Provider = seqio.Task | seqio.Mixture

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mt3 import note_grids, spectrograms
+from mt3 import spectrograms
+from mt3.beyond import grids
 from mt3.configs import ModelConfig
 from mt3.engine.utils import DatasetConfig
 from mt3.errors import ConfigError, DataError
@@ -106,7 +107,7 @@ def device_features(
       the targets' length) and the decoder's features; None when these are too long.
     """
     features = token_features(notes, tokenizer)
-    rows = note_grids.note_rows(notes, tokenizer.config.targets_length // 2)
+    rows = grids.note_rows(notes, tokenizer.config.targets_length // 2)
     if features is None or rows is None:
         return None
     peak = max(float(np.abs(samples).max(initial=0.0)), 1.0)
@@ -324,7 +325,8 @@ class RandomSegments:
     def segment(self, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Returns (samples, notes); see `SegmentFunction`."""
         # The synthesizer is only needed where something is rendered.
-        from mt3.synthesis import note_arrays, random_notes, soundfont
+        from mt3.midi import note_arrays
+        from mt3.synthesis import random_notes, soundfont
 
         rng = np.random.default_rng(key)
         seconds = self.config.segment_seconds

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mt3 import errors
-from mt3.outputs.files import atomic_file
+from mt3.files import atomic_file
 from mt3.outputs.transcription import NOTE_COLUMNS, Transcription
 
 __all__ = [
@@ -54,7 +54,7 @@ class OutputOptions:
       tempo: beats per minute of MIDI files.
       scores: metric values to show in the report.
       original_audio: recording to put left of the notes in WAV files: a path or an
-        `audio_io.AudioSource`; None for the notes alone.
+        `reading.AudioSource`; None for the notes alone.
       sample_rate: Hz of WAV files.
     """
 

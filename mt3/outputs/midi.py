@@ -35,9 +35,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from mt3 import errors
+from mt3.midi import general_midi
+from mt3.midi.reader import read_midi
 from mt3.note_sequences import Note
-from mt3.outputs import general_midi
-from mt3.outputs.midi_reader import read_midi
 from mt3.outputs.transcription import Transcription
 
 if TYPE_CHECKING:

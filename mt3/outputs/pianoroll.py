@@ -14,8 +14,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
+from mt3.midi import general_midi
 from mt3.note_sequences import Note
-from mt3.outputs import general_midi
 from mt3.outputs.transcription import Transcription
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, BinaryIO
 
-from mt3.outputs import general_midi
+from mt3.midi import general_midi
 from mt3.outputs.pianoroll import clock_time, instrument_colours
 from mt3.outputs.transcription import Transcription
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from mt3 import errors
+from mt3.midi import general_midi
 from mt3.note_sequences import Note
-from mt3.outputs import general_midi
 from mt3.outputs.transcription import Transcription
 
 if TYPE_CHECKING:
-    from mt3.audio_io import AudioSource
+    from mt3.audio.reading import AudioSource
 
 BLOCK_SECONDS = 10.0
 # What is added after the end, for tones to die away.
@@ -224,9 +224,9 @@ def _falling_tone(
 def _open(original: str | os.PathLike[str] | AudioSource) -> AudioSource:
     if not isinstance(original, (str, os.PathLike)):
         return original
-    from mt3 import audio_io
+    from mt3.audio import reading
 
-    return audio_io.open_audio(original)
+    return reading.open_audio(original)
 
 
 def _beside(

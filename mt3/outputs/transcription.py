@@ -8,8 +8,8 @@ from typing import Any
 
 import mt3
 from mt3 import errors
+from mt3.midi import general_midi
 from mt3.note_sequences import Note, validate_notes
-from mt3.outputs import general_midi
 
 # How a note appears in JSON, JSONL and CSV, in this order.
 NOTE_COLUMNS = (

@@ -7,23 +7,23 @@ import os
 
 import numpy as np
 
-from mt3 import audio_io
+from mt3.audio import reading
 
 
 def read(path: str | os.PathLike[str], sample_rate: int) -> tuple[np.ndarray, int]:
     """Reads a recording.
 
     Args:
-      path: any file that `audio_io` reads.
+      path: any file that `mt3.audio.reading` reads.
       sample_rate: Hz of the result; 0 for the file's own.
 
     Returns:
       (float32 [n], its sample rate in Hz).
 
     Raises:
-      AudioError: as `audio_io.open_audio`.
+      AudioError: as `reading.open_audio`.
     """
-    source = audio_io.open_audio(path)
+    source = reading.open_audio(path)
     rate = sample_rate or source.sample_rate
     return np.concatenate(list(source.blocks(rate))), rate
 

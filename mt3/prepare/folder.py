@@ -32,8 +32,8 @@ from mt3.prepare.items import (
     Settings,
     contents,
 )
-from mt3.scoring import MIDI_EXTENSIONS
-from mt3.transcription_jobs import AUDIO_SUFFIXES
+from mt3.scoring.files import MIDI_EXTENSIONS
+from mt3.transcribe import AUDIO_SUFFIXES
 
 SPLITS = ("train", "validation", "test")
 _NAMED_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")

@@ -26,6 +26,7 @@ from typing import Any
 
 from note_seq.protobuf import music_pb2
 
+from mt3.data.adapters import GUITARSET_PROGRAM
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import DEFAULT_VELOCITY, Note, validate_notes
 from mt3.prepare import recordings, sequences
@@ -38,7 +39,6 @@ from mt3.prepare.items import (
     contents,
     find_root,
 )
-from mt3.record_adapters import GUITARSET_PROGRAM
 
 RECORDINGS = {"mic": "audio_mono-mic", "mix": "audio_mono-pickup_mix"}
 VALIDATION_PROGRESSION = "3"

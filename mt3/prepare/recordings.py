@@ -21,7 +21,7 @@ def read(
     """Reads a recording that the notes are of.
 
     Args:
-      path: any file that `audio_io` reads.
+      path: any file that `mt3.audio.reading` reads.
       sequence: its notes.
       settings: sample rate, and how far the two lengths may be apart.
       both_ways: see `check_lengths`.

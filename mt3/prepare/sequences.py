@@ -14,7 +14,7 @@ from pathlib import Path
 from note_seq import midi_io
 from note_seq.protobuf import music_pb2
 
-from mt3 import note_sequence_io
+from mt3.data import note_sequence_io
 from mt3.errors import MidiError
 from mt3.note_sequences import Note
 

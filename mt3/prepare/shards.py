@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mt3 import tfrecords
+from mt3 import files
+from mt3.data import tfrecords
 from mt3.datasets import FeatureSpec
 from mt3.errors import MT3Error, OutputError
-from mt3.outputs import files
 from mt3.prepare import examples
 from mt3.prepare.items import Archive, Item, LeftOut, Problem, Record
 

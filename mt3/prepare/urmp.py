@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mt3.data.adapters import URMP_PROGRAMS
 from mt3.errors import DataError
 from mt3.note_sequences import Note, validate_notes
 from mt3.prepare import recordings, sequences
@@ -29,7 +30,6 @@ from mt3.prepare.items import (
     contents,
     find_root,
 )
-from mt3.record_adapters import URMP_PROGRAMS
 
 VALIDATION_PIECES = frozenset({1, 2, 12, 13, 24, 25, 31, 38, 39})
 _PIECE = re.compile(r"(?P<number>\d\d)_[^_]+_[a-z_]+$")

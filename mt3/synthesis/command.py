@@ -10,15 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from mt3.errors import ConfigError, MT3Error
+from mt3.midi import library, note_arrays
 from mt3.note_sequences import Note
-from mt3.synthesis import (
-    corpus,
-    midi_library,
-    note_arrays,
-    orchestration,
-    random_notes,
-    recipes,
-)
+from mt3.synthesis import corpus, orchestration, random_notes, recipes
 from mt3.synthesis.soundfont import SoundFont, default_soundfont, open_soundfont
 
 # What still rings after the last note's end is kept.
@@ -142,7 +136,7 @@ def _render_files(
     say: Callable[[str], None],
 ) -> Synthesized:
     """Renders each MIDI file and random piece to a pair of files."""
-    files = midi_library.find_midi(inputs) if inputs else []
+    files = library.find_midi(inputs) if inputs else []
     targets = _output_paths(files, inputs, output)
     jobs: list[tuple[Path, Path | None]] = list(zip(targets, files, strict=True))
     jobs += [(output / f"random_{n:05d}.wav", None) for n in range(random)]
@@ -199,7 +193,7 @@ def _render_file(
     if path is None:
         notes = random_notes.random_notes(rng, seconds=seconds)
     else:
-        notes = midi_library.read_song(path).notes
+        notes = library.read_song(path).notes
     sounds = {}
     if reorchestrate and path is not None:
         notes = orchestration.change_tempo(notes, float(rng.uniform(0.8, 1.25)))
@@ -231,7 +225,8 @@ def write_pair(
     """
     import soundfile
 
-    from mt3.outputs import files, midi
+    from mt3 import files
+    from mt3.outputs import midi
     from mt3.outputs.transcription import Transcription
 
     result = Transcription(notes, duration=len(samples) / sample_rate, source=path.stem)

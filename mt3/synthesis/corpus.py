@@ -31,7 +31,8 @@ from pathlib import Path
 import numpy as np
 
 from mt3.errors import ConfigError, DataError, near_misses
-from mt3.synthesis import effects, note_arrays, orchestration, recipes
+from mt3.midi import note_arrays
+from mt3.synthesis import effects, orchestration, recipes
 from mt3.synthesis.song_library import Library, load_library
 from mt3.synthesis.soundfont import SoundFont, default_soundfont, open_soundfont
 

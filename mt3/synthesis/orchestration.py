@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mt3.synthesis import instruments, note_arrays
+from mt3.midi import note_arrays
+from mt3.synthesis import instruments
 
 DRUM_TRACK = 65535
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mt3.synthesis import instruments, note_arrays
+from mt3.midi import note_arrays
+from mt3.synthesis import instruments
 
 SHORTEST_SECONDS = 0.05
 LONGEST_SECONDS = 3.0

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from mt3.errors import DataError, near_misses
-from mt3.synthesis import corpus, note_arrays
+from mt3.midi import note_arrays
+from mt3.synthesis import corpus
 from mt3.synthesis.augmentation import AugmentationConfig, Augmenter
 
 # Audio before the segment that the room augmentation lets ring on: half a second.

@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from mt3.errors import DataError
+from mt3.midi import note_arrays
 from mt3.note_sequences import Note
-from mt3.synthesis import note_arrays
 from mt3.synthesis.synthesizers import DRUM_BANK, open_synthesizer
 
 # A drum hit rings at least this long, whatever length its MIDI note has.

@@ -83,16 +83,16 @@ def scores(reference_notes, estimated_notes, track_specs=None) -> dict[str, floa
       estimated_notes: likewise.
       track_specs: [name, program, is_drum] of tracks to score apart.
     """
-    from mt3 import metrics
+    from mt3.scoring import counts
 
     specs = None
     if track_specs is not None:
-        specs = [metrics.TrackSpec(*spec) for spec in track_specs]
-    return metrics.transcription_metrics(
+        specs = [counts.TrackSpec(*spec) for spec in track_specs]
+    return counts.transcription_metrics(
         [_notes(song) for song in reference_notes],
         [_notes(song) for song in estimated_notes],
         track_specs=specs,
-        **metrics.ORIGINAL,
+        **counts.ORIGINAL,
     )
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mt3.errors import ConfigError, MT3Error, OutputError, near_misses
-from mt3.outputs import general_midi
+from mt3.midi import general_midi
 
 if TYPE_CHECKING:
-    from mt3.note_cleanup import CleanupOptions
+    from mt3.beyond.cleanup import CleanupOptions
 
 # What a folder is searched for; a file that is named is tried whatever its ending.
 AUDIO_SUFFIXES = frozenset(
@@ -209,7 +209,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _cleanup_options(options: argparse.Namespace) -> CleanupOptions | None:
     """Returns what to mend; None leaves it to the model."""
-    from mt3.note_cleanup import CleanupOptions
+    from mt3.beyond.cleanup import CleanupOptions
 
     given = {
         name: value
@@ -275,9 +275,10 @@ class _Run:
 
     def run(self) -> int:
         """Transcribes all jobs; returns how many failed."""
-        from mt3 import audio_io, inference
+        from mt3 import inference
+        from mt3.audio import reading
 
-        readable = list(self._readable(audio_io))
+        readable = list(self._readable(reading))
         if not readable:
             return self._failures
         options = self._options
@@ -313,11 +314,11 @@ class _Run:
                 self._settle(item, job)
         return self._failures
 
-    def _readable(self, audio_io: Any) -> Iterator[tuple[Job, float | None]]:
+    def _readable(self, reading: Any) -> Iterator[tuple[Job, float | None]]:
         """Yields jobs whose headers can be read, with durations; names the others."""
         for job in self._jobs:
             try:
-                source = audio_io.open_audio(
+                source = reading.open_audio(
                     job.source, allow_truncated=self._options.allow_truncated
                 )
                 yield job, source.duration

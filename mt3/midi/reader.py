@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mt3 import errors
+from mt3.midi import general_midi
 from mt3.note_sequences import Note
-from mt3.outputs import general_midi
 
 if TYPE_CHECKING:
     import mido

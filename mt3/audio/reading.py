@@ -1,10 +1,10 @@
 """Audio in: any file or array as mono float32 at the model's sample rate.
 
-    source = audio_io.open_audio("song.mp3")
+    source = reading.open_audio("song.mp3")
     for block in source.blocks(16000):        # bounded memory, any length
         ...
-    samples = audio_io.read_audio("song.mp3")  # all of it
-    for start, samples in audio_io.segments("song.mp3", segment_samples=32768):
+    samples = reading.read_audio("song.mp3")  # all of it
+    for start, samples in reading.segments("song.mp3", segment_samples=32768):
         ...
 
 Channels are mixed by their mean; resampling is soxr's "HQ" (the quality that
@@ -13,7 +13,7 @@ N samples at rate r become exactly `resampled_length(N, r, R)` samples at rate R
 nearest whole number to N R / r and at least one: nothing drifts over hours.
 
 Samples that are not finite are an error that names their time. One sample is
-audio; none is an error. See `mt3.audio_decoders` for formats and damaged files.
+audio; none is an error. See `mt3.audio.decoders` for formats and damaged files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mt3.audio_decoders import ArrayDecoder, AudioInfo, Decoder, open_decoder
+from mt3.audio.decoders import ArrayDecoder, AudioInfo, Decoder, open_decoder
 from mt3.errors import AudioError
 
 DEFAULT_SAMPLE_RATE = 16000

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from mt3.errors import DataError, MidiError
+from mt3.midi import note_arrays
 from mt3.note_sequences import Note
-from mt3.synthesis import note_arrays
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar")
 DRUM_CHANNEL = 9

@@ -26,10 +26,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from mt3.metrics import GRANULARITIES, MatchCounts
 from mt3.metrics_utils import NoteArrays, match_notes, precision_recall_f1
+from mt3.midi import general_midi
 from mt3.note_sequences import Note
-from mt3.outputs import general_midi
+from mt3.scoring.counts import GRANULARITIES, MatchCounts
 
 # At "flat" all pitched notes are one instrument, so there is nothing to tell apart.
 DETECTION_GRANULARITIES = ("midi_class", "full")

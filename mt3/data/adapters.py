@@ -38,12 +38,13 @@ from typing import Protocol
 
 import numpy as np
 
-from mt3 import note_sequence_io, note_sequences, record_fields
+from mt3 import note_sequences
+from mt3.data import note_sequence_io, record_fields
+from mt3.data.note_sequence_io import PitchBends
+from mt3.data.record_fields import Record
 from mt3.datasets import DatasetConfig
 from mt3.errors import ConfigError, DataError, near_misses
-from mt3.note_sequence_io import PitchBends
 from mt3.note_sequences import Note
-from mt3.record_fields import Record
 
 GUITARSET_PROGRAM = 24
 # Ends of ids that name the recording of an excerpt: microphone, mix of pickups.

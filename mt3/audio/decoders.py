@@ -3,7 +3,7 @@
 Three implementations of one small interface (`Decoder`): libsndfile through
 `soundfile` (WAV, FLAC, MP3, OGG, AIFF and others), the `ffmpeg` program for what
 libsndfile does not know (M4A, AAC, WMA, the sound of a video), and an array in
-memory. `mt3.audio_io` puts mixing down, resampling and segments on top of them.
+memory. `mt3.audio.reading` puts mixing down, resampling and segments on top of them.
 
 What a decoder promises:
 
@@ -32,8 +32,8 @@ from typing import Protocol
 
 import numpy as np
 
-from mt3 import audio_headers
-from mt3.audio_headers import audio_error as _error
+from mt3.audio import headers
+from mt3.audio.headers import audio_error as _error
 from mt3.errors import AudioError
 
 # libsndfile's length for "not known".
@@ -86,8 +86,8 @@ def open_decoder(
       AudioError: missing, not a file, empty, cut, no audio, or an unknown format.
     """
     path = pathlib.Path(path)
-    head = audio_headers.read_head(path)
-    chunk = audio_headers.find_sound_chunk(path, head)
+    head = headers.read_head(path)
+    chunk = headers.find_sound_chunk(path, head)
     if chunk and chunk.missing and not allow_truncated:
         raise _error(
             path,
@@ -102,15 +102,15 @@ def open_decoder(
     except (soundfile.LibsndfileError, TypeError) as error:
         # TypeError: soundfile wants a sample rate for *.raw.
         reason = str(error).rstrip(".")
-    kind = audio_headers.what_it_is(path, head)
+    kind = headers.what_it_is(path, head)
     if kind:
-        raise _error(path, f"found {kind}", f"expected {audio_headers.SUPPORTED}")
+        raise _error(path, f"found {kind}", f"expected {headers.SUPPORTED}")
     program = shutil.which("ffmpeg")
     if program is None:
         raise _error(
             path,
             f"libsndfile cannot read it ({reason})",
-            f"expected {audio_headers.SUPPORTED}. {audio_headers.FFMPEG_HELP}",
+            f"expected {headers.SUPPORTED}. {headers.FFMPEG_HELP}",
         )
     return FfmpegDecoder(path, program, allow_truncated)
 
@@ -130,7 +130,7 @@ class SoundFileDecoder:
     def __init__(
         self,
         path: pathlib.Path,
-        chunk: audio_headers.SoundChunk | None,
+        chunk: headers.SoundChunk | None,
         allow_truncated: bool,
     ) -> None:
         self._path = path
@@ -156,7 +156,7 @@ class SoundFileDecoder:
                 yield file
             return
         with (
-            audio_headers.UnknownLengthFile(self._path, self._unwritten) as raw,
+            headers.UnknownLengthFile(self._path, self._unwritten) as raw,
             soundfile.SoundFile(raw) as file,
         ):
             yield file
@@ -226,7 +226,7 @@ class FfmpegDecoder:
             raise _error(
                 path,
                 f"neither libsndfile nor ffmpeg can read it ({_last_line(chatter)})",
-                f"expected {audio_headers.SUPPORTED}, or a format that ffmpeg knows",
+                f"expected {headers.SUPPORTED}, or a format that ffmpeg knows",
             )
         sample_rate, channels, _ = header
         self.info = AudioInfo(

@@ -26,9 +26,15 @@ import seqio
 import tensorflow as tf
 
 from mt3 import datasets
+from mt3.data.tfrecords import (
+    RecordSpan,
+    ShardWriter,
+    count_records,
+    read_payload,
+    scan,
+)
 from mt3.datasets import DatasetConfig, FeatureSpec
 from mt3.errors import ConfigError, DataError
-from mt3.tfrecords import RecordSpan, ShardWriter, count_records, read_payload, scan
 
 __all__ = [
     "ON_CORRUPT",

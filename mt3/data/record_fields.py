@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mt3 import audio_io
+from mt3.audio import reading
 from mt3.errors import AudioError, DataError
 
 Record = Mapping[str, "bytes | np.ndarray"]
@@ -142,7 +142,7 @@ def resample(
         if len(samples) and finite and from_rate > 0:
             return samples
     try:
-        source = audio_io.from_samples(samples, from_rate, name=name)
+        source = reading.from_samples(samples, from_rate, name=name)
         return np.concatenate(list(source.blocks(to_rate)))
     except AudioError as error:
         raise DataError(str(error)) from error

@@ -1,6 +1,6 @@
 """What the first bytes of a file say: is it audio, and is all of it there.
 
-Used by `mt3.audio_decoders` before and after libsndfile has had its look, for three
+Used by `mt3.audio.decoders` before and after libsndfile has had its look, for three
 things that libsndfile does not do: naming what a file is when it is no audio, noticing
 that a WAV or AIFF file was cut, and reading a WAV whose writer could not, or did not
 live to, fill in the length.

@@ -56,14 +56,14 @@ from mt3 import (
     layers,
     losses,
     models,
-    note_grids,
     spectrograms,
     vocabularies,
 )
+from mt3.beyond import grids
+from mt3.beyond.grids import NEXT_EVENT_CLASSES, NUM_CLASSES, frame_of_time
 from mt3.configs import ModelConfig
 from mt3.errors import ConfigError
 from mt3.network import MAX_POSITIONS, T5Config
-from mt3.note_grids import NEXT_EVENT_CLASSES, NUM_CLASSES, frame_of_time
 
 AUXILIARY = "auxiliary"
 _CLASS_WEIGHT = 3.0
@@ -136,7 +136,7 @@ def event_times(target_tokens: jax.Array, config: ModelConfig) -> jax.Array:
 class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
     """The model with training aids.
 
-    Its batches hold `notes` [B, N, 4] (`note_grids.note_rows`) beside the tokens, and
+    Its batches hold `notes` [B, N, 4] (`grids.note_rows`) beside the tokens, and
     frames or `samples` int16 [B, history + segment]. Only the losses and the initial
     parameters differ; `network_params` leaves the network's own.
     """
@@ -331,10 +331,10 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
     def _encoder_aids(self, heads, encoded, intermediates, notes):
         """Returns the weighted losses of what is guided in the encoder, and metrics."""
         guide, config = self.guide, self.config
-        begin = note_grids.onset_grid(notes, config)
-        sound = note_grids.sounding_grid(notes, config)
-        hits = note_grids.onset_grid(notes, config, drums=True)
-        playing = note_grids.sounding_grid(notes, config, classes=True)
+        begin = grids.onset_grid(notes, config)
+        sound = grids.sounding_grid(notes, config)
+        hits = grids.onset_grid(notes, config, drums=True)
+        playing = grids.sounding_grid(notes, config, classes=True)
         targets = jnp.concatenate([begin, sound, hits, playing], axis=-1)
         logits = frame_heads.frame_logits(heads, encoded)
         loss = _binary_loss(jnp.concatenate(logits, axis=-1), targets)
@@ -344,7 +344,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         metrics["next_event_loss"] = jnp.sum(
             optax.softmax_cross_entropy_with_integer_labels(
                 jnp.matmul(encoded, heads["next_event"]),
-                note_grids.next_event(notes, config),
+                grids.next_event(notes, config),
             )
         )
         metrics["local_loss"] = jnp.zeros((), jnp.float32)
@@ -368,7 +368,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         described, logits = sown["described"][0], sown["note_logits"][0]
         low = harmonic_stem.LOWEST_PITCH
         targets = targets[:, :, low : low + harmonic_stem.NUM_PITCHES]
-        there, begins = note_grids.at_onsets(described, notes, self.config, low)
+        there, begins = grids.at_onsets(described, notes, self.config, low)
         pitch = jnp.clip(
             notes[..., 2].astype(jnp.int32) - low, 0, len(heads["class_bias"]) - 1
         )

@@ -23,12 +23,12 @@ import jax
 import numpy as np
 
 from mt3 import network
-from mt3.decoding.evidence import FrameEvidence
+from mt3.beyond.evidence import FrameEvidence
+from mt3.beyond.type_first import TypeFirst
 from mt3.decoding.masks import LogitMask
 from mt3.decoding.program import Program
 from mt3.decoding.steps import Carry, Encoded, Spec
 from mt3.decoding.strategies import Beam, Strategy
-from mt3.decoding.type_first import TypeFirst
 from mt3.errors import ConfigError, ShapeError
 from mt3.vocabularies import EOS_ID
 

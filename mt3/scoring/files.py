@@ -1,9 +1,9 @@
 """Scores of transcribed MIDI files against reference MIDI files: `mt3 score`.
 
 A pair of files, or two folders whose files are paired by their path without
-extension. Scores are those of `mt3.metrics` and `mt3.instrument_metrics`, per song
-and averaged over songs; with several songs also over all of them together ("micro"),
-and a table of the instrument classes.
+extension. Scores are those of `counts` and `instruments`, per song and averaged over
+songs; with several songs also over all of them together ("micro"), and a table of the
+instrument classes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mt3 import errors
 
 if TYPE_CHECKING:
-    from mt3.instrument_metrics import ClassCounts
+    from mt3.scoring.instruments import ClassCounts
 
 MIDI_EXTENSIONS = (".mid", ".midi", ".kar")
 
@@ -119,7 +119,7 @@ def score_files(
       estimate: MIDI file or folder with transcriptions.
       apply_sustain: lengthen notes by the sustain pedal, in both.
       metrics: names or patterns of the scores to keep ("*F1*"); all by default.
-      **options: as for `mt3.metrics.song_counts`.
+      **options: as for `mt3.scoring.counts.song_counts`.
 
     Returns:
       The report; nothing is printed.
@@ -128,9 +128,9 @@ def score_files(
       MidiError: a path that does not exist, or a file where the other is a folder.
       ConfigError: a pattern that no metric has.
     """
-    from mt3 import instrument_metrics
-    from mt3 import metrics as metrics_lib
-    from mt3.outputs.midi_reader import read_midi
+    from mt3.midi.reader import read_midi
+    from mt3.scoring import counts as metrics_lib
+    from mt3.scoring import instruments as instrument_metrics
 
     pairs, failures = pair_files(reference, estimate)
     songs, all_counts, all_instruments = [], [], []
@@ -288,7 +288,7 @@ def format_table(report: ScoreReport, *, classes: bool = True) -> str:
 
 def format_short_table(scores: Mapping[str, float]) -> str:
     """Returns the handful of main scores as aligned text."""
-    from mt3.metrics import MAIN_METRICS
+    from mt3.scoring.counts import MAIN_METRICS
 
     main = {name: scores[name] for name in MAIN_METRICS if name in scores}
     return "\n".join(_columns({"score": main})) + "\n"
@@ -320,7 +320,7 @@ def _columns(columns: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 def _class_lines(classes: Mapping[str, ClassCounts]) -> list[str]:
     """Aligns the table of the instrument classes."""
-    from mt3.instrument_metrics import class_table
+    from mt3.scoring.instruments import class_table
 
     rows = class_table(classes)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

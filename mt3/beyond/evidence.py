@@ -31,10 +31,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mt3 import frame_heads, harmonic_stem
+from mt3.beyond.grids import NUM_CLASSES, frame_of_time
 from mt3.configs import ModelConfig
 from mt3.decoding.masks import GrammarMask, GrammarState, pitches_in
 from mt3.errors import ConfigError
-from mt3.note_grids import NUM_CLASSES, frame_of_time
 from mt3.vocabularies import NUM_PITCHES, NUM_PROGRAMS, NUM_SPECIAL_IDS
 
 Array = jax.Array

@@ -1,0 +1,1 @@
+"""Recordings: reading any format in blocks at any rate."""

@@ -1,0 +1,1 @@
+"""MIDI: one reader, General MIDI names, notes as arrays."""

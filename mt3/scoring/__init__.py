@@ -1,0 +1,1 @@
+"""Comparing notes with notes: counts, scores, files of scores. NumPy and mir_eval."""

@@ -359,7 +359,7 @@ def check(options: argparse.Namespace, limit: limits.Limits) -> dict[str, int]:
     plain = plain_decoder.PlainDecoder(params, config, strategy, max_length=320)
     ours, theirs = streamed(decoder, frames), plain.run(frames)
     counts = {"example": require_equal(ours, theirs, "example")}
-    from tests import golden_model
+    from tests.support import golden_model
 
     golden = golden_model.training_batch()["encoder_input_tokens"]
     config = dataclasses.replace(golden_model.CONFIG, dropout_rate=0.0)

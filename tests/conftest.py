@@ -64,8 +64,8 @@ def golden_data() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A tiny model with random weights (`tests.tiny_model.CONFIG`), as a file."""
-    from tests import tiny_model
+    """A tiny model with random weights (`tests.support.tiny_model`), as a file."""
+    from tests.support import tiny_model
 
     path = tmp_path_factory.mktemp("tiny_model") / "tiny.safetensors"
     tiny_model.write(path)

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import decoding_costs, op_profile, plain_decoder, transcribe
 from benchmarks.forced_lengths import ForcedLengths
 from mt3 import configs, decoding, network
-from tests import golden_model
+from tests.support import golden_model
 
 CONFIG = golden_model.TINY
 MAX_LENGTH = 16

@@ -28,7 +28,7 @@ from mt3.engine.train_state import TrainState
 from mt3.engine.utils import SaveCheckpointConfig
 from mt3.errors import CheckpointError, ConfigError, DataError, OutputError
 from mt3.synthesis import corpus, soundfont
-from tests.test_synthesis_midi import make_library
+from tests.support.midi_files import make_library
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 POSITION = {"source": {"batch": 17}, "random_seed": 3}

@@ -15,7 +15,7 @@ import seqio
 from absl import flags
 
 from mt3 import tasks, vocabularies
-from tests import tiny_datasets
+from tests.support import tiny_datasets
 
 DATA_SETS = ("guitarset", "urmp")
 FAMILY = "notes_ties_vb1"

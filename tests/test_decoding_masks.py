@@ -16,7 +16,7 @@ from mt3.decoding import Beam, Temperature, decode
 from mt3.decoding.masks import GrammarMask
 from mt3.errors import ConfigError
 from mt3.note_sequences import Note
-from tests import note_strategies
+from tests.support import note_strategies
 
 EOS = 1
 MAX_IDS = 200

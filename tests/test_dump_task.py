@@ -11,7 +11,7 @@ import seqio
 
 from mt3 import vocabularies
 from mt3.configs import MT3
-from tests import tiny_datasets
+from tests.support import tiny_datasets
 
 CODEC = vocabularies.build_codec(MT3.vocabulary)
 

@@ -17,7 +17,7 @@ from mt3 import network
 from mt3.engine import eval as eval_module
 from mt3.engine import evaluation, partitioning, prediction, restoring, trainer, utils
 from mt3.errors import CheckpointError, ConfigError, DataError, OutputError
-from tests import tiny_model, tiny_training
+from tests.support import tiny_model, tiny_training
 
 FAMILY = tiny_training.FAMILY
 TASKS = (f"{FAMILY}_eval_train", f"{FAMILY}_validation")

@@ -14,7 +14,7 @@ from mt3.engine import infer as infer_module
 from mt3.engine import launch, partitioning, utils
 from mt3.engine.infer_files import write_inferences_to_file
 from mt3.errors import ConfigError, OutputError
-from tests import tiny_datasets, tiny_training
+from tests.support import tiny_datasets, tiny_training
 
 TASK = f"{tiny_training.FAMILY}_validation"
 RESULT = f"{TASK}-predict.jsonl-00000-of-00001"

@@ -17,10 +17,10 @@ from mt3.errors import ConfigError
 
 @pytest.fixture(scope="module")
 def results(request, tmp_path_factory):
-    """What `tests.eight_devices` found."""
+    """What `tests.support.eight_devices` found."""
     folder = tmp_path_factory.mktemp("devices")
     process = subprocess.run(
-        [sys.executable, "-m", "tests.eight_devices", folder],
+        [sys.executable, "-m", "tests.support.eight_devices", folder],
         cwd=request.config.rootpath,
         env={
             **os.environ,

@@ -21,7 +21,7 @@ import seqio
 from mt3.engine import checkpoints, data_sources, seqio_data, seqio_tasks, utils
 from mt3.errors import ConfigError, DataError
 from mt3.vocabularies import VocabularyConfig, build_codec, vocabulary_from_codec
-from tests import tiny_training
+from tests.support import tiny_training
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +293,7 @@ def test_killed_run_goes_on_exactly(task, data, tmp_path):
             import os, pathlib, signal, sys
             sys.path.insert(0, {os.getcwd()!r})
             from mt3.engine import seqio_data
-            from tests import tiny_training
+            from tests.support import tiny_training
             tiny_training.register(pathlib.Path({str(data)!r}))
             class Killing(seqio_data.SeqioSource):
                 def __next__(self):

@@ -445,7 +445,7 @@ def test_workers_prepare_the_same_batches(kind):
 def test_starting_from_exported_weights(tiny_weights, monkeypatch):
     from mt3 import checkpoints as model_checkpoints
     from mt3 import models, network
-    from tests.tiny_model import CONFIG
+    from tests.support.tiny_model import CONFIG
 
     loaded = model_checkpoints.load(tiny_weights).params
     model = models.ContinuousInputsEncoderDecoderModel(

@@ -17,7 +17,7 @@ from mt3.engine import export, optimizers, utils
 from mt3.engine.train_state import TrainState
 from mt3.errors import ConfigError
 from mt3.inference import InferenceModel, TranscribeOptions
-from tests.tiny_heads import CONFIG, NETWORK, make_params
+from tests.support.tiny_heads import CONFIG, NETWORK, make_params
 
 PLAIN = dataclasses.replace(NETWORK, frame_heads=False)
 

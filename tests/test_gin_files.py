@@ -286,7 +286,7 @@ def test_split_that_a_data_set_lacks_is_named(bound):
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory):
     """Tiny look-alikes of all data sets."""
-    from tests import tiny_datasets
+    from tests.support import tiny_datasets
 
     folder = tmp_path_factory.mktemp("data")
     tiny_datasets.write_all(folder)

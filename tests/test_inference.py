@@ -16,7 +16,7 @@ from mt3.audio import reading
 from mt3.errors import AudioError, CheckpointError, ConfigError, DataError
 from mt3.inference import FileResult, InferenceModel, SegmentNotes, TranscribeOptions
 from mt3.note_sequences import Note
-from tests.tiny_model import CONFIG
+from tests.support.tiny_model import CONFIG
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from mt3 import configs, metrics_utils, tokenizer
 from mt3.errors import MidiError, ShapeError
 from mt3.metrics_utils import NoteArrays
 from mt3.note_sequences import Note
-from tests.note_strategies import note_lists
+from tests.support.note_strategies import note_lists
 
 
 def intervals_and_pitches(notes):

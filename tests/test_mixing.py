@@ -18,7 +18,7 @@ from mt3.errors import ConfigError
 from mt3.note_sequences import Note
 from mt3.spectrograms import SpectrogramConfig
 from mt3.vocabularies import VocabularyConfig
-from tests.note_strategies import expressible, note_lists, rounded
+from tests.support.note_strategies import expressible, note_lists, rounded
 
 FRAMES = 256
 CONFIG = configs.ModelConfig(

@@ -16,8 +16,8 @@ import pytest
 
 from mt3 import decoding, losses, models, network, training_metrics
 from mt3.errors import ConfigError, DataError, ShapeError
-from tests import golden_model
-from tests.golden_model import TINY, tiny_params
+from tests.support import golden_model
+from tests.support.golden_model import TINY, tiny_params
 
 
 @functools.lru_cache(maxsize=64)

@@ -14,8 +14,8 @@ import pytest
 
 from mt3 import network
 from mt3.errors import ConfigError, ShapeError
-from tests import golden_model
-from tests.golden_model import TINY, tiny_batch, tiny_params
+from tests.support import golden_model
+from tests.support.golden_model import TINY, tiny_batch, tiny_params
 
 RELEASED = {
     "mt3": network.T5Config(vocab_size=1536),

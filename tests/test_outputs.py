@@ -23,7 +23,7 @@ from mt3.errors import MidiError, OutputError
 from mt3.midi import general_midi
 from mt3.note_sequences import Note
 from mt3.outputs import pianoroll, sonify, tables
-from tests.note_strategies import note_lists
+from tests.support.note_strategies import note_lists
 
 HOSTILE = '</script><script>alert("1")</script>&\u2028\udcff.wav'
 NOTES = [

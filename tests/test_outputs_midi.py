@@ -15,7 +15,7 @@ from mt3.midi import general_midi
 from mt3.midi.reader import read_midi
 from mt3.note_sequences import Note
 from mt3.outputs import Transcription, midi
-from tests.note_strategies import note_lists
+from tests.support.note_strategies import note_lists
 
 
 def load(result, **options):

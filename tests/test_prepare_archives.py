@@ -20,7 +20,7 @@ from mt3.prepare.maestro import Maestro
 from mt3.prepare.musicnet import TEST_IDS, VALIDATION_IDS, MusicNet, split_of
 from mt3.prepare.slakh import Slakh
 from mt3.prepare.urmp import Urmp
-from tests import lookalike_archives as archives
+from tests.support import lookalike_archives as archives
 
 SETTINGS = items.Settings()
 RATE = 16000

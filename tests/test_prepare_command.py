@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mt3 import cli, tasks
-from tests import lookalike_archives as archives
+from tests.support import lookalike_archives as archives
 
 
 def run(*arguments):

@@ -15,7 +15,7 @@ from mt3.prepare import items, plan, running, shards
 from mt3.prepare.folder import Folder
 from mt3.prepare.maestro import Maestro
 from mt3.prepare.urmp import Urmp
-from tests import lookalike_archives as archives
+from tests.support import lookalike_archives as archives
 
 SETTINGS = items.Settings()
 NAMES = [f"train/s{number}" for number in range(6)] + ["validation/s6"]

@@ -12,7 +12,7 @@ from mt3.data import adapters, records, tfrecords
 from mt3.errors import ConfigError, DataError
 from mt3.prepare import items, running
 from mt3.prepare.synthetic import Synthetic
-from tests import lookalike_archives as archives
+from tests.support import lookalike_archives as archives
 
 SETTINGS = items.Settings()
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import logging
+import pathlib
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from mt3.data import note_sequence_io, records
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import Note
 from mt3.vocabularies import VocabularyConfig
-from tests import tiny_datasets
+from tests.support import tiny_datasets
 
 RATE = 16000
 SYNTHETIC = datasets.SYNTHETIC_CONFIG
@@ -116,7 +117,7 @@ def assert_equal(one, other, names):
 
 
 def golden_cases():
-    path = tiny_datasets.pathlib.Path(__file__).parent / "golden" / "data"
+    path = pathlib.Path(__file__).parent / "golden" / "data"
     cases = json.loads((path / "notes_to_tokens.json").read_text())
     assert len(cases) > 5
     return cases

@@ -9,7 +9,7 @@ from mt3 import note_sequences, run_length_encoding, vocabularies
 from mt3.errors import ShapeError
 from mt3.note_sequences import Note
 from mt3.vocabularies import VocabularyConfig
-from tests.note_strategies import note_lists
+from tests.support.note_strategies import note_lists
 
 CODEC = vocabularies.build_codec(VocabularyConfig(num_velocity_bins=1))
 

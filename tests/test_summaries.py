@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import seqio
 import soundfile
-import tensorflow as tf
 from PIL import Image
 
 from mt3 import summaries
 from mt3.errors import ConfigError
 from mt3.note_sequences import Note
 from mt3.summaries import SummarySong
+from tests.support.event_files import events
 
 RATE = 8000
 REFERENCE = [Note(0.5, 1.0, 60, 100, 0), Note(1.5, 2.0, 64, 100, 40)]
@@ -25,16 +25,6 @@ def song(reference=REFERENCE, estimate=ESTIMATE, seconds=3.0):
     time = np.arange(int(seconds * RATE)) / RATE
     wave = 0.5 * np.sin(2 * np.pi * 440 * time).astype(np.float32)
     return SummarySong("a song", reference, estimate, wave)
-
-
-def events(folder):
-    """The summaries in a folder's event files, by tag."""
-    found = {}
-    for path in sorted(folder.rglob("events.out.*")):
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            for value in tf.compat.v1.Event.FromString(record).summary.value:
-                found[value.tag] = tf.make_ndarray(value.tensor)
-    return found
 
 
 def test_tensorboard_gets_sound_and_pictures(tmp_path):

@@ -16,7 +16,7 @@ from mt3.synthesis import corpus, recipes
 from mt3.synthesis.augmentation import NO_AUGMENTATION, AugmentationConfig, Augmenter
 from mt3.synthesis.command import synthesize
 from mt3.synthesis.sampler import HISTORY_SAMPLES, ClipSampler
-from tests.test_synthesis_midi import make_library
+from tests.support.midi_files import make_library
 
 OPTIONS = {"seed": 5, "clip_seconds": 3.0, "clips_per_shard": 8}
 SHARD_HOURS = 8 * 3.0 / 3600

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mt3.midi import note_arrays
 from mt3.note_sequences import Note
 from mt3.synthesis import expression, instruments, recipes, soundfont, soundfont_writer
-from tests.test_synthesis_notes import overlaps, song
+from tests.support.songs import overlaps, song
 
 seeds = st.integers(0, 2**32 - 1)
 ALWAYS = expression.Expression(

@@ -10,36 +10,10 @@ from hypothesis import strategies as st
 from mt3.midi import note_arrays
 from mt3.note_sequences import Note
 from mt3.synthesis import instruments, orchestration, random_notes
-from tests.note_strategies import note_lists
+from tests.support.note_strategies import note_lists
+from tests.support.songs import overlaps, song
 
 seeds = st.integers(0, 2**32 - 1)
-
-
-def overlaps(array):
-    """Counts notes that begin before the last one of their key has ended."""
-    last_end, count = {}, 0
-    for note in array[np.argsort(array["start_time"], kind="stable")]:
-        key = (int(note["program"]), bool(note["is_drum"]), int(note["pitch"]))
-        count += note["start_time"] < last_end.get(key, -np.inf) - 1e-9
-        last_end[key] = float(note["end_time"])
-    return count
-
-
-def song(rng, tracks=3, notes=40, drums=True):
-    """A song with unlike tracks, the last of them drums."""
-    parts = []
-    for track in range(tracks):
-        part = np.zeros(notes, note_arrays.PART_DTYPE)
-        part["start_time"] = np.sort(rng.uniform(0, 10, notes))
-        part["end_time"] = part["start_time"] + rng.uniform(0.05, 1, notes)
-        part["pitch"] = rng.integers(40, 80, notes)
-        part["velocity"] = 80
-        part["program"] = (0, 33, 48)[track % 3]
-        part["track"] = track
-        parts.append(part)
-    if drums:
-        parts[-1]["is_drum"], parts[-1]["program"] = True, 0
-    return note_arrays.sort(np.concatenate(parts))
 
 
 @given(note_lists())

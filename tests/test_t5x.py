@@ -66,7 +66,7 @@ def t5x(repository, mode, args):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    from tests import tiny_datasets
+    from tests.support import tiny_datasets
 
     folder = tmp_path_factory.mktemp("data")
     tiny_datasets.write_all(folder)

@@ -19,7 +19,7 @@ from mt3.spectrograms import SpectrogramConfig
 from mt3.task_names import TaskFamily
 from mt3.tokenizer import NoteTokenizer, decode_predictions
 from mt3.vocabularies import VocabularyConfig
-from tests import tiny_datasets
+from tests.support import tiny_datasets
 
 LENGTHS = {"inputs": 256, "targets": 1024}
 ONE_BIN = VocabularyConfig(num_velocity_bins=1)

@@ -11,7 +11,7 @@ from mt3 import configs, note_sequences, run_length_encoding, tokenizer
 from mt3.errors import ConfigError, MidiError
 from mt3.note_sequences import Note, NoteDecoder
 from mt3.vocabularies import VocabularyConfig
-from tests.note_strategies import expressible, note_lists, rounded
+from tests.support.note_strategies import expressible, note_lists, rounded
 
 TIES = tokenizer.NoteTokenizer(configs.MT3)
 NOTES = tokenizer.NoteTokenizer(configs.ISMIR2021)

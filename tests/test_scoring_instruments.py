@@ -11,7 +11,7 @@ from mt3.note_sequences import Note
 from mt3.scoring import counts as metrics
 from mt3.scoring import instruments
 from mt3.scoring.instruments import ClassCounts, count_instruments
-from tests.note_strategies import note_lists
+from tests.support.note_strategies import note_lists
 
 PIANO, SAME_CLASS, VIOLIN, DRUM = (
     Note(0, 1, 60, program=0),

@@ -14,7 +14,7 @@ import numpy as np
 
 from mt3 import checkpoints, network
 
-DATA = pathlib.Path(__file__).resolve().parent / "golden" / "data"
+DATA = pathlib.Path(__file__).resolve().parents[1] / "golden" / "data"
 CONFIG = network.T5Config(
     vocab_size=1536,
     emb_dim=32,

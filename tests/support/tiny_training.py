@@ -21,7 +21,7 @@ from mt3.vocabularies import (
     num_embeddings,
     vocabulary_from_codec,
 )
-from tests import tiny_datasets
+from tests.support import tiny_datasets
 
 LENGTHS = {"inputs": 64, "targets": 64}
 SPECTROGRAM = SpectrogramConfig(hop_width=256, num_mel_bins=32, fft_size=1024)

@@ -9,7 +9,7 @@ from hypothesis import given
 from mt3.data import note_sequence_io
 from mt3.errors import DataError
 from mt3.note_sequences import Note
-from tests.note_strategies import note_lists
+from tests.support.note_strategies import note_lists
 
 
 def sequence(notes, *, pedals=(), bends=()):

@@ -12,7 +12,7 @@ import pytest
 
 from mt3 import network
 from mt3.decoding import layer_step
-from tests import golden_model
+from tests.support import golden_model
 
 TINY = dataclasses.replace(golden_model.TINY, num_decoder_layers=2)
 params = golden_model.tiny_params

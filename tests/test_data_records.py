@@ -13,7 +13,7 @@ import tensorflow as tf
 from mt3 import datasets
 from mt3.data import records, tf_bridge, tfrecords
 from mt3.errors import ConfigError, DataError, OutputError
-from tests import tiny_datasets
+from tests.support import tiny_datasets
 
 # Length, checksum and checksum of the payload.
 OVERHEAD = 8 + 4 + 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mido
 import numpy as np
 import pytest
 
@@ -11,39 +10,16 @@ from mt3.midi import library as midi_library
 from mt3.midi import note_arrays
 from mt3.midi.reader import read_midi as read_reference
 from mt3.synthesis import song_library
-
-
-def write_midi(path, *tracks, ticks_per_beat=480):
-    """Writes tracks of (name, delta ticks, fields) messages."""
-    file = mido.MidiFile(ticks_per_beat=ticks_per_beat)
-    for messages in tracks:
-        track = mido.MidiTrack()
-        for kind, time, fields in messages:
-            make = mido.MetaMessage if kind == "set_tempo" else mido.Message
-            track.append(make(kind, time=time, **fields))
-        file.tracks.append(track)
-    file.save(path)
-    return path
-
-
-def on(time, note, velocity=90, channel=0):
-    return "note_on", time, {"note": note, "velocity": velocity, "channel": channel}
-
-
-def off(time, note, channel=0):
-    return "note_off", time, {"note": note, "channel": channel}
-
-
-def pedal(time, value, channel=0):
-    return "control_change", time, {"control": 64, "value": value, "channel": channel}
-
-
-def program(number, channel=0):
-    return "program_change", 0, {"program": number, "channel": channel}
-
-
-def tempo(time, microseconds):
-    return "set_tempo", time, {"tempo": microseconds}
+from tests.support.midi_files import (
+    make_library,
+    off,
+    on,
+    pedal,
+    program,
+    scale,
+    tempo,
+    write_midi,
+)
 
 
 def times(notes):
@@ -178,21 +154,6 @@ def test_find_midi_looks_into_folders_once(tmp_path):
         (tmp_path / name).write_bytes(b"")
     found = midi_library.find_midi([tmp_path, tmp_path / "x", tmp_path / "x" / "a.mid"])
     assert found == [tmp_path / "x" / "a.mid", tmp_path / "x" / "y" / "b.MIDI"]
-
-
-def scale(channel, count=12):
-    messages = []
-    for step in range(count):
-        messages += [on(0, 60 + step, channel=channel), off(240, 60 + step, channel)]
-    return messages
-
-
-def make_library(folder):
-    write_midi(folder / "band.mid", scale(0), scale(9))
-    write_midi(folder / "score.mid", scale(0), [tempo(0, 1_000_000)])
-    write_midi(folder / "groove.mid", scale(9))
-    write_midi(folder / "tiny.mid", scale(0, count=2))
-    (folder / "broken.mid").write_bytes(b"no")
 
 
 def test_the_library_sorts_songs_by_kind_and_reports_what_it_left_out(tmp_path, rng):

@@ -15,7 +15,7 @@ from mt3.beyond.cleanup import CleanupOptions, clean_up
 from mt3.errors import ConfigError
 from mt3.inference import FileResult, InferenceModel, SegmentNotes, TranscribeOptions
 from mt3.note_sequences import Note
-from tests import tiny_model
+from tests.support import tiny_model
 
 SEGMENT = 2.048
 

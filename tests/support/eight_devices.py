@@ -1,6 +1,6 @@
 """Runs of a tiny model on meshes of eight virtual devices, for their tests.
 
-`python -m tests.eight_devices FOLDER` writes `FOLDER/results.json`. It needs
+`python -m tests.support.eight_devices FOLDER` writes `FOLDER/results.json`. It needs
 `XLA_FLAGS=--xla_force_host_platform_device_count=8`, which JAX reads at its start, and
 therefore a process of its own.
 """

@@ -17,7 +17,7 @@ from mt3.beyond.evidence import Evidence, FrameEvidence
 from mt3.decoding.steps import Spec
 from mt3.errors import CheckpointError, ConfigError
 from mt3.note_sequences import NOTE_DTYPE
-from tests.tiny_heads import CODEC, CONFIG, NETWORK, make_params
+from tests.support.tiny_heads import CODEC, CONFIG, NETWORK, make_params
 
 STEPS = 50
 NEAR_ONE = 0.999

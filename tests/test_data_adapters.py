@@ -14,7 +14,7 @@ from mt3.audio import reading
 from mt3.data import adapters, note_sequence_io, record_fields, records
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import Note, trim_overlapping_notes
-from tests import tiny_datasets
+from tests.support import tiny_datasets
 
 NAME = "data/train.tfrecord-00000-of-00002#1"
 SECONDS = 3.0

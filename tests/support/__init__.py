@@ -1,0 +1,1 @@
+"""What several test modules share: strategies, tiny data sets, models and archives."""

@@ -1,4 +1,4 @@
-"""What is imported is declared, and the layers' imports go one way."""
+"""What is imported is declared, imports go down, and the ground floor stays small."""
 
 from __future__ import annotations
 
@@ -46,6 +46,34 @@ DATA_LAYER = {
     "tasks.py",
     "training_examples.py",
 }
+# Modules that are about to be part of another one, and count as that one until then.
+MERGING = {
+    "bundle": "engine",
+    "dataset_configs": "datasets",
+    "example_encoder": "preprocessors",
+    "frame_heads": "harmonic_stem",
+    "gin_files": "engine",
+    "network_config": "network",
+    "network_shapes": "network",
+    "postprocessors": "tasks",
+    "recordings": "inference",
+    "task_names": "tasks",
+    "task_pipelines": "tasks",
+    "training_examples": "preprocessors",
+    "training_metrics": "losses",
+}
+# Imports that still go up: importing module, imported floor.
+GOING_UP = {
+    ("beyond.guided", "synthesis"),
+    ("configs", "harmonic_stem"),
+    ("decoding.__init__", "beyond"),
+    ("decoding.steps", "beyond"),
+    ("decoding.stream", "beyond"),
+    ("frame_heads", "beyond"),
+}
+MOST_FILES, MOST_FOLDERS = 30, 12
+# Files beyond these numbers that are about to be merged.
+FILES_TO_MERGE, FOLDERS_TO_MOVE = 11, 1
 
 
 def declared(repository: pathlib.Path) -> dict[str, list[str]]:
@@ -98,6 +126,37 @@ def in_data_layer(name: str) -> bool:
     return name in DATA_LAYER or name.split("/")[0].removesuffix(".py") in DATA_LAYER
 
 
+def floors(repository: pathlib.Path) -> dict[str, int]:
+    """The floor of each module or folder of the package; 0 is the top."""
+    text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    block = re.search(r"```floors\n(.*?)```", text, re.DOTALL)[1]
+    lines = re.sub(r",\s+", ", ", block).strip().splitlines()
+    listed = [line.strip().split(", ") for line in lines]
+    found = {name: floor for floor, names in enumerate(listed) for name in names}
+    assert len(found) == sum(map(len, listed)), "a name stands twice"
+    return found
+
+
+def imports_of_package(path: pathlib.Path) -> set[str]:
+    """Dotted names below `mt3` that a file imports anywhere, functions included."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    found.discard("mt3.__version__")
+    return {name.removeprefix("mt3.") for name in found if name.startswith("mt3.")}
+
+
+def floor_name(name: str, known: dict[str, int]) -> str:
+    """The entry of the list that a dotted name below `mt3` belongs to."""
+    parts = name.split(".")
+    both = ".".join(parts[:2])
+    return both if both in known else MERGING.get(parts[0], parts[0])
+
+
 @pytest.fixture(scope="module")
 def modules(repository) -> list[pathlib.Path]:
     found = sorted((repository / "mt3").rglob("*.py"))
@@ -136,6 +195,35 @@ def test_only_the_data_layer_imports_tensorflow(lean_modules):
     for path in lean_modules:
         assert not imports(path, module_level=True) & HEAVY, path
         assert not {name for name in own_imports(path) if in_data_layer(name)}, path
+
+
+def test_imports_go_down(repository, modules):
+    known = floors(repository)
+    package = repository / "mt3"
+    seen, up = set(), {}
+    for path in modules:
+        module = ".".join(path.relative_to(package).with_suffix("").parts)
+        if module in ("__init__", "__main__"):
+            continue
+        here = floor_name(module, known)
+        seen.add(here)
+        for name in imports_of_package(path):
+            there = floor_name(name, known)
+            assert {here, there} <= set(known), (
+                f"{path}: no floor in CONTRIBUTING.md for {here} or {there}"
+            )
+            if known[there] < known[here] and (module, there) not in GOING_UP:
+                up[module] = there
+    assert not up
+    assert set(known) - seen <= {"pretrained", "version"}
+
+
+def test_the_ground_floor_is_small(repository):
+    entries = [p for p in (repository / "mt3").iterdir() if not p.is_symlink()]
+    files = [p for p in entries if p.suffix == ".py"]
+    folders = [p for p in entries if p.is_dir() and p.name != "__pycache__"]
+    assert 20 < len(files) <= MOST_FILES + FILES_TO_MERGE
+    assert 8 < len(folders) <= MOST_FOLDERS + FOLDERS_TO_MOVE
 
 
 def test_the_command_line_imports_only_the_standard_library(repository):

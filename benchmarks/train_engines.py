@@ -259,7 +259,7 @@ class OurEngine(Engine):
     def losses(self, steps: int) -> list[float]:
         """Takes steps; returns the summed loss of each."""
         result = self.trainer.train(self._batches, steps)
-        return [metrics["loss"] for metrics in result.steps]
+        return [metrics["loss"][0] for metrics in result.steps]
 
     def _steps(self, steps: int) -> Any:
         self.trainer.train(self._batches, steps)

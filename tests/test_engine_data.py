@@ -12,7 +12,14 @@ from jax.sharding import PartitionSpec
 
 from mt3 import spectrograms
 from mt3.configs import ModelConfig
-from mt3.engine import data_sources, partitioning, synthetic_data, trainer, utils
+from mt3.engine import (
+    data_sources,
+    metrics_writer,
+    partitioning,
+    synthetic_data,
+    trainer,
+    utils,
+)
 from mt3.engine.train_state import TrainState
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import NOTE_DTYPE
@@ -372,17 +379,44 @@ def test_partitions_must_divide_the_devices():
         partitioning.PjitPartitioner(ici_mesh_shape=(1, 1))
 
 
-def test_metrics_of_a_divided_loss_are_sums_again():
+def test_metrics_are_sums_with_their_counts():
     class Model:
         _loss_normalizing_factor = "NUM_REAL_TARGET_TOKENS"
 
+    class Average:
+        def __init__(self, total, count):
+            self.total, self.count = jnp.float32(total), jnp.int32(count)
+
     batch = {"decoder_target_tokens": jnp.array([[5, 6, 0, 0], [7, 1, 0, 0]])}
-    metrics = trainer.scalar_metrics(
-        Model(), jnp.float32(3.5), {"loss": jnp.float32(2.0)}, batch
-    )
-    assert {name: float(value) for name, value in metrics.items()} == {
-        "loss": 8.0,
-        "num_tokens": 4.0,
-        "objective": 3.5,
+    metrics = {
+        "loss": Average(2.0, 1),
+        "non_padding_fraction/loss_weights": Average(4.0, 8),
+        "num_correct": jnp.int32(3),
+        "num_tokens": jnp.int32(4),
+        "note_loss": jnp.float32(0.25),
     }
-    assert jax.tree.all(jax.tree.map(lambda x: x.dtype == jnp.float32, metrics))
+    sums = trainer.metric_sums(Model(), jnp.float32(3.5), metrics, batch)
+    assert jax.tree.all(jax.tree.map(lambda x: x.dtype == jnp.float32, sums))
+    sums = metrics_writer.to_host([sums])[0]
+    assert sums == {
+        # Once per step; in microbatches too.
+        "loss": (2.0,),
+        "non_padding_fraction/loss_weights": (4.0, 8.0),
+        "accuracy": (3.0, 4.0),
+        "note_loss": (0.25,),
+        # The loss before the model divided it by four tokens.
+        "loss_per_token": (8.0, 4.0),
+        "objective": (3.5,),
+    }
+    second = {name: tuple(3 * part for part in value) for name, value in sums.items()}
+    assert metrics_writer.summarize([sums, second]) == {
+        "loss": 4.0,
+        "non_padding_fraction/loss_weights": 0.5,
+        "accuracy": 0.75,
+        "note_loss": 0.5,
+        "loss_per_token": 2.0,
+        "objective": 7.0,
+    }
+    nothing = {"accuracy": (0.0, 0.0)}
+    assert metrics_writer.summarize([nothing]) == {"accuracy": 0.0}
+    assert metrics_writer.summarize([]) == {}

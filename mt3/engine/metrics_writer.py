@@ -1,11 +1,9 @@
 """Training metrics: sums over steps, a line of JSON, TensorBoard, a log line.
 
-Metrics arrive as float32 scalars per step (sums over the batch, or values such as
-the learning rate) and leave as means:
-
-    loss_per_token   loss / non-padding target tokens
-    accuracy         correct / non-padding target tokens
-    NAME             mean over the steps of every other metric
+A step's metrics arrive as sums, `(total, count)` for averages and `(total,)` for what
+counts once per step (`trainer.metric_sums`), and leave as one value for each name: the
+totals of the steps over their counts, or over the number of steps. Names that T5X
+writes as well have T5X's values.
 
 `metrics.jsonl` holds one object a line with `step`, `split` and the values. A
 resumed run appends: where a step occurs twice, the last line counts. A line is there
@@ -26,48 +24,46 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import jax
 
 from mt3.errors import TrainingError
+
+Sums = Mapping[str, tuple[float, ...]]
 
 _LOG = logging.getLogger("mt3")
 
 
-def summarize(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Reduces per-step metrics to one value each (see the module docstring).
+def summarize(steps: Sequence[Sums]) -> dict[str, float]:
+    """Reduces the metrics of steps to one value each (see the module docstring).
 
     Args:
-      steps: one dict of scalars per step, all with the same names.
+      steps: the sums of each step, all with the same names.
+
+    Returns:
+      Name -> value; 0 where nothing was counted.
     """
-    if not steps:
-        return {}
-    sums = {name: sum(step[name] for step in steps) for name in steps[0]}
-    result = {
-        name: value / len(steps)
-        for name, value in sums.items()
-        if name not in ("num_tokens", "num_correct")
-    }
-    tokens = max(sums.get("num_tokens", 0.0), 1.0)
-    if "loss" in sums:
-        result["loss_per_token"] = sums["loss"] / tokens
-    if "num_correct" in sums:
-        result["accuracy"] = sums["num_correct"] / tokens
+    result = {}
+    for name in steps[0] if steps else ():
+        total, *count = map(sum, zip(*(step[name] for step in steps), strict=True))
+        count = count[0] if count else len(steps)
+        result[name] = total / count if count else 0.0
     return result
 
 
-def check_finite(steps: Sequence[Mapping[str, float]], first_step: int) -> None:
+def check_finite(steps: Sequence[Sums], first_step: int) -> None:
     """Stops a run whose metrics are no longer numbers.
 
     Args:
-      steps: one dict of scalars per step.
+      steps: the sums of each step.
       first_step: number of the first of them, counted from 1.
 
     Raises:
       TrainingError: naming the metric and the step.
     """
     for offset, step in enumerate(steps):
-        for name, value in step.items():
+        for name, (value, *_) in step.items():
             if not math.isfinite(value):
                 raise TrainingError(
                     f"training: {name} is {value} at step {first_step + offset}; "
@@ -165,12 +161,9 @@ class MetricsWriter:
             _LOG.error("%s: cannot write %s: %s", self._folder, what, error)
 
 
-def to_host(steps: Sequence[Mapping[str, object]]) -> list[dict[str, float]]:
-    """Copies per-step metrics from the devices."""
-    return [
-        {name: float(np.asarray(value)) for name, value in step.items()}
-        for step in steps
-    ]
+def to_host(steps: Sequence[Mapping[str, Any]]) -> list[Sums]:
+    """Copies the sums of steps from the devices."""
+    return [jax.tree.map(float, jax.device_get(dict(step))) for step in steps]
 
 
 class ProgressClock:

@@ -61,7 +61,7 @@ class _Window:
     """What happened since the last line of metrics."""
 
     def __init__(self):
-        self.steps: list[Mapping[str, float]] = []
+        self.steps: list[metrics_writer.Sums] = []
         self._timed_steps = 0
         self._timed_examples = 0
         self._timed_flops = 0.0

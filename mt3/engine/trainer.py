@@ -3,8 +3,8 @@
 Differences from T5X's `Trainer`:
 
 1. Each microbatch has its own dropout; T5X gives all of them the same one.
-2. Metrics are plain float32 scalars per step (see `metrics_writer`), checked for
-   values that are not finite before any checkpoint is written.
+2. Metrics are float32 sums per step (see `metric_sums`), checked for values that are
+   not finite before any checkpoint is written.
 """
 
 from __future__ import annotations
@@ -26,24 +26,30 @@ from mt3.engine.partitioning import PjitPartitioner
 from mt3.engine.train_state import TrainState
 from mt3.errors import ConfigError
 
-Metrics = dict[str, jax.Array]
+# Name -> (total,) or (total, count); see `metric_sums`.
+Metrics = dict[str, tuple[jax.Array, ...]]
 
+_PER_STEP = ("loss", "z_loss", "cross_ent_loss")
 # Steps that may be in flight before the host waits for one to end.
 _STEPS_IN_FLIGHT = 2
 
 
-def scalar_metrics(
+def metric_sums(
     model: Any,
     objective: jax.Array,
     metrics: Mapping[str, Any],
     batch: Mapping[str, jax.Array],
 ) -> Metrics:
-    """Returns a model's metrics as float32 scalars that add up over batches.
+    """Returns a model's metrics as float32 sums that add up over batches.
 
-    Metric objects with `total` and `count` (clu's averages) count with their
-    total, and `accuracy` becomes `num_correct`. Always there are `loss` (summed
-    over tokens, whatever the model divides it by), `num_tokens` (non-padding
-    targets) and `objective` (what is minimised: aids counted, after division).
+    The result has a tuple for each name: `(total, count)` for an average (clu's
+    `Average` and its like), whose value is total / count; `(total,)` for a value that
+    counts once per step. T5X's models count `_PER_STEP` in the latter way, so that
+    microbatches add up to their step.
+
+    Beside the model's own names there are `accuracy`, where the model tells
+    `num_correct`, `loss_per_token` (the loss before any division by the model, over
+    non-padding targets) and `objective` (what is minimised).
 
     Args:
       model: its `_loss_normalizing_factor` tells how the loss is divided.
@@ -51,23 +57,24 @@ def scalar_metrics(
       metrics: the metrics that it returned.
       batch: arrays [B, ...].
     """
-    result = {}
+    sums = {}
     for name, value in metrics.items():
-        total = getattr(value, "total", value)
-        if jnp.ndim(total) == 0:
-            result[name] = jnp.asarray(total, jnp.float32)
-    if hasattr(metrics.get("accuracy"), "count"):
-        result["num_correct"] = result.pop("accuracy")
+        if name not in _PER_STEP and hasattr(value, "count"):
+            sums[name] = (value.total, value.count)
+        elif jnp.ndim(total := getattr(value, "total", value)) == 0:
+            sums[name] = (total,)
     factor = getattr(model, "_loss_normalizing_factor", None)
     divisor, weights = losses.normalizing_factor_and_weights(factor, batch)
-    result.setdefault("loss", jnp.asarray(objective, jnp.float32))
-    if divisor is not None:
-        for name in ("loss", "z_loss"):
-            if name in result:
-                result[name] = result[name] * divisor
-    result["num_tokens"] = jnp.sum(weights > 0, dtype=jnp.float32)
-    result["objective"] = jnp.asarray(objective, jnp.float32)
-    return result
+    num_tokens = jnp.sum(weights > 0)
+    sums.pop("num_tokens", None)
+    if "num_correct" in sums:
+        sums["accuracy"] = (*sums.pop("num_correct"), num_tokens)
+    sums.setdefault("loss", (objective,))
+    loss = sums["loss"][0]
+    undivided = loss if divisor is None else loss * divisor
+    sums["loss_per_token"] = (undivided, num_tokens)
+    sums["objective"] = (objective,)
+    return jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), sums)
 
 
 def accumulate_gradients(
@@ -95,7 +102,7 @@ def accumulate_gradients(
 
     def loss_fn(params, batch, rng):
         loss, metrics = model.loss_fn(params, batch, rng)
-        return loss, scalar_metrics(model, loss, metrics, batch)
+        return loss, metric_sums(model, loss, metrics, batch)
 
     gradient_fn = jax.grad(loss_fn, has_aux=True)
     if not num_microbatches or num_microbatches == 1:
@@ -201,16 +208,16 @@ class Trainer:
         params, opt_state = self._model.optimizer_def.apply_gradient(
             state.params, state.opt_state, grads, learning_rate=learning_rate
         )
-        metrics["learning_rate"] = jnp.asarray(learning_rate, jnp.float32)
-        metrics["grad_norm"] = optax.tree.norm(grads)
+        metrics["learning_rate"] = (jnp.asarray(learning_rate, jnp.float32),)
+        metrics["grad_norm"] = (optax.tree.norm(grads),)
         # A later step would show a parameter that is not finite, but a checkpoint
         # may be written before.
-        metrics["param_norm"] = optax.tree.norm(params)
+        metrics["param_norm"] = (optax.tree.norm(params),)
         return TrainState(state.step + 1, params, opt_state), metrics
 
     def _one_evaluation(self, params, batch):
         loss, metrics = self._model.eval_fn(params, batch)
-        return scalar_metrics(self._model, loss, metrics, batch)
+        return metric_sums(self._model, loss, metrics, batch)
 
     def train_step(self, batch: Mapping[str, np.ndarray]) -> Metrics:
         """Applies one update and returns its metrics, still on the devices."""
@@ -308,7 +315,7 @@ class TrainResult:
     """What `Trainer.train` did.
 
     Attributes:
-      steps: metrics of each step.
+      steps: metrics of each step; see `metric_sums`.
       examples: examples trained on.
       flops: floating-point operations of the steps, where they are counted.
       data_seconds: time spent waiting for batches.
@@ -316,57 +323,8 @@ class TrainResult:
     """
 
     def __init__(self):
-        self.steps: list[dict[str, float]] = []
+        self.steps: list[metrics_writer.Sums] = []
         self.examples = 0
         self.flops = 0.0
         self.data_seconds = 0.0
         self.ended = False
-
-
-def repeat_steps(
-    model: Any,
-    state: TrainState,
-    inputs: np.ndarray,
-    targets: np.ndarray,
-    *,
-    learning_rate: float,
-    steps: int,
-) -> tuple[list[float], TrainState]:
-    """Takes optimiser steps on one batch, without dropout.
-
-    For comparing optimisers with other implementations' step by step.
-
-    Args:
-      model: offers loss_fn and optimizer_def.
-      state: where to start.
-      inputs: float32 [B, T, D], spectrogram frames.
-      targets: int32 [B, L], 0 is padding.
-      learning_rate: of every step.
-      steps: number of steps.
-
-    Returns:
-      (the loss before each step, per the model's normalisation; the state after
-      the last step).
-    """
-    targets = jnp.asarray(targets, jnp.int32)
-    batch = {
-        "encoder_input_tokens": jnp.asarray(inputs, jnp.float32),
-        "decoder_target_tokens": targets,
-        "decoder_input_tokens": jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1],
-        "decoder_loss_weights": (targets > 0).astype(jnp.float32),
-    }
-
-    @jax.jit
-    def step(state):
-        value_and_grad = jax.value_and_grad(model.loss_fn, has_aux=True)
-        (loss, _), grads = value_and_grad(state.params, batch, None)
-        params, opt_state = model.optimizer_def.apply_gradient(
-            state.params, state.opt_state, grads, learning_rate=learning_rate
-        )
-        return TrainState(state.step + 1, params, opt_state), loss
-
-    losses = []
-    for _ in range(steps):
-        state, loss = step(state)
-        losses.append(float(loss))
-    return losses, state

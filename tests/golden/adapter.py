@@ -190,17 +190,24 @@ def adafactor_steps(params, sizes, inputs, targets, learning_rate, steps):
     """
     import jax
 
-    from mt3.engine import adafactor, trainer
-    from mt3.engine.train_state import TrainState
+    from mt3.engine import adafactor
 
-    model = _model(sizes)
-    model.optimizer_def = adafactor.Adafactor()
-    losses, state = trainer.repeat_steps(
-        model,
-        TrainState.create(params, model.optimizer_def),
-        inputs,
-        targets,
-        learning_rate=learning_rate,
-        steps=steps,
-    )
-    return losses, jax.tree.map(np.asarray, state.params)
+    optimizer = adafactor.Adafactor()
+    loss_fn = _model(sizes).loss_fn
+    batch = _batch(inputs, targets)
+
+    @jax.jit
+    def step(params, state):
+        (loss, _), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            params, batch, None
+        )
+        updated = optimizer.apply_gradient(
+            params, state, grads, learning_rate=learning_rate
+        )
+        return *updated, loss
+
+    losses, state = [], optimizer.init_state(params)
+    for _ in range(steps):
+        params, state, loss = step(params, state)
+        losses.append(float(loss))
+    return losses, jax.tree.map(np.asarray, params)

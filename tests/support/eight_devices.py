@@ -98,7 +98,7 @@ class Run:
         """Takes steps and returns the loss of each."""
         first = int(self.state.step)
         batches = (batch(first + index) for index in range(STEPS))
-        return [step["loss"] for step in self.trainer.train(batches, STEPS).steps]
+        return [step["loss"][0] for step in self.trainer.train(batches, STEPS).steps]
 
     def split(self):
         """Returns, for each array on several devices, its shape and a piece's."""

@@ -31,11 +31,12 @@ import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from gather import font_packages, score_sources
+from gather.held_out import HeldOut, digest
 from mt3.errors import DataError, MidiError, MT3Error, near_misses
 from mt3.files import atomic_file
 from mt3.midi import library as midi_library
-from mt3.synthesis import command, font_packages, score_sources
-from mt3.synthesis.held_out import HeldOut, digest
+from mt3.synthesis import command
 
 _TEST = "test"
 _FONT_SUFFIXES = (".sf2", ".sf3")

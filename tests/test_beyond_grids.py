@@ -25,6 +25,14 @@ def test_rows():
     assert grids.note_rows(notes_to_array(NOTES), 2) is None
 
 
+def test_classes_come_from_the_number_of_programs(monkeypatch):
+    """Both numbers are 128, so only another number of pitches shows a confusion."""
+    monkeypatch.setattr(grids.vocabularies, "NUM_PITCHES", 88)
+    notes = notes_to_array([Note(0, 1, 60, program=program) for program in range(128)])
+    rows = grids.note_rows(notes, 128)
+    assert rows[:, 3].tolist() == [program // 8 for program in range(128)]
+
+
 def test_onsets_and_what_sounds():
     # A frame's window is centred 4 frames of 16 ms after its start.
     onsets = np.asarray(grids.onset_grid(ROWS, CONFIG))[0]

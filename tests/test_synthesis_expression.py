@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gather import soundfont_writer
 from mt3.midi import note_arrays
 from mt3.note_sequences import Note
-from mt3.synthesis import expression, instruments, recipes, soundfont, soundfont_writer
+from mt3.synthesis import expression, instruments, recipes, soundfont
 from tests.support.songs import overlaps, song
 
 seeds = st.integers(0, 2**32 - 1)

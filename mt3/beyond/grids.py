@@ -1,7 +1,7 @@
-"""What sounds in each frame, as arrays on the device: targets of training aids.
+"""Which notes begin and sound in each frame: targets of the training aids.
 
-Hosts send a segment's notes as rows of numbers (`note_rows`), a hundred times smaller
-than the grids that devices make of them.
+The host sends the notes of a segment as rows of four numbers (`note_rows`). The device
+computes grids of frames and pitches from them, which are a hundred times larger.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mt3.configs import ModelConfig
 # MIDI classes, then drums.
 NUM_CLASSES = 16
 DRUMS = NUM_CLASSES
-# Frames until the next event; the last class is "later, or never".
+# Frames until the next event; the last class means "later, or never".
 NEXT_EVENT_CLASSES = 64
 _NO_NOTE = -1
 _CLASS_SIZE = vocabularies.NUM_PROGRAMS // NUM_CLASSES
@@ -32,7 +32,7 @@ def frame_of_time(seconds: Any, config: ModelConfig) -> Any:
 
 
 def note_rows(notes: np.ndarray, max_notes: int) -> np.ndarray | None:
-    """Packs a segment's notes.
+    """Packs the notes of a segment as rows of numbers.
 
     Args:
       notes: NOTE_DTYPE [n], times in seconds from the segment's start.
@@ -40,7 +40,7 @@ def note_rows(notes: np.ndarray, max_notes: int) -> np.ndarray | None:
 
     Returns:
       float32 [max_notes, 4]: start, end, pitch, MIDI class or `DRUMS`; rows without
-      a note have class -1. None where the notes do not fit.
+      a note have class -1. None if there are more notes than rows.
     """
     if len(notes) > max_notes:
         return None
@@ -48,22 +48,20 @@ def note_rows(notes: np.ndarray, max_notes: int) -> np.ndarray | None:
     rows[: len(notes), 0] = notes["start_time"]
     rows[: len(notes), 1] = notes["end_time"]
     rows[: len(notes), 2] = notes["pitch"]
-    classes = (
-        notes["program"].astype(np.int64) * NUM_CLASSES // vocabularies.NUM_PITCHES
-    )
+    classes = notes["program"] // _CLASS_SIZE
     rows[: len(notes), 3] = np.where(notes["is_drum"], DRUMS, classes)
     return rows
 
 
 def onset_grid(rows: jax.Array, config: ModelConfig, drums: bool = False) -> jax.Array:
-    """Marks the frame of each onset and the one after it.
+    """Marks the frame of each onset and the frame after it.
 
-    Onsets whose window would begin before the segment are seen in its first frames.
+    Onsets whose window would begin before the segment are marked in its first frames.
 
     Args:
       rows: [B, N, 4], see `note_rows`.
       config: frames of the segment and their rate.
-      drums: of drums instead of pitched notes.
+      drums: mark drum hits instead of pitched notes.
 
     Returns:
       float32 [B, T, 128].
@@ -84,7 +82,7 @@ def sounding_grid(
     Args:
       rows: [B, N, 4], see `note_rows`; a note sounds in one frame at least.
       config: frames of the segment and their rate.
-      classes: of classes instead of pitches.
+      classes: mark MIDI classes instead of pitches.
 
     Returns:
       float32 [B, T, 128], or [B, T, NUM_CLASSES].
@@ -95,13 +93,13 @@ def sounding_grid(
     width = NUM_CLASSES if classes else vocabularies.NUM_PITCHES
     change = _scatter(column, first, pitched, config, width)
     change -= _scatter(column, jnp.maximum(last, first + 1), pitched, config, width)
-    # A product with a triangle of ones: cumulative sums are slow on CPUs.
+    # The product with a triangle of ones is a cumulative sum, which is slow on CPUs.
     before = np.tril(np.ones((config.inputs_length,) * 2, np.float32))
     return jnp.minimum(jnp.einsum("st,btp->bsp", before, change), 1.0)
 
 
 def at_onsets(grid: jax.Array, rows: jax.Array, config: ModelConfig, low: int):
-    """Picks what a grid holds where each pitched note begins.
+    """Picks the entries of a grid at the onset of each pitched note.
 
     Args:
       grid: [B, T, P, C], whose pitches begin at `low`.
@@ -110,8 +108,8 @@ def at_onsets(grid: jax.Array, rows: jax.Array, config: ModelConfig, low: int):
       low: the grid's lowest pitch.
 
     Returns:
-      [B, N, C] from the frame after each onset's, and bool [B, N], which of them
-      are notes that begin in the segment, within the grid.
+      [B, N, C], taken from the frame after each onset, and bool [B, N]: which rows
+      are notes that begin in the segment and lie within the grid.
     """
     frames, pitches = grid.shape[1:3]
     first, _ = _spans(rows, config)
@@ -153,7 +151,7 @@ def next_event(rows: jax.Array, config: ModelConfig) -> jax.Array:
 
 
 def _spans(rows: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
-    """Returns each note's first frame and the one behind its last, int32 [B, N]."""
+    """Returns each note's first frame and the frame after its last, int32 [B, N]."""
     first = jnp.rint(frame_of_time(rows[..., 0], config)).astype(jnp.int32)
     last = jnp.rint(frame_of_time(rows[..., 1], config)).astype(jnp.int32)
     return jnp.maximum(first, 0), jnp.maximum(last, 0)
@@ -170,7 +168,7 @@ def _scatter(
     config: ModelConfig,
     width: int,
 ) -> jax.Array:
-    """Adds 1 at (frame, column) for each note that counts, if that frame is there."""
+    """Adds 1 at (frame, column) for each note that counts and lies in the segment."""
     length = config.inputs_length
     batch = jnp.broadcast_to(jnp.arange(frame.shape[0])[:, None], frame.shape)
     column = jnp.clip(column.astype(jnp.int32), 0, width - 1)

@@ -16,14 +16,6 @@
     sampler         training segments from a corpus
     command         `mt3 synthesize`
 
-Where music and soundfonts come from (`scripts/gather_music.py`):
-
-    held_out            recognises tunes that must stay out of training
-    score_sources       music21's corpus through Verovio, songs made with MMA
-    font_packages       soundfonts and samples in Debian packages
-    sample_sets         Gravis patches and Hydrogen drum kits -> presets
-    soundfont_writer    presets -> a soundfont file
-
 It needs neither TensorFlow nor, apart from `soundfont` and what renders through it,
 a synthesizer.
 """

@@ -32,3 +32,19 @@ def song(rng, tracks=3, notes=40, drums=True):
     if drums:
         parts[-1]["is_drum"], parts[-1]["program"] = True, 0
     return note_arrays.sort(np.concatenate(parts))
+
+
+def tune(seed, notes=60):
+    """A tune of two parts and drums; every seed is another tune."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for track, (program, low) in enumerate([(0, 60), (33, 36)]):
+        part = np.zeros(notes, note_arrays.PART_DTYPE)
+        part["start_time"] = np.arange(notes) * 0.25 + 0.5
+        part["end_time"] = part["start_time"] + 0.2
+        part["pitch"] = low + rng.integers(0, 20, notes)
+        part["velocity"], part["program"], part["track"] = 80, program, track
+        parts.append(part)
+    drums = parts[0].copy()
+    drums["pitch"], drums["is_drum"], drums["program"] = 38, True, 0
+    return note_arrays.sort(np.concatenate([*parts, drums]))

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from mt3.errors import DataError
-from mt3.synthesis.soundfont_writer import DRUM_BANK, Preset, Zone
+
+from .soundfont_writer import DRUM_BANK, Preset, Zone
 
 # Longer samples of drums are cut: a cymbal has died away.
 _LONGEST_DRUM_SECONDS = 5.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import glob
-import importlib
+import os
 import re
 import subprocess
 import sys
@@ -179,12 +179,18 @@ def _results(path: Path, root: Path, output: Path) -> list[Path]:
 def _run_batch(
     batch: Sequence[Path], root: Path, output: Path, verovio_path: Path | None
 ) -> str | None:
-    """Converts some scores in a process; returns what went wrong with all, if so."""
-    command = [sys.executable, "-m", __name__, str(root), str(output)]
-    command += [str(verovio_path or ""), *map(str, batch)]
+    """Converts some scores in a process; returns its error if the process failed."""
+    command = [sys.executable, __file__, str(root), str(output), *map(str, batch)]
+    folders = [str(verovio_path)] if verovio_path else []
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders + sys.path)}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_BATCH_SECONDS, check=False
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_BATCH_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return f"no result after {_BATCH_SECONDS} s"
@@ -195,15 +201,14 @@ def _run_batch(
 
 
 def _convert_here(arguments: Sequence[str]) -> None:
-    """What the process does: converts scores; leaves out those Verovio refuses."""
+    """Converts scores in a process of their own; skips those that Verovio refuses."""
+    # Not a requirement of this package: it is downloaded together with the scores.
+    import verovio
+
     root, output = Path(arguments[0]), Path(arguments[1])
-    if arguments[2]:
-        sys.path.insert(0, arguments[2])
-    # No requirement of this package: it is downloaded beside the scores.
-    verovio = importlib.import_module("verovio")
     verovio.enableLog(verovio.LOG_OFF)
     toolkit = verovio.toolkit()
-    for path in map(Path, arguments[3:]):
+    for path in map(Path, arguments[2:]):
         target = output / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         for number, tune in enumerate(tunes_of(path)):

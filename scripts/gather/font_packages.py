@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mt3.errors import DataError
-from mt3.synthesis import sample_sets, soundfont_writer
+
+from . import sample_sets, soundfont_writer
 
 _SUFFIXES = (".sf2", ".sf3")
 _DOWNLOAD_SECONDS = 1800

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import accuracy_tables, estimates, group_scores, held_out
 from mt3.errors import ConfigError, MT3Error
-from mt3.midi import library
+from mt3.midi import reader
 from mt3.note_sequences import Note
 from mt3.scoring import counts as metrics
 from mt3.scoring import instruments as instrument_metrics
@@ -202,7 +202,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     if options.files is not None and options.files < 1:
         raise ConfigError(f"--files: {options.files}; expected at least 1")
-    files = library.find_midi([options.midi])[: options.files]
+    files = reader.find_midi([options.midi])[: options.files]
     font = soundfont.open_soundfont(options.soundfont, held_out.SAMPLE_RATE)
     sets = held_out.make_pieces(files, font, options.seconds, solos=options.solos)
     if options.write_audio:

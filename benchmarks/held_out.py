@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from mt3 import outputs
-from mt3.midi import general_midi, library, note_arrays
+from mt3.midi import general_midi, note_arrays, reader
 from mt3.note_sequences import Note
 from mt3.synthesis import orchestration, soundfont
 
@@ -126,7 +126,7 @@ def make_pieces(
     Returns:
       Pieces by set, in the order of the tunes.
     """
-    tunes = [(path.stem, library.read_song(path).notes) for path in files]
+    tunes = [(path.stem, reader.read_song(path).notes) for path in files]
     pieces: dict[str, list[Piece]] = {ALL: [], PIANO: []}
     for stem, notes in tunes:
         for kind, version in (

@@ -35,7 +35,7 @@ from gather import font_packages, score_sources
 from gather.held_out import HeldOut, digest
 from mt3.errors import DataError, MidiError, MT3Error, near_misses
 from mt3.files import atomic_file
-from mt3.midi import library as midi_library
+from mt3.midi import reader as midi_reader
 from mt3.synthesis import command
 
 _TEST = "test"
@@ -86,8 +86,8 @@ class Gathering:
         self.downloads = output / "downloads"
         roots = [self._open_local(path) for path in local]
         kept_out = [*held_out, *_folders_named(_TEST, roots)]
-        midi = _files(kept_out, midi_library.MIDI_SUFFIXES)
-        songs = [midi_library.read_song(path) for path in midi]
+        midi = _files(kept_out, midi_reader.MIDI_SUFFIXES)
+        songs = [midi_reader.read_song(path) for path in midi]
         self.held_out = HeldOut(songs)
         fonts = _files(kept_out, _FONT_SUFFIXES)
         self._held_out_fonts = {path.stem.lower() for path in fonts}
@@ -105,7 +105,7 @@ class Gathering:
         """Takes the MIDI files and soundfonts of the local folders."""
         groups: dict[Path, list[Path]] = {}
         for root in self._roots:
-            for path in self._trainable(root, midi_library.MIDI_SUFFIXES):
+            for path in self._trainable(root, midi_reader.MIDI_SUFFIXES):
                 groups.setdefault(_collection(path, root), []).append(path)
             for path in self._trainable(root, _FONT_SUFFIXES):
                 licence = _LICENCES.get(path.stem, "not stated")
@@ -257,7 +257,7 @@ class Gathering:
         for path in paths:
             target = folder / path.relative_to(root)
             try:
-                song = midi_library.read_song(path)
+                song = midi_reader.read_song(path)
             except MidiError as error:
                 source["failures"].append(str(error))
                 continue
@@ -419,7 +419,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.hours > 0:
             music = options.output / "midi"
             result = command.synthesize(
-                [music] if _files([music], midi_library.MIDI_SUFFIXES) else [],
+                [music] if _files([music], midi_reader.MIDI_SUFFIXES) else [],
                 output=options.output / "corpus",
                 hours=options.hours,
                 soundfonts=gathering.soundfonts(),

@@ -9,7 +9,7 @@ import soundfile
 from benchmarks import accuracy, estimates, group_scores, held_out
 from mt3 import outputs
 from mt3.errors import ConfigError
-from mt3.midi import library, reader
+from mt3.midi import reader
 from mt3.note_sequences import Note
 from mt3.synthesis import soundfont
 
@@ -50,7 +50,7 @@ def font():
 
 
 def make(tunes, font, seconds=4.0, **options):
-    return held_out.make_pieces(library.find_midi([tunes]), font, seconds, **options)
+    return held_out.make_pieces(reader.find_midi([tunes]), font, seconds, **options)
 
 
 def test_two_versions_of_each_tune(tunes, font):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt3.errors import ConfigError, MidiError
+from mt3.errors import ConfigError
 from mt3.midi import general_midi
 from mt3.midi.reader import read_midi
 from mt3.note_sequences import Note
@@ -181,101 +181,3 @@ def test_hours_stay_within_what_readers_accept():
 def test_impossible_tempos_are_refused(tempo):
     with pytest.raises(ConfigError, match="beats per minute"):
         midi.midi_bytes(Transcription([]), tempo=tempo)
-
-
-def test_reader_follows_tempo_changes_of_any_track(tmp_path):
-    file = mido.MidiFile(ticks_per_beat=100)
-    file.tracks = [
-        mido.MidiTrack([mido.Message("note_on", note=60, time=200)]),
-        mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=1_000_000, time=100)]),
-    ]
-    file.tracks[0].append(mido.Message("note_off", note=60, time=100))
-    (note,) = read_midi(save(tmp_path, file))
-    assert (note.start_time, note.end_time) == (1.5, 2.5)
-
-
-def pedal_file(tmp_path):
-    """Two notes under one pedal; 60 is struck again; a drum is hit."""
-    on, off = "note_on", "note_off"
-    pedal = {"type": "control_change", "control": 64}
-    events = [
-        (0, {**pedal, "value": 127}),
-        (0, {"type": on, "note": 60}),
-        (10, {"type": off, "note": 60}),
-        (10, {"type": on, "note": 64}),
-        (20, {"type": off, "note": 64}),
-        (50, {"type": on, "note": 60}),
-        (60, {"type": off, "note": 60}),
-        (100, {**pedal, "value": 0}),
-        (110, {"type": on, "note": 62}),
-        (120, {"type": off, "note": 62}),
-        (120, {"type": on, "note": 36, "channel": 9}),
-        (130, {"type": off, "note": 36, "channel": 9}),
-    ]
-    file, now = mido.MidiFile(ticks_per_beat=50), 0
-    file.tracks.append(mido.MidiTrack())
-    for tick, message in events:
-        file.tracks[0].append(mido.Message(time=tick - now, **message))
-        now = tick
-    return save(tmp_path, file)
-
-
-def test_sustain_pedal_lengthens_notes(tmp_path):
-    path = pedal_file(tmp_path)
-    held = [(n.pitch, n.start_time, n.end_time) for n in read_midi(path)]
-    assert held == [
-        (60, 0.0, 0.5),
-        (64, 0.1, 1.0),
-        (60, 0.5, 1.0),
-        (62, 1.1, 1.2),
-        (36, 1.2, 1.3),
-    ]
-    dry = read_midi(path, apply_sustain=False)
-    assert [n.end_time for n in dry] == pytest.approx([0.1, 0.2, 0.6, 1.2, 1.3])
-
-
-def test_drum_programs_and_late_program_changes_are_kept(tmp_path):
-    track = mido.MidiTrack(
-        [
-            mido.Message("program_change", channel=9, program=25),
-            mido.Message("note_on", channel=9, note=36),
-            mido.Message("note_off", channel=9, note=36, time=10),
-            mido.Message("note_on", note=60),
-            mido.Message("note_off", note=60, time=10),
-            mido.Message("program_change", program=33),
-            mido.Message("note_on", note=60),
-            mido.Message("note_off", note=60, time=10),
-        ]
-    )
-    file = mido.MidiFile()
-    file.tracks.append(track)
-    notes = read_midi(save(tmp_path, file))
-    assert [(n.program, n.is_drum) for n in notes] == [
-        (25, True),
-        (0, False),
-        (33, False),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        (b"", "an empty file"),
-        (b"RIFFxxxx", "RIFF"),
-        (b"MThd", "damaged"),
-        (b"MThd\0\0\0\6\0\1\0\1\0\x60MTrk\0\0\0\x10\0", "damaged"),
-        (b"MThd\0\0\0\6\0\2\0\0\0\x60", "type 2"),
-        (b"MThd\0\0\0\6\0\1\0\0\xe7\x28", "SMPTE"),
-    ],
-)
-def test_files_that_are_no_midi_are_named(tmp_path, content, found):
-    path = tmp_path / "song.mid"
-    path.write_bytes(content)
-    with pytest.raises(MidiError, match=r"song\.mid") as caught:
-        read_midi(path)
-    assert found in str(caught.value)
-
-
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(MidiError, match=r"gone\.mid: cannot read: No such file"):
-        read_midi(tmp_path / "gone.mid")

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from mt3.errors import ConfigError, DataError
-from mt3.midi import library as midi_library
+from mt3.midi import reader as midi_reader
 from mt3.note_sequences import NOTE_DTYPE
 from mt3.synthesis import corpus, recipes
 from mt3.synthesis.augmentation import NO_AUGMENTATION, AugmentationConfig, Augmenter
@@ -277,7 +277,7 @@ def test_the_command_writes_pairs_and_skips_what_is_there(midi, tmp_path):
     assert "broken.mid" in result.failures[0]
     for path in result.written:
         samples, rate = soundfile.read(path)
-        notes = midi_library.read_midi(path.with_suffix(".mid"))
+        notes = midi_reader.read_midi(path.with_suffix(".mid"))
         assert rate == 16000
         assert len(notes)
         assert len(samples) / rate >= max(n.end_time for n in notes) - 0.01

@@ -17,7 +17,7 @@ import numpy as np
 
 from mt3.errors import DataError, MidiError
 from mt3.midi import note_arrays
-from mt3.midi.library import Song, find_midi, read_song
+from mt3.midi.reader import Song, find_midi, read_song
 
 _STEPS_PER_SECOND = 100_000
 _TIMES = ("start_time", "end_time")

@@ -23,6 +23,7 @@ from typing import Any
 
 from mt3 import datasets
 from mt3.errors import ConfigError, DataError
+from mt3.midi.reader import MIDI_SUFFIXES
 from mt3.prepare import recordings
 from mt3.prepare.items import (
     Item,
@@ -32,7 +33,6 @@ from mt3.prepare.items import (
     Settings,
     contents,
 )
-from mt3.scoring.files import MIDI_EXTENSIONS
 from mt3.transcribe import AUDIO_SUFFIXES
 
 SPLITS = ("train", "validation", "test")
@@ -119,7 +119,7 @@ class Folder:
         if not any(splits.values()) and not problems:
             raise DataError(
                 f"{self.root}: looked for recordings ({', '.join(_NAMED_SUFFIXES)} "
-                f"...) and MIDI files ({', '.join(MIDI_EXTENSIONS)}) of the same "
+                f"...) and MIDI files ({', '.join(MIDI_SUFFIXES)}) of the same "
                 f"names; found {contents(self.root)}"
             )
         return Listing(splits, tuple(problems))
@@ -185,7 +185,7 @@ def _hash(name: str) -> float:
 def _pairs(folder: Path) -> tuple[list[Item], list[Problem]]:
     """Finds recordings with their MIDI files."""
     recordings, problems = _by_name(folder, AUDIO_SUFFIXES)
-    midis, more = _by_name(folder, MIDI_EXTENSIONS)
+    midis, more = _by_name(folder, MIDI_SUFFIXES)
     problems += more
     pairs = {
         name: (recordings[name], midis[name])

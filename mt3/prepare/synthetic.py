@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mt3.errors import ConfigError, DataError
-from mt3.midi import library, note_arrays
+from mt3.midi import note_arrays, reader
 from mt3.prepare import recordings, sequences
 from mt3.prepare.folder import SPLITS, check_shares
 from mt3.prepare.items import (
@@ -81,7 +81,7 @@ class Synthetic:
             are no MIDI files.
         """
         check_shares(validation, test)
-        files = tuple(library.find_midi([midi])) if midi is not None else ()
+        files = tuple(reader.find_midi([midi])) if midi is not None else ()
         songs = (len(files) or None) if songs is None else songs
         if songs is None or songs < 1:
             raise ConfigError(
@@ -135,7 +135,7 @@ class Synthetic:
         font_path = self.soundfonts[number % len(self.soundfonts)]
         font = open_soundfont(font_path, self.settings.sample_rate)
         if item.files:
-            notes = library.read_song(item.files[0]).notes
+            notes = reader.read_song(item.files[0]).notes
             if self.seconds is not None:
                 notes = note_arrays.window(notes, 0.0, self.seconds)
         else:

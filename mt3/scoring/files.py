@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mt3 import errors
+from mt3.midi.reader import MIDI_SUFFIXES, read_midi
 
 if TYPE_CHECKING:
     from mt3.scoring.instruments import ClassCounts
-
-MIDI_EXTENSIONS = (".mid", ".midi", ".kar")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +127,6 @@ def score_files(
       MidiError: a path that does not exist, or a file where the other is a folder.
       ConfigError: a pattern that no metric has.
     """
-    from mt3.midi.reader import read_midi
     from mt3.scoring import counts as metrics_lib
     from mt3.scoring import instruments as instrument_metrics
 
@@ -197,12 +195,12 @@ def pair_files(
         have, lacking = (truths, estimate) if name in truths else (found, reference)
         failures[name] = (
             f"{have[name]}: no partner: found no {name} with "
-            f"{'/'.join(MIDI_EXTENSIONS)} in {lacking}"
+            f"{'/'.join(MIDI_SUFFIXES)} in {lacking}"
         )
     both = sorted((truths.keys() & found.keys()) - failures.keys())
     if not both and not failures:
         raise errors.MidiError(
-            f"scoring: no MIDI files ({', '.join(MIDI_EXTENSIONS)}) in {reference} "
+            f"scoring: no MIDI files ({', '.join(MIDI_SUFFIXES)}) in {reference} "
             f"or {estimate}"
         )
     return {name: (truths[name], found[name]) for name in both}, failures
@@ -212,7 +210,7 @@ def _by_stem(folder: Path, failures: dict[str, str]) -> dict[str, Path]:
     """Returns a folder's MIDI files by relative path without extension."""
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in MIDI_EXTENSIONS or not path.is_file():
+        if path.suffix.lower() not in MIDI_SUFFIXES or not path.is_file():
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in files:

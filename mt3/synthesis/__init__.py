@@ -2,7 +2,6 @@
 
     note_arrays     notes as structured arrays: windows, overlaps
     instruments     ranges, voices and ring times of the General MIDI instruments
-    midi_library    MIDI files -> songs
     song_library    many songs in memory, drawn by kind
     random_notes    music without the habits of music
     orchestration   songs -> other songs

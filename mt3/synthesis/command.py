@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mt3.errors import ConfigError, MT3Error
-from mt3.midi import library, note_arrays
+from mt3.midi import note_arrays, reader
 from mt3.note_sequences import Note
 from mt3.synthesis import corpus, orchestration, random_notes, recipes
 from mt3.synthesis.soundfont import SoundFont, default_soundfont, open_soundfont
@@ -136,7 +136,7 @@ def _render_files(
     say: Callable[[str], None],
 ) -> Synthesized:
     """Renders each MIDI file and random piece to a pair of files."""
-    files = library.find_midi(inputs) if inputs else []
+    files = reader.find_midi(inputs) if inputs else []
     targets = _output_paths(files, inputs, output)
     jobs: list[tuple[Path, Path | None]] = list(zip(targets, files, strict=True))
     jobs += [(output / f"random_{n:05d}.wav", None) for n in range(random)]
@@ -193,7 +193,7 @@ def _render_file(
     if path is None:
         notes = random_notes.random_notes(rng, seconds=seconds)
     else:
-        notes = library.read_song(path).notes
+        notes = reader.read_song(path).notes
     sounds = {}
     if reorchestrate and path is not None:
         notes = orchestration.change_tempo(notes, float(rng.uniform(0.8, 1.25)))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from mt3.midi import note_arrays
-from mt3.midi.library import Song
+from mt3.midi.reader import Song
 from mt3.synthesis import expression, instruments, orchestration, random_notes
 from mt3.synthesis.song_library import Library
 from mt3.synthesis.soundfont import Sound, SoundFont

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mt3.errors import DataError, MidiError
-from mt3.midi.library import Song, find_midi, read_song
+from mt3.midi.reader import Song, find_midi, read_song
 
 
 class Library:

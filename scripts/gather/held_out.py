@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mt3.midi.library import Song
+from mt3.midi.reader import Song
 
 # So many intervals in a row say little about another tune by chance, if they are not
 # all alike.

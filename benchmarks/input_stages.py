@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import original_inputs as original
 from benchmarks.original_inputs import CONFIG, DATASET, RATE
 from mt3 import spectrograms
-from mt3.data import adapters, record_fields
+from mt3.data import adapters
 from mt3.datasets import CHUNK_FRAMES
 from mt3.example_encoder import SegmentEncoder
 
@@ -34,18 +34,18 @@ def microseconds(function: Callable[[], object], repeats: int = 30) -> float:
 
 def our_stages(record: Mapping[str, bytes]) -> dict[str, float]:
     """Returns microseconds per example of our stages; a song's shared by its chunks."""
-    song = adapters.folder(record, dataset=DATASET, sample_rate=RATE, training=True)
+    song = adapters.of(DATASET)(record, sample_rate=RATE, training=True)
     encoder = SegmentEncoder(CONFIG)
     hops = spectrograms.split_audio(song.audio, CONFIG.spectrogram)
     events = encoder.tokenizer.encode_song(song.note_array, len(hops))
     chunks = -(-len(hops) // CHUNK_FRAMES)
 
     def audio():
-        samples = record_fields.stored_audio(record["audio"], RATE, "benchmark")
+        samples = adapters.stored_audio(record["audio"], RATE, "benchmark")
         return spectrograms.split_audio(samples, CONFIG.spectrogram)
 
     def whole_song():
-        return adapters.folder(record, dataset=DATASET, sample_rate=RATE, training=True)
+        return adapters.of(DATASET)(record, sample_rate=RATE, training=True)
 
     def tokens():
         # Not the song's start, where nothing is held.
@@ -53,7 +53,7 @@ def our_stages(record: Mapping[str, bytes]) -> dict[str, float]:
         return encoder.tokenizer.to_ids(encoder.reduce(part))
 
     decode = microseconds(
-        lambda: record_fields.stored_audio(record["audio"], RATE, "benchmark")
+        lambda: adapters.stored_audio(record["audio"], RATE, "benchmark")
     )
     return {
         "WAV to hops": microseconds(audio) / chunks,

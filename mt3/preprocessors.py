@@ -117,7 +117,7 @@ def tokenize(
         raise ConfigError(
             f"tokenize: on_error is {on_error!r}; expected 'stop' or 'skip'"
         )
-    adapter = adapters.get(dataset.adapter)
+    adapter = adapters.of(dataset)
     tokenizer = NoteTokenizer(config)
     names = sorted(ds.element_spec)
     features = _song_features(config)
@@ -127,7 +127,6 @@ def tokenize(
         try:
             song = adapter(
                 record,
-                dataset=dataset,
                 sample_rate=config.spectrogram.sample_rate,
                 training=training,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import note_seq
@@ -11,7 +12,7 @@ import soundfile
 
 from mt3 import datasets
 from mt3.audio import reading
-from mt3.data import adapters, note_sequence_io, record_fields, records
+from mt3.data import adapters, note_sequence_io, records
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import Note, trim_overlapping_notes
 from tests.support import tiny_datasets
@@ -34,9 +35,7 @@ def record_of(name, split="train", index=0):
 
 def adapt(name, record, *, training=False, sample_rate=16000):
     config = datasets.DATASETS[name]
-    return adapters.ADAPTERS[config.adapter](
-        record, dataset=config, sample_rate=sample_rate, training=training
-    )
+    return adapters.of(config)(record, sample_rate=sample_rate, training=training)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -101,7 +100,7 @@ def test_audio_files_of_any_rate_and_channels(file_format):
     left = 0.5 * np.sin(2 * np.pi * 440 * time)
     stream = io.BytesIO()
     soundfile.write(stream, np.stack([left, 0 * left], 1), 44100, format=file_format)
-    samples = record_fields.decode_audio(stream.getvalue(), 16000, "x")
+    samples = adapters.decode_audio(stream.getvalue(), 16000, "x")
     assert samples.shape == (reading.resampled_length(44100, 44100, 16000),)
     expected = 0.25 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     np.testing.assert_allclose(samples[500:-500], expected[500:-500], atol=1e-3)
@@ -120,10 +119,10 @@ def test_plain_wav_files_are_their_bytes():
     at = data.index(b"data")
     longer = data[:at] + b"LIST\x03\x00\x00\x00abc\x00" + data[at:]
     for plain in (data, longer):
-        stored = record_fields.stored_audio(plain, 16000, "x")
+        stored = adapters.stored_audio(plain, 16000, "x")
         assert stored.dtype == np.int16
-        decoded = record_fields.decode_audio(data, 16000, "x")
-        np.testing.assert_array_equal(record_fields.as_floats(stored), decoded)
+        decoded = adapters.decode_audio(data, 16000, "x")
+        np.testing.assert_array_equal(adapters.Song("x", stored, None).samples, decoded)
 
 
 def test_other_files_are_decoded():
@@ -137,25 +136,25 @@ def test_other_files_are_decoded():
         wav_bytes()[:-100],  # Cut off.
     ]
     for data in cases:
-        stored = record_fields.stored_audio(data, 16000, "x")
+        stored = adapters.stored_audio(data, 16000, "x")
         assert stored.dtype == np.float32
-        decoded = record_fields.decode_audio(data, 16000, "x")
+        decoded = adapters.decode_audio(data, 16000, "x")
         np.testing.assert_array_equal(stored, decoded)
     with pytest.raises(DataError, match="no WAV or FLAC"):
-        record_fields.stored_audio(wav_bytes()[:20], 16000, "x")
+        adapters.stored_audio(wav_bytes()[:20], 16000, "x")
 
 
 def test_float_samples_that_are_not_finite():
     record = {"audio": np.zeros(100, np.float32), "rate": 16000.0, "record": "r#1"}
-    samples = record_fields.float_samples(record, "audio", "rate", 16000)
+    samples = adapters.float_samples(record, "audio", "rate", 16000)
     assert samples is record["audio"]
     for bad in (np.nan, np.inf):
         record["audio"][50] = bad
         with pytest.raises(DataError, match=r"r#1: field 'audio'.*sample 50"):
-            record_fields.float_samples(record, "audio", "rate", 16000)
+            adapters.float_samples(record, "audio", "rate", 16000)
     # Their sum is infinite, they are not.
     record["audio"][:] = 3e38
-    samples = record_fields.float_samples(record, "audio", "rate", 16000)
+    samples = adapters.float_samples(record, "audio", "rate", 16000)
     np.testing.assert_array_equal(samples, record["audio"])
 
 
@@ -251,7 +250,8 @@ def test_notes_without_a_duration_are_dropped_by_trimming_alone():
 
 
 def test_unknown_adapter():
-    with pytest.raises(ConfigError, match="'maestr'.*maestro"):
-        adapters.get("maestr")
+    config = dataclasses.replace(datasets.URMP_CONFIG, adapter="maestr")
+    with pytest.raises(ConfigError, match="'urmp'.*'maestr'.*maestro"):
+        adapters.of(config)
     used = {config.adapter for config in datasets.DATASETS.values()}
     assert used == set(adapters.ADAPTERS)

@@ -49,7 +49,7 @@ DATA_LAYER = {
 # Modules that are about to be part of another one, and count as that one until then.
 MERGING = {
     "bundle": "engine",
-    "dataset_configs": "datasets",
+    "datasets": "datasets",
     "example_encoder": "preprocessors",
     "frame_heads": "harmonic_stem",
     "gin_files": "engine",

@@ -58,9 +58,9 @@ def read(root, name, split):
 def songs(root, name, split, *, training=False):
     """Returns a split's songs as the tasks get them, by id."""
     config = datasets.get(name, root)
-    adapter = adapters.get(config.adapter)
+    adapter = adapters.of(config)
     made = [
-        adapter(record, dataset=config, sample_rate=RATE, training=training)
+        adapter(record, sample_rate=RATE, training=training)
         for record in read(root, name, split)
     ]
     return {song.id: song for song in made}

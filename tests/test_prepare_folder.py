@@ -113,9 +113,8 @@ def test_the_record(tmp_path):
     (path,) = datasets.files(config, "train", str(tmp_path))
     (payload,) = tfrecords.read_records(path)
     parsed = records.parse(payload, config.features, path)
-    song = adapters.get(config.adapter)(
+    song = adapters.of(config)(
         {key: value.numpy() for key, value in parsed.items()},
-        dataset=config,
         sample_rate=16000,
         training=True,
     )

@@ -24,11 +24,7 @@ def songs(root, split):
         for payload in tfrecords.read_records(path):
             parsed = records.parse(payload, config.features, path)
             record = {key: value.numpy() for key, value in parsed.items()}
-            found.append(
-                adapters.get(config.adapter)(
-                    record, dataset=config, sample_rate=16000, training=False
-                )
-            )
+            found.append(adapters.of(config)(record, sample_rate=16000, training=False))
     return found
 
 

@@ -4,50 +4,57 @@ A record is a dict of features, as read from a TFRecord (bytes for strings, NumP
 arrays for numbers and lists). An adapter makes a `Song` of it: mono samples at the
 model's rate, and the notes, with pedal applied and programs set.
 
-* maestro: WAV bytes; notes as stored.
-* guitarset: WAV bytes; notes of program 24; pitch bends are an error.
-* urmp: WAV bytes; a sequence for each instrument, its program by the instrument's
-  name; pitch bends are an error.
-* musicnet: floats at `sample_rate`; notes as stored.
-* slakh: floats at `audio_sample_rate`; a sequence for each stem, its program by the
-  class that `inst_names` gives.
-* cerberus4: as slakh; a sequence for each track that the data set lists.
-* folder: WAV, FLAC or OGG bytes; notes as stored.
+* `recording`: one audio file (WAV, FLAC or OGG bytes in `audio`) or floats at
+  `sample_rate`, and one sequence. MAESTRO, MusicNet, your own and synthetic data.
+* `guitarset`: the same; all notes get program 24, pitch bends are an error.
+* `ensemble`: an audio file and one sequence for each instrument, whose program follows
+  from the instrument's name; pitch bends are an error. URMP.
+* `stems`: floats at `audio_sample_rate` and one sequence for each stem, whose program
+  follows from the class in `inst_names`, or from the tracks that the data set lists.
+  Slakh, Cerberus4.
 
-`slakh`, `cerberus4` and `folder` merge parts that may share a program. Tokens cannot
-say that one pitch of one program sounds twice, so for training they trim such notes;
-for evaluation the notes stay as they are.
+Slakh, Cerberus4, your own and synthetic data merge parts that may share a program.
+Tokens cannot express that one pitch of one program sounds twice, so for training such
+notes are trimmed; for evaluation they stay as they are.
 
-Everything that is wrong with a record is a `DataError` that names the record
-(`record` is "<path>#<index>") and the field.
+Every problem with a record is a `DataError` that names the record (`record` is
+"<path>#<index>") and the field.
 
 Differences from the original, numbered:
 
-1. Names that are not known, counts that differ and bytes that cannot be read are
-   errors that say so; the original stops with an assertion or a foreign error.
-2. A song is known by the record's id. Several records of Slakh and Cerberus4 are
-   mixes of one track, so there the file and index are part of it.
+1. Unknown names, counts that differ and bytes that cannot be read are errors that say
+   so. The original stops with an assertion or an error of some library.
+2. A song's id is the record's id. Several records of Slakh and Cerberus4 are mixes of
+   one track, so there the file and index are part of it.
+3. The tracks of Cerberus4 may come in any order.
+4. Notes without a duration are dropped where notes are trimmed. The original stops.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+import io
+import os
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from mt3 import note_sequences
-from mt3.data import note_sequence_io, record_fields
+from mt3.audio import reading
+from mt3.data import note_sequence_io
 from mt3.data.note_sequence_io import PitchBends
-from mt3.data.record_fields import Record
 from mt3.datasets import DatasetConfig
-from mt3.errors import ConfigError, DataError, near_misses
+from mt3.errors import AudioError, ConfigError, DataError, near_misses
 from mt3.note_sequences import Note
+from mt3.scoring.counts import TrackSpec
+
+Record = Mapping[str, "bytes | np.ndarray"]
 
 GUITARSET_PROGRAM = 24
-# Ends of ids that name the recording of an excerpt: microphone, mix of pickups.
+# Ends of ids that name the recording of an excerpt: microphone or mix of pickups.
 GUITARSET_RECORDINGS = ("_mic", "_mix")
 
 URMP_PROGRAMS: Mapping[str, int] = {
@@ -110,7 +117,7 @@ class Song:
     """One recording and its notes.
 
     Attributes:
-      id: what it is known by, unique within its data set.
+      id: its name, unique within its data set.
       audio: mono, at the model's sample rate: float32 [n], or int16 [n] as stored.
       note_array: pedal applied, programs set, [n] of `NOTE_DTYPE`.
     """
@@ -122,7 +129,9 @@ class Song:
     @functools.cached_property
     def samples(self) -> np.ndarray:
         """The audio as float32 [n]."""
-        return record_fields.as_floats(self.audio)
+        if self.audio.dtype == np.int16:
+            return self.audio * np.float32(1 / 32768)
+        return self.audio
 
     @functools.cached_property
     def notes(self) -> list[Note]:
@@ -132,27 +141,22 @@ class Song:
     @functools.cached_property
     def sequence(self) -> bytes:
         """The notes as a serialized NoteSequence."""
-        return note_sequence_io.from_notes(self.notes).SerializeToString()
+        sequence = note_sequence_io.from_notes(self.notes)
+        sequence.id = self.id
+        return sequence.SerializeToString()
 
 
 class Adapter(Protocol):
     """Makes a song of a record."""
 
-    def __call__(
-        self,
-        record: Record,
-        *,
-        dataset: DatasetConfig,
-        sample_rate: int,
-        training: bool,
-    ) -> Song:
+    def __call__(self, record: Record, *, sample_rate: int, training: bool) -> Song:
         """Reads a record.
 
         Args:
           record: features by name.
-          dataset: where the record comes from.
           sample_rate: Hz of the result's samples.
-          training: trim overlapping notes of one pitch and program.
+          training: trim overlapping notes of one pitch and program where the data set
+            needs it.
 
         Returns:
           The song.
@@ -163,187 +167,210 @@ class Adapter(Protocol):
         ...
 
 
-def maestro(
-    record: Record, *, dataset: DatasetConfig, sample_rate: int, training: bool
+def recording(
+    record: Record,
+    *,
+    sample_rate: int,
+    training: bool,
+    audio_is_samples: bool = False,
+    program: int | None = None,
+    pitch_bends: PitchBends = "ignore",
+    trim: bool = False,
+    id_feature_key: str | None = None,
 ) -> Song:
-    """MAESTRO: audio file and sequence; see `Adapter`."""
-    del dataset, training
-    return _file_song(record, sample_rate, _stored_notes(record, "ignore"))
+    """One recording with one sequence; see `Adapter`.
+
+    Args:
+      record: features by name.
+      sample_rate: Hz of the result's samples.
+      training: whether `trim` applies.
+      audio_is_samples: `audio` holds floats at `sample_rate`, not a file's bytes.
+      program: of all notes; None for each note's own.
+      pitch_bends: "error" or "ignore".
+      trim: end each note where the next one of its pitch and program begins.
+      id_feature_key: the feature that holds the id, if it is not `id`.
+    """
+    notes = _part_notes(
+        record,
+        "sequence",
+        _bytes_of(record, "sequence"),
+        pitch_bends=pitch_bends,
+        program=program,
+        allow_empty=trim and training,
+    )
+    if trim and training:
+        notes = note_sequences.trim_overlaps(notes)
+    if audio_is_samples:
+        audio = float_samples(record, "audio", "sample_rate", sample_rate)
+    else:
+        audio = _file_audio(record, sample_rate)
+    return Song(_song_id(record, id_feature_key), audio, notes)
 
 
-def guitarset(
-    record: Record, *, dataset: DatasetConfig, sample_rate: int, training: bool
+def guitarset(record: Record, *, sample_rate: int, training: bool) -> Song:
+    """GuitarSet: a recording of one instrument; see `Adapter`."""
+    song = recording(
+        record,
+        sample_rate=sample_rate,
+        training=training,
+        program=GUITARSET_PROGRAM,
+        pitch_bends="error",
+    )
+    # Each excerpt was recorded twice. An id that does not name the recording would
+    # join the two.
+    if song.id.endswith(GUITARSET_RECORDINGS):
+        return song
+    return dataclasses.replace(song, id=_song_id(record, with_position=True))
+
+
+def urmp_program(name: str) -> int:
+    """Returns the program of an instrument of URMP ("vn", "fl", ...).
+
+    Raises:
+      DataError: there is no such instrument.
+    """
+    return _look_up(name, URMP_PROGRAMS, "URMP instrument")
+
+
+def slakh_program(name: str) -> tuple[int, bool]:
+    """Returns program and is_drum of a class of Slakh ("Electric Bass", ...).
+
+    Raises:
+      DataError: there is no such class.
+    """
+    known = {**SLAKH_PROGRAMS, SLAKH_DRUMS: 0}
+    return _look_up(name, known, "Slakh class"), name == SLAKH_DRUMS
+
+
+def ensemble(
+    record: Record,
+    *,
+    sample_rate: int,
+    training: bool,
+    program_of: Callable[[str], int] = urmp_program,
+    id_feature_key: str | None = None,
 ) -> Song:
-    """GuitarSet: audio file and sequence, one instrument; see `Adapter`."""
-    del dataset, training
-    notes = _stored_notes(record, "error", program=GUITARSET_PROGRAM)
-    # Each excerpt was recorded twice. An id that does not tell which recording it is
-    # would join the two.
-    ambiguous = not record_fields.song_id(record).endswith(GUITARSET_RECORDINGS)
-    return _file_song(record, sample_rate, notes, with_position=ambiguous)
+    """One recording with a sequence for each instrument; see `Adapter`.
 
-
-def urmp(
-    record: Record, *, dataset: DatasetConfig, sample_rate: int, training: bool
-) -> Song:
-    """URMP: audio file and a sequence per instrument; see `Adapter`."""
-    del dataset, training
+    Args:
+      record: features by name.
+      sample_rate: Hz of the result's samples.
+      training: not used.
+      program_of: instrument name -> program; raises ValueError for others.
+      id_feature_key: the feature that holds the id, if it is not `id`.
+    """
+    del training
     notes: list[np.ndarray] = []
-    for name, data in record_fields.parts_of(
-        record, "inst_names", "instrument_sequences"
-    ):
-        if name not in URMP_PROGRAMS:
-            raise _unknown_instrument(record, name, URMP_PROGRAMS)
+    for name, data in _parts_of(record, "inst_names", "instrument_sequences"):
         part = _part_notes(
             record,
             "instrument_sequences",
             data,
             pitch_bends="error",
-            program=URMP_PROGRAMS[name],
+            program=_known(record, program_of, name),
             is_drum=False,
         )
         notes.append(part)
-    return _file_song(record, sample_rate, _joined(notes))
+    audio = _file_audio(record, sample_rate)
+    return Song(_song_id(record, id_feature_key), audio, _joined(notes))
 
 
-def musicnet(
-    record: Record, *, dataset: DatasetConfig, sample_rate: int, training: bool
+def stems(
+    record: Record,
+    *,
+    sample_rate: int,
+    training: bool,
+    track_specs: Sequence[TrackSpec] = (),
+    pitch_bends: PitchBends = "ignore",
 ) -> Song:
-    """MusicNet and MusicNetEM: floats and a sequence; see `Adapter`."""
-    del dataset, training
-    samples = record_fields.float_samples(record, "audio", "sample_rate", sample_rate)
-    return Song(record_fields.song_id(record), samples, _stored_notes(record, "ignore"))
+    """A mix and a sequence for each stem; see `Adapter`.
 
-
-def slakh(
-    record: Record, *, dataset: DatasetConfig, sample_rate: int, training: bool
-) -> Song:
-    """Slakh: a mix and a sequence per stem, named by its class; see `Adapter`."""
-    del dataset
-    programs = {**SLAKH_PROGRAMS, SLAKH_DRUMS: 0}
-    notes: list[np.ndarray] = []
-    for name, data in record_fields.parts_of(record, "inst_names", "note_sequences"):
-        if name not in programs:
-            raise _unknown_instrument(record, name, programs)
-        is_drum = name == SLAKH_DRUMS
-        notes.append(_stem_notes(record, data, programs[name], is_drum, training))
-    return _mix_song(record, sample_rate, notes, training)
-
-
-def cerberus4(
-    record: Record, *, dataset: DatasetConfig, sample_rate: int, training: bool
-) -> Song:
-    """Cerberus4: a mix and a sequence for each track; see `Adapter`."""
-    specs = {spec.name: spec for spec in dataset.track_specs or ()}
-    parts = record_fields.parts_of(record, "inst_names", "note_sequences")
-    names = [name for name, _ in parts]
-    for name in names:
-        if name not in specs:
-            raise _unknown_instrument(record, name, specs)
-    if sorted(names) != sorted(specs):
-        raise record_fields.field_error(
-            record,
-            "inst_names",
-            f"found {', '.join(names) or 'none'}; expected {', '.join(specs)}",
+    Args:
+      record: features by name.
+      sample_rate: Hz of the result's samples.
+      training: trim overlapping notes.
+      track_specs: the tracks, by which stems are named; if empty, `inst_names` holds
+        classes of Slakh.
+      pitch_bends: "error" or "ignore".
+    """
+    specs = {spec.name: (spec.program, spec.is_drum) for spec in track_specs}
+    track_of = functools.partial(_look_up, known=specs, what="track")
+    parts = _parts_of(record, "inst_names", "note_sequences")
+    look_up = track_of if specs else slakh_program
+    kinds = [_known(record, look_up, name) for name, _ in parts]
+    if specs and sorted(name for name, _ in parts) != sorted(specs):
+        found = ", ".join(name for name, _ in parts) or "none"
+        raise _field_error(
+            record, "inst_names", f"found {found}; expected {', '.join(specs)}"
         )
-    notes: list[np.ndarray] = []
-    for name, data in parts:
-        spec = specs[name]
-        notes.append(_stem_notes(record, data, spec.program, spec.is_drum, training))
-    return _mix_song(record, sample_rate, notes, training)
-
-
-def folder(
-    record: Record, *, dataset: DatasetConfig, sample_rate: int, training: bool
-) -> Song:
-    """One's own and synthetic data: audio file and sequence; see `Adapter`."""
-    del dataset
-    notes = _stored_notes(record, "ignore", allow_empty=training)
-    notes = note_sequences.trim_overlaps(notes) if training else notes
-    return _file_song(record, sample_rate, notes)
+    notes = _joined(
+        [
+            _part_notes(
+                record,
+                "note_sequences",
+                data,
+                pitch_bends=pitch_bends,
+                program=0 if is_drum else program,
+                is_drum=is_drum,
+                allow_empty=training,  # Trimming drops them.
+            )
+            for (_, data), (program, is_drum) in zip(parts, kinds, strict=True)
+        ]
+    )
+    return Song(
+        _song_id(record, with_position=True),
+        float_samples(record, "mix", "audio_sample_rate", sample_rate),
+        note_sequences.trim_overlaps(notes) if training else notes,
+    )
 
 
 ADAPTERS: Mapping[str, Adapter] = {
-    "maestro": maestro,
+    "maestro": recording,
     "guitarset": guitarset,
-    "urmp": urmp,
-    "musicnet": musicnet,
-    "slakh": slakh,
-    "cerberus4": cerberus4,
-    "folder": folder,
+    "urmp": ensemble,
+    "musicnet": functools.partial(recording, audio_is_samples=True),
+    "slakh": stems,
+    "cerberus4": stems,
+    "folder": functools.partial(recording, trim=True),
 }
 
 
-def get(name: str) -> Adapter:
-    """Returns an adapter by name.
+def of(dataset: DatasetConfig) -> Adapter:
+    """Returns the adapter of a data set.
 
     Raises:
-      ConfigError: there is none of that name.
+      ConfigError: its name is not one of `ADAPTERS`.
     """
-    if name not in ADAPTERS:
+    if dataset.adapter not in ADAPTERS:
         raise ConfigError(
-            f"record adapter: unknown name {name!r}.{near_misses(name, ADAPTERS)}"
+            f"data set {dataset.name!r}: unknown adapter {dataset.adapter!r}."
+            f"{near_misses(dataset.adapter, ADAPTERS)}"
         )
-    return ADAPTERS[name]
+    adapter = ADAPTERS[dataset.adapter]
+    if dataset.adapter == "cerberus4":
+        return functools.partial(adapter, track_specs=dataset.track_specs)
+    return adapter
 
 
-def _unknown_instrument(
-    record: Record, name: str, known: Mapping[str, object]
-) -> DataError:
-    return record_fields.field_error(
-        record, "inst_names", f"unknown instrument {name!r}.{near_misses(name, known)}"
-    )
+def _look_up(name: str, known: Mapping[str, Any], what: str) -> Any:
+    if name not in known:
+        raise DataError(f"unknown {what} {name!r}.{near_misses(name, known)}")
+    return known[name]
 
 
-def _part_notes(
-    record: Record,
-    field: str,
-    data: bytes,
-    *,
-    pitch_bends: PitchBends,
-    program: int | None = None,
-    is_drum: bool | None = None,
-    allow_empty: bool = False,
-) -> np.ndarray:
-    name = record_fields.place(record, field)
+def _known(record: Record, look_up: Callable[[str], Any], name: str) -> Any:
+    """Looks an instrument up; the error names the record."""
+    try:
+        return look_up(name)
+    except ValueError as error:
+        raise _field_error(record, "inst_names", str(error)) from error
+
+
+def _part_notes(record: Record, field: str, data: bytes, **options: Any) -> np.ndarray:
+    """Returns the notes of a sequence; `note_sequence_io.to_array` has the options."""
+    name = _place(record, field)
     return note_sequence_io.to_array(
-        note_sequence_io.parse(data, name),
-        pitch_bends=pitch_bends,
-        program=program,
-        is_drum=is_drum,
-        allow_empty=allow_empty,
-        name=name,
-    )
-
-
-def _stem_notes(
-    record: Record, data: bytes, program: int, is_drum: bool, training: bool
-) -> np.ndarray:
-    return _part_notes(
-        record,
-        "note_sequences",
-        data,
-        pitch_bends="ignore",
-        program=0 if is_drum else program,
-        is_drum=is_drum,
-        allow_empty=training,  # Trimming drops them.
-    )
-
-
-def _stored_notes(
-    record: Record,
-    pitch_bends: PitchBends,
-    *,
-    program: int | None = None,
-    allow_empty: bool = False,
-) -> np.ndarray:
-    return _part_notes(
-        record,
-        "sequence",
-        record_fields.bytes_of(record, "sequence"),
-        pitch_bends=pitch_bends,
-        program=program,
-        allow_empty=allow_empty,
+        note_sequence_io.parse(data, name), name=name, **options
     )
 
 
@@ -351,32 +378,200 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([note_sequences.notes_to_array([]), *parts])
 
 
-def _file_song(
-    record: Record,
-    sample_rate: int,
-    notes: np.ndarray,
-    *,
-    with_position: bool = False,
-) -> Song:
-    audio = record_fields.stored_audio(
-        record_fields.bytes_of(record, "audio"),
-        sample_rate,
-        record_fields.place(record, "audio"),
-    )
-    return Song(
-        record_fields.song_id(record, with_position=with_position), audio, notes
-    )
+def _text(value: object) -> str:
+    """Text of a feature: bytes, text, or a number used as an id."""
+    if isinstance(value, np.ndarray):
+        value = value.reshape(-1)[0] if value.size else b""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _mix_song(
-    record: Record, sample_rate: int, parts: Sequence[np.ndarray], training: bool
-) -> Song:
-    samples = record_fields.float_samples(
-        record, "mix", "audio_sample_rate", sample_rate
-    )
-    notes = _joined(parts)
-    return Song(
-        record_fields.song_id(record, with_position=True),
-        samples,
-        note_sequences.trim_overlaps(notes) if training else notes,
-    )
+def _song_id(
+    record: Record, id_feature_key: str | None = None, *, with_position: bool = False
+) -> str:
+    """Returns the record's own id, else its file name and index.
+
+    Args:
+      record: features by name.
+      id_feature_key: the feature that holds the id; None for `id` or `track_id`.
+      with_position: add the file name and index to an id that several records share.
+
+    Raises:
+      DataError: the record has neither.
+    """
+    keys = (id_feature_key,) if id_feature_key else ("id", "track_id")
+    own = next((_text(record[key]) for key in keys if key in record), "")
+    position = os.path.basename(_text(record.get("record", b"")))
+    parts = [own, position] if with_position else [own or position]
+    if not any(parts):
+        raise DataError("record: fields 'id' and 'record' are empty; expected a name")
+    return " ".join(filter(None, parts))
+
+
+def _place(record: Record, field: str) -> str:
+    """Returns the name of a record and a field, for messages."""
+    names = [_text(record.get(key, b"")) for key in ("record", "id", "track_id")]
+    return f"{next(filter(None, names), 'a record without a name')}: field {field!r}"
+
+
+def _field_error(record: Record, field: str, problem: str) -> DataError:
+    return DataError(f"{_place(record, field)}: {problem}")
+
+
+def _bytes_of(record: Record, field: str) -> bytes:
+    """Returns a field of bytes.
+
+    Raises:
+      DataError: it is missing, empty or something else.
+    """
+    value = record.get(field, b"")
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    if not isinstance(value, bytes) or not value:
+        found = "nothing" if isinstance(value, bytes) else f"{value!r:.60}"
+        raise _field_error(record, field, f"found {found}, expected bytes")
+    return value
+
+
+def _strings_of(record: Record, field: str) -> list[bytes]:
+    """Returns a list of strings; one string alone is a list of one."""
+    value = record.get(field)
+    if value is None:
+        raise _field_error(record, field, "is missing")
+    return [value] if isinstance(value, bytes) else list(np.ravel(value))
+
+
+def _parts_of(record: Record, names: str, sequences: str) -> list[tuple[str, bytes]]:
+    """Pairs instrument names with their serialized sequences.
+
+    Raises:
+      DataError: a field is missing, or there is not one sequence for each name.
+    """
+    found, data = _strings_of(record, names), _strings_of(record, sequences)
+    if len(found) != len(data):
+        raise _field_error(
+            record,
+            sequences,
+            f"found {len(data)} sequences for {len(found)} instruments ({names!r})",
+        )
+    return [(_text(name), part) for name, part in zip(found, data, strict=True)]
+
+
+def _file_audio(record: Record, sample_rate: int) -> np.ndarray:
+    data = _bytes_of(record, "audio")
+    return stored_audio(data, sample_rate, _place(record, "audio"))
+
+
+def stored_audio(data: bytes, sample_rate: int, name: str) -> np.ndarray:
+    """Decodes the bytes of an audio file, unless they are the samples already.
+
+    Args:
+      data: as for `decode_audio`.
+      sample_rate: Hz of the result.
+      name: record and field, for messages.
+
+    Returns:
+      int16 [n] of a plain WAV file of one channel, 16 bits and that rate, which is how
+      data sets store theirs: the bytes themselves, read-only. Else float32 [n].
+
+    Raises:
+      DataError: as `decode_audio`.
+    """
+    samples = _plain_samples(data, sample_rate)
+    return decode_audio(data, sample_rate, name) if samples is None else samples
+
+
+# "RIFF", size, "WAVE"; then chunks: name, size.
+_RIFF = struct.Struct("<4sI4s")
+_CHUNK = struct.Struct("<4sI")
+# Code (1: integers), channels, rate, bytes a second, bytes a sample, bits.
+_FORMAT = struct.Struct("<HHIIHH")
+
+
+def _plain_samples(data: bytes, sample_rate: int) -> np.ndarray | None:
+    """Returns the samples of a plain WAV file, see `stored_audio`; else None."""
+    if len(data) < _RIFF.size or _RIFF.unpack_from(data)[::2] != (b"RIFF", b"WAVE"):
+        return None
+    offset, plain = _RIFF.size, False
+    while offset + _CHUNK.size <= len(data):
+        kind, size = _CHUNK.unpack_from(data, offset)
+        offset += _CHUNK.size
+        if size > len(data) - offset:
+            return None
+        if kind == b"fmt ":
+            expected = (1, 1, sample_rate, 2 * sample_rate, 2, 16)
+            plain = size >= _FORMAT.size
+            plain = plain and _FORMAT.unpack_from(data, offset) == expected
+        elif kind == b"data":
+            if not plain or size < 2 or size % 2:
+                return None
+            return np.frombuffer(data, "<i2", count=size // 2, offset=offset)
+        offset += size + size % 2
+    return None
+
+
+def decode_audio(data: bytes, sample_rate: int, name: str) -> np.ndarray:
+    """Decodes the bytes of an audio file.
+
+    Args:
+      data: WAV, FLAC, OGG or another format that libsndfile reads.
+      sample_rate: Hz of the result.
+      name: record and field, for messages.
+
+    Returns:
+      float32 [n], mono.
+
+    Raises:
+      DataError: not audio, no samples, or samples that are not finite.
+    """
+    import soundfile
+
+    try:
+        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
+    except (soundfile.LibsndfileError, TypeError) as error:
+        raise DataError(
+            f"{name}: found {len(data)} bytes that are no WAV or FLAC file ({error})"
+        ) from error
+    return resample(samples, rate, sample_rate, name)
+
+
+def resample(
+    samples: np.ndarray, from_rate: float, to_rate: int, name: str
+) -> np.ndarray:
+    """Mixes samples [n] or [n, channels] to float32 [m] at another rate, in Hz.
+
+    Raises:
+      DataError: no samples, samples that are not finite, or a bad rate.
+    """
+    if from_rate == to_rate and samples.ndim == 1 and samples.dtype == np.float32:
+        # The sum is finite only if all samples are: one pass instead of three copies.
+        with np.errstate(all="ignore"):
+            finite = np.isfinite(samples.sum())
+        if len(samples) and finite and from_rate > 0:
+            return samples
+    try:
+        source = reading.from_samples(samples, from_rate, name=name)
+        return np.concatenate(list(source.blocks(to_rate)))
+    except AudioError as error:
+        raise DataError(str(error)) from error
+
+
+def float_samples(
+    record: Record, field: str, rate_field: str, sample_rate: int
+) -> np.ndarray:
+    """Returns samples stored as floats, float32 [n] at `sample_rate`, in Hz.
+
+    Args:
+      record: features by name.
+      field: the samples.
+      rate_field: their sample rate.
+      sample_rate: of the result.
+
+    Raises:
+      DataError: a field is missing, or as `resample`.
+    """
+    if field not in record or rate_field not in record:
+        missing = field if field not in record else rate_field
+        raise _field_error(record, missing, "is missing")
+    rate = float(np.ravel(record[rate_field])[0])
+    samples = np.asarray(record[field])
+    return resample(samples, rate, sample_rate, _place(record, field))

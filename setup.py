@@ -92,7 +92,7 @@ class BuildWithGin(build_py):
 
 def version() -> str:
     """Reads the version without importing the package."""
-    text = (ROOT / "mt3" / "__init__.py").read_text(encoding="utf-8")
+    text = (ROOT / "mt3" / "version.py").read_text(encoding="utf-8")
     return re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE).group(1)
 
 

@@ -7,7 +7,7 @@ the attention. Norms, softmax and the choice of tokens are left out; they are sm
 
 from __future__ import annotations
 
-from mt3.network_config import T5Config
+from mt3.network import T5Config
 
 
 def attention_size(config: T5Config) -> int:

@@ -1,3 +1,3 @@
 """MT3: music transcription, recorded audio in, multi-instrument MIDI out."""
 
-__version__ = "0.4.0"
+from mt3.version import __version__ as __version__

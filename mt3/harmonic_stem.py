@@ -26,11 +26,22 @@ convolutions whose weights all pitches share:
 
 The sum of 6 and 7 takes the place of the dense layer. This is not part of the
 original; `T5Config.harmonic_channels = 0` (the default) leaves it out.
+
+The second part of the module holds the heads that say what each frame contains: linear
+layers on the encoder's output and on the stem's description of each note. Training uses
+them as aids (`beyond.guided`); weights that are exported with them
+(`T5Config.frame_heads`) can weigh the decoder's tokens by them (`beyond.evidence`).
+Nothing in the network depends on them. Their parameters stand under `frame_heads` in a
+model's tree (`auxiliary` while it is trained): `kernel` [emb_dim, FRAME_FEATURES] and
+`bias` on the encoder's output, `class_kernel` [note_channels, NUM_CLASSES] and
+`class_bias` [pitches, NUM_CLASSES] on the stem's.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +49,7 @@ import numpy as np
 from flax import linen as nn
 from flax.linen.partitioning import param_with_axes
 
-from mt3 import layers
+from mt3 import layers, vocabularies
 
 Array = jax.Array
 
@@ -51,6 +62,12 @@ LO_HZ = 440.0 * 2 ** ((LOWEST_PITCH - 69 - 1 / BANDS_PER_SEMITONE) / 12)
 HI_HZ = LO_HZ * 2 ** ((NUM_BANDS - 1) / (12 * BANDS_PER_SEMITONE))
 HARMONICS = (0.5, 1, 2, 3, 4, 5, 6, 8)
 TIME_TAPS = 3
+# MIDI classes: groups of eight programs.
+NUM_CLASSES = 16
+HEADS = "frame_heads"
+HEAD_PARTS = ("kernel", "bias", "class_kernel", "class_bias")
+# Onsets, sounding, drum onsets by MIDI pitch; then sounding instrument classes.
+FRAME_FEATURES = 3 * vocabularies.NUM_PITCHES + NUM_CLASSES
 # Frames back with which levels are compared for the rise.
 _RISES = (1, 3)
 _CHANGE_FRAMES = 2
@@ -272,4 +289,54 @@ def parameter_shapes(
         "probabilities_projection/kernel": (NUM_PITCHES * 2, emb_dim),
         "frame_hidden/kernel": ((1 + len(_RISES)) * NUM_BANDS, emb_dim),
         "frame_projection/kernel": (emb_dim, emb_dim),
+    }
+
+
+class FrameLogits(NamedTuple):
+    """Log odds for each frame."""
+
+    onsets: jax.Array  # [B, T, 128]: a note of this pitch begins
+    sounding: jax.Array  # [B, T, 128]
+    drums: jax.Array  # [B, T, 128]: a drum is hit
+    playing: jax.Array  # [B, T, NUM_CLASSES]: a note of this MIDI class sounds
+
+
+def frame_logits(heads: Mapping[str, Any], encoded: jax.Array) -> FrameLogits:
+    """Applies the heads to the encoder's output [B, T, emb_dim]."""
+    logits = jnp.matmul(encoded, heads["kernel"]) + heads["bias"][None, None]
+    pitches = vocabularies.NUM_PITCHES
+    parts = jnp.split(logits, [pitches, 2 * pitches, 3 * pitches], axis=-1)
+    return FrameLogits(*parts)
+
+
+def class_logits(
+    heads: Mapping[str, Any], described: jax.Array, pitch: jax.Array | None = None
+) -> jax.Array:
+    """Says of which MIDI class a note is that begins.
+
+    Args:
+      heads: the parameters.
+      described: what the stem says of a note in the frame after its onset,
+        [..., note_channels].
+      pitch: int [...], steps above the stem's lowest; None where the axis before the
+        last of `described` is the pitch.
+
+    Returns:
+      Logits [..., NUM_CLASSES].
+    """
+    bias = heads["class_bias"]
+    if pitch is None:
+        bias = bias.reshape((1,) * (described.ndim - 2) + bias.shape)
+    else:
+        bias = bias[pitch]
+    return jnp.matmul(described, heads["class_kernel"]) + bias
+
+
+def head_shapes(emb_dim: int, note_channels: int) -> dict[str, tuple[int, ...]]:
+    """Returns the names and shapes of the heads' parameters."""
+    return {
+        "kernel": (emb_dim, FRAME_FEATURES),
+        "bias": (FRAME_FEATURES,),
+        "class_kernel": (note_channels, NUM_CLASSES),
+        "class_bias": (NUM_PITCHES, NUM_CLASSES),
     }

@@ -1,20 +1,26 @@
-"""Cross-entropy of token targets, as T5X computes it: summed, with z-loss.
+"""Cross-entropy of token targets, as T5X computes it, and the metrics of a batch.
 
-The formulas are those of T5X's `losses` module; the targets are never spelt out as
-one-hot rows, which saves an array of the size of the logits.
+The loss is a sum over targets, with z-loss. The formulas are those of T5X's `losses`
+module; the targets are never written out as one-hot rows, which saves an array of the
+size of the logits.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 
 from mt3.errors import ConfigError, ShapeError, near_misses
 
 Array = jax.Array
+Metrics = dict[str, Any]
 
 # Ways of dividing the loss, by name; a number divides by itself.
 NORMALIZERS = (
@@ -177,3 +183,63 @@ def _sums_per_sequence(weights: Array, segment_ids: Array | None) -> Array:
         return jnp.broadcast_to(total, weights.shape)
     same = segment_ids[:, :, jnp.newaxis] == segment_ids[:, jnp.newaxis, :]
     return jnp.sum(jnp.where(same, weights[:, jnp.newaxis, :], 0.0), axis=-1)
+
+
+@flax.struct.dataclass
+class Average:
+    """A metric over batches: the sum of the totals over the sum of the counts."""
+
+    total: Array
+    count: Array
+
+    def compute(self) -> Array:
+        """Returns the value."""
+        return self.total / self.count
+
+
+def batch_metrics(
+    *, logits: Array, targets: Array, weights: Array, loss: Array, z_loss: Array
+) -> Metrics:
+    """Returns the metrics of a batch under the names that T5X's models use.
+
+    Args:
+      logits: [B, L, V].
+      targets: int [B, L].
+      weights: [B, L]; positions of weight 0 do not count.
+      loss: the loss, z-loss included.
+      z_loss: the z-loss alone.
+
+    Returns:
+      `loss`, `z_loss` and `cross_ent_loss` per step, each again per target as
+      `*_per_all_target_tokens`, padding counted; `loss_per_nonpadding_target_token`;
+      `accuracy` of non-padding targets; and `non_padding_fraction/loss_weights`. They
+      are objects with `total` and `count`: `Average`, or in a process of T5X's trainer
+      the classes that it asks for.
+    """
+    average, per_step = _metric_classes()
+    counts = weights > 0
+    correct = jnp.logical_and(jnp.argmax(logits, axis=-1) == targets, counts)
+    real = jnp.sum(counts, dtype=jnp.float32)
+    size = jnp.asarray(targets.size, jnp.float32)
+    metrics = {
+        "loss_per_nonpadding_target_token": average(total=loss, count=real),
+        "accuracy": average(total=jnp.sum(correct, dtype=jnp.float32), count=real),
+        "non_padding_fraction/loss_weights": average(total=real, count=size),
+    }
+    parts = {"loss": loss, "z_loss": z_loss, "cross_ent_loss": loss - z_loss}
+    for name, total in parts.items():
+        metrics[name] = per_step(total=total)
+        metrics[f"{name}_per_all_target_tokens"] = average(total=total, count=size)
+    return metrics
+
+
+def _metric_classes() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Returns the classes of averages over counts and over steps.
+
+    T5X's trainer sorts metrics by their classes, so it gets its own. They are taken
+    from the running process, since nothing here needs T5X otherwise.
+    """
+    t5x_metrics = sys.modules.get("t5x.metrics")
+    if hasattr(t5x_metrics, "AveragePerStep"):
+        return t5x_metrics.clu_metrics.Average, t5x_metrics.AveragePerStep
+    return Average, functools.partial(Average, count=jnp.ones((), jnp.float32))

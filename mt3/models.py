@@ -15,11 +15,9 @@ A batch has the features of T5X's encoder-decoder models, by these names:
 Differences from the original model:
 
 1. Without `decoder_loss_weights` padding does not count in the loss.
-2. Metrics are plain sums by default (`metrics="plain"`), which any engine can add up
-   and divide. T5X's trainer wants `clu.metrics` objects: `metrics="clu"`.
-3. Decoding is `mt3.decoding` and is chosen by name (`decode_method`), instead of by
+2. Decoding is `mt3.decoding` and is chosen by name (`decode_method`), instead of by
    a function that gets T5X's cache. Prompting with targets is not offered.
-4. `loss_normalizing_factor` by name divides by 1, not 0, in a batch of padding.
+3. `loss_normalizing_factor` by name divides by 1, not 0, in a batch of padding.
 """
 
 from __future__ import annotations
@@ -34,8 +32,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mt3 import losses
-from mt3.errors import ConfigError, DataError, near_misses
-from mt3.training_metrics import METRICS, Metrics
+from mt3.errors import ConfigError, DataError
+from mt3.losses import Metrics
 
 Array = jax.Array
 PyTree = Any
@@ -102,7 +100,6 @@ class ContinuousInputsEncoderDecoderModel:
         loss_normalizing_factor: float | str | None = None,
         decode_method: Any = "beam1",
         feature_converter_cls: Callable[..., Any] | None = None,
-        metrics: str = "plain",
     ):
         """Makes a model.
 
@@ -119,16 +116,10 @@ class ContinuousInputsEncoderDecoderModel:
           decode_method: name of a decoding strategy (`beam1` is the original's way;
             `greedy`, `beam4`, `temperature0.8`), or a strategy object.
           feature_converter_cls: another class for `FEATURE_CONVERTER_CLS`.
-          metrics: `plain` or `clu`; see `training_metrics`.
 
         Raises:
           ConfigError: a setting cannot work.
         """
-        if metrics not in METRICS:
-            raise ConfigError(
-                f"models: metrics={metrics!r} is unknown."
-                + near_misses(str(metrics), METRICS)
-            )
         if not 0.0 <= label_smoothing < 1.0:
             raise ConfigError(
                 f"models: label_smoothing is {label_smoothing}, expected [0, 1)"
@@ -152,7 +143,6 @@ class ContinuousInputsEncoderDecoderModel:
         self._loss_normalizing_factor = losses.check_normalizing_factor(
             loss_normalizing_factor
         )
-        self._metrics_fn = METRICS[metrics]
         if feature_converter_cls is not None:
             self.FEATURE_CONVERTER_CLS = feature_converter_cls
 
@@ -254,7 +244,7 @@ class ContinuousInputsEncoderDecoderModel:
         z_loss: Array,
     ) -> Metrics:
         """Makes the metrics of a batch; override it for others."""
-        return self._metrics_fn(
+        return losses.batch_metrics(
             logits=logits, targets=targets, weights=weights, loss=loss, z_loss=z_loss
         )
 

@@ -1,4 +1,4 @@
-"""Tests of `mt3.models`, `mt3.losses` and `mt3.training_metrics`."""
+"""Tests of `mt3.models` and `mt3.losses`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mt3 import decoding, losses, models, network, training_metrics
+from mt3 import decoding, losses, models, network
 from mt3.errors import ConfigError, DataError, ShapeError
 from tests.support import golden_model
 from tests.support.golden_model import TINY, tiny_params
@@ -91,21 +91,21 @@ class TestGolden:
         )
         assert loss.dtype == jnp.float32
         np.testing.assert_allclose(loss, outputs["loss"], rtol=1e-5)
-        np.testing.assert_allclose(metrics["loss"], outputs["loss"], rtol=1e-5)
-        np.testing.assert_allclose(
-            metrics["z_loss"], outputs["metric/z_loss"], rtol=1e-5
-        )
-        np.testing.assert_allclose(
-            metrics["num_correct"] / metrics["num_tokens"],
-            outputs["metric/accuracy"],
-            rtol=1e-6,
-        )
-        np.testing.assert_allclose(
-            metrics["loss"] / metrics["num_tokens"],
-            outputs["metric/loss_per_nonpadding_target_token"],
-            rtol=1e-5,
-        )
-        assert metrics["num_examples"] == outputs["metric/timing/seqs"]
+        for name in (
+            "accuracy",
+            "cross_ent_loss",
+            "cross_ent_loss_per_all_target_tokens",
+            "loss",
+            "loss_per_all_target_tokens",
+            "loss_per_nonpadding_target_token",
+            "non_padding_fraction/loss_weights",
+            "z_loss",
+            "z_loss_per_all_target_tokens",
+        ):
+            np.testing.assert_allclose(
+                metrics.pop(name).compute(), outputs[f"metric/{name}"], rtol=1e-5
+            )
+        assert not metrics
 
     def test_scores(self):
         scores = scores_of(
@@ -188,7 +188,7 @@ class TestLoss:
         loss, metrics = loss_of(model, batch)
         wanted = (tokens * np.asarray(batch["decoder_loss_weights"])).sum()
         np.testing.assert_allclose(loss, wanted, rtol=1e-4)
-        assert metrics["num_tokens"] == 13
+        assert metrics["accuracy"].count == 13
 
     def test_padding_does_not_count_without_weights(self):
         batch = tiny_batch()
@@ -217,12 +217,12 @@ class TestLoss:
         for row in range(3):
             one = {name: value[row : row + 1] for name, value in batch.items()}
             loss, metrics = loss_of(tiny(), one)
-            means.append(loss / metrics["num_tokens"])
+            means.append(loss / metrics["accuracy"].count)
         loss, metrics = loss_of(
             tiny(loss_normalizing_factor="AVERAGE_PER_SEQUENCE"), batch
         )
         np.testing.assert_allclose(loss, np.mean(means), rtol=1e-5)
-        assert metrics["num_tokens"] == 13
+        assert metrics["accuracy"].count == 13
 
     def test_average_per_packed_sequence(self):
         batch = {
@@ -245,7 +245,7 @@ class TestLoss:
         batch["decoder_loss_weights"] *= 0
         model = tiny(loss_normalizing_factor=factor)
         gradient, metrics = gradient_of(model, batch)
-        assert metrics["loss"] == metrics["num_tokens"] == metrics["num_examples"] == 0
+        assert metrics["loss"].total == metrics["accuracy"].count == 0
         for leaf in jax.tree.leaves(gradient):
             assert not leaf.any()
 
@@ -271,10 +271,16 @@ class TestTraining:
         ]
         total = loss_of(model, whole)[1]
         first, second = (loss_of(model, part)[1] for part in parts)
-        for name, value in total.items():
-            assert value.shape == ()
-            assert value.dtype == jnp.float32
-            np.testing.assert_allclose(first[name] + second[name], value, rtol=1e-5)
+        added = jax.tree.map(jnp.add, first, second)
+        for name in total.keys() - {"loss", "z_loss", "cross_ent_loss"}:
+            assert total[name].total.dtype == jnp.float32
+            np.testing.assert_allclose(
+                added[name].compute(), total[name].compute(), rtol=1e-5
+            )
+        # These three are means over steps, and here are two of them.
+        np.testing.assert_allclose(
+            2 * added["loss"].compute(), total["loss"].compute(), rtol=1e-5
+        )
 
     def test_every_parameter_gets_a_gradient(self):
         gradient, _ = gradient_of(tiny(), tiny_batch())
@@ -288,7 +294,7 @@ class TestTraining:
             jnp.dtype("float32")
         }
         expected = loss_of(tiny(), tiny_batch())[0]
-        np.testing.assert_allclose(metrics["loss"], expected, rtol=0.05)
+        np.testing.assert_allclose(metrics["loss"].total, expected, rtol=0.05)
 
     def test_missing_feature_is_named(self):
         batch = tiny_batch()
@@ -418,7 +424,6 @@ class TestConstruction:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"metrics": "plian"}, "metrics='plian' is unknown.*plain"),
             ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
             ({"z_loss": -1.0}, "z_loss is -1.0"),
             ({"loss_normalizing_factor": "NUM_REAL"}, "loss_normalizing_factor"),
@@ -484,7 +489,14 @@ class TestConstruction:
         assert models.ContinuousInputsEncoderDecoderModel.FEATURE_CONVERTER_CLS
 
 
-class TestCluMetrics:
+class TestMetrics:
+    @flax.struct.dataclass
+    class AveragePerStep:
+        """Stands in for `t5x.metrics.AveragePerStep`."""
+
+        total: jax.Array
+        steps: int = 1
+
     @flax.struct.dataclass
     class Average:
         """Stands in for `clu.metrics.Average`."""
@@ -492,35 +504,23 @@ class TestCluMetrics:
         total: jax.Array
         count: jax.Array
 
-    def test_same_facts_as_plain(self, monkeypatch):
-        package = types.ModuleType("clu")
-        package.metrics = types.ModuleType("clu.metrics")
-        package.metrics.Average = self.Average
-        monkeypatch.setitem(sys.modules, "clu", package)
-        monkeypatch.setitem(sys.modules, "clu.metrics", package.metrics)
-        plain = loss_of(tiny(), tiny_batch())[1]
-        found = loss_of(tiny(metrics="clu"), tiny_batch())[1]
-        accuracy = found["accuracy"]
-        assert accuracy.total == plain["num_correct"]
-        assert accuracy.count == plain["num_tokens"]
-        np.testing.assert_allclose(
-            found["cross_ent_loss"].total, plain["loss"] - plain["z_loss"], rtol=1e-6
+    def test_in_t5x_they_are_of_its_classes(self, monkeypatch):
+        module = types.ModuleType("t5x.metrics")
+        module.AveragePerStep = self.AveragePerStep
+        module.clu_metrics = types.SimpleNamespace(Average=self.Average)
+        ours = loss_of(tiny(), tiny_batch())[1]
+        monkeypatch.setitem(sys.modules, "t5x.metrics", module)
+        # Traced anew: the program compiled above would not ask again.
+        theirs = jax.jit(lambda p, b: tiny().loss_fn(p, b, None)[1])(
+            tiny_params(), tiny_batch()
         )
-        assert found["loss"].count == 1
-        fraction = found["non_padding_fraction/loss_weights"]
+        assert theirs.keys() == ours.keys()
+        for name, value in theirs.items():
+            per_step = name in ("loss", "z_loss", "cross_ent_loss")
+            assert type(value) is (self.AveragePerStep if per_step else self.Average)
+            np.testing.assert_allclose(value.total, ours[name].total, rtol=1e-6)
+        fraction = theirs["non_padding_fraction/loss_weights"]
         assert float(fraction.total / fraction.count) == pytest.approx(13 / 15)
-
-    def test_clu_is_not_installed(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "clu", None)
-        monkeypatch.setitem(sys.modules, "clu.metrics", None)
-        with pytest.raises(ConfigError, match=r"clu; install mt3-transcription"):
-            # Traced anew: a program compiled with the stand-in would not ask.
-            jax.eval_shape(
-                lambda: tiny(metrics="clu").eval_fn(tiny_params(), tiny_batch())
-            )
-
-    def test_plain_is_the_default(self):
-        assert training_metrics.METRICS["plain"] is training_metrics.plain_metrics
 
     def test_a_subclass_may_count_other_things(self):
         class Model(models.ContinuousInputsEncoderDecoderModel):

@@ -1,4 +1,4 @@
-"""Tests of `mt3.network`, `mt3.network_config` and `mt3.network_shapes`."""
+"""Tests of `mt3.network`."""
 
 from __future__ import annotations
 

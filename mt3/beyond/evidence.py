@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mt3 import frame_heads, harmonic_stem
+from mt3 import harmonic_stem
 from mt3.beyond.grids import NUM_CLASSES, frame_of_time
 from mt3.configs import ModelConfig
 from mt3.decoding.masks import GrammarMask, GrammarState, pitches_in
@@ -130,7 +130,7 @@ class FrameEvidence:
           encoded: the encoder's output, [B, T, emb_dim].
           stem: what the harmonic stem sows.
         """
-        logits = frame_heads.frame_logits(heads, encoded.astype(jnp.float32))
+        logits = harmonic_stem.frame_logits(heads, encoded.astype(jnp.float32))
         described = stem["described"][0].astype(jnp.float32)
         noted = stem["note_logits"][0].astype(jnp.float32)
         low = harmonic_stem.LOWEST_PITCH
@@ -150,7 +150,7 @@ class FrameEvidence:
             sounding = jnp.maximum(sounding, begun)
         quiet = jnp.sum(_log1m(onset), axis=-1) + jnp.sum(_log1m(drum), axis=-1)
         after = jnp.minimum(frame + 1, encoded.shape[1] - 1)
-        classes = frame_heads.class_logits(heads, described)
+        classes = harmonic_stem.class_logits(heads, described)
         playing = jax.nn.log_sigmoid(logits.playing)[:, :, None]
         classes = jax.nn.log_softmax(classes + self.playing_weight * playing, axis=-1)
         # Of pitches that the stem does not know, only what plays is known.

@@ -14,9 +14,8 @@ import numpy as np
 
 from mt3 import vocabularies
 from mt3.configs import ModelConfig
+from mt3.harmonic_stem import NUM_CLASSES
 
-# MIDI classes, then drums.
-NUM_CLASSES = 16
 DRUMS = NUM_CLASSES
 # Frames until the next event; the last class means "later, or never".
 NEXT_EVENT_CLASSES = 64

@@ -51,7 +51,6 @@ import optax
 
 from mt3 import (
     checkpoints,
-    frame_heads,
     harmonic_stem,
     layers,
     losses,
@@ -217,7 +216,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
             projection["kernel"] = _INPUT_SCALE * kernel
         # The heads begin from what the network marks, so they come last.
         heads = self._initial_heads(params)
-        known = {**loaded.get(frame_heads.PARAMETERS, {}), **loaded.get(AUXILIARY, {})}
+        known = {**loaded.get(harmonic_stem.HEADS, {}), **loaded.get(AUXILIARY, {})}
         for name, value in known.items():
             if name in heads and jnp.shape(heads[name]) == np.shape(value):
                 heads[name] = jnp.asarray(value)
@@ -234,8 +233,8 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
 
         # Events are rare; the biases start there instead of learning it.
         heads = {
-            "kernel": kernel(sizes.emb_dim, frame_heads.FRAME_FEATURES),
-            "bias": jnp.full((frame_heads.FRAME_FEATURES,), -5.0, jnp.float32),
+            "kernel": kernel(sizes.emb_dim, harmonic_stem.FRAME_FEATURES),
+            "bias": jnp.full((harmonic_stem.FRAME_FEATURES,), -5.0, jnp.float32),
             "next_event": kernel(sizes.emb_dim, NEXT_EVENT_CLASSES),
         }
         if sizes.harmonic_channels:
@@ -336,7 +335,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         hits = grids.onset_grid(notes, config, drums=True)
         playing = grids.sounding_grid(notes, config, classes=True)
         targets = jnp.concatenate([begin, sound, hits, playing], axis=-1)
-        logits = frame_heads.frame_logits(heads, encoded)
+        logits = harmonic_stem.frame_logits(heads, encoded)
         loss = _binary_loss(jnp.concatenate(logits, axis=-1), targets)
         metrics = {"frame_loss": loss}
         metrics |= _counts("onset", logits.onsets, begin)
@@ -372,7 +371,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         pitch = jnp.clip(
             notes[..., 2].astype(jnp.int32) - low, 0, len(heads["class_bias"]) - 1
         )
-        classes = frame_heads.class_logits(heads, there, pitch)
+        classes = harmonic_stem.class_logits(heads, there, pitch)
         wanted = jnp.clip(notes[..., 3].astype(jnp.int32), 0, NUM_CLASSES - 1)
         class_loss = optax.softmax_cross_entropy_with_integer_labels(classes, wanted)
         right = begins & (jnp.argmax(classes, axis=-1) == wanted)
@@ -439,7 +438,7 @@ def _counts(name: str, logits: jax.Array, targets: jax.Array) -> dict[str, jax.A
 
 def network_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the parameters without those of training aids."""
-    aids = (AUXILIARY, frame_heads.PARAMETERS)
+    aids = (AUXILIARY, harmonic_stem.HEADS)
     return {key: value for key, value in params.items() if key not in aids}
 
 
@@ -453,9 +452,9 @@ def trained_heads(
       config: the run's model.
     """
     sizes = T5Config.from_dict(config.network)
-    wanted = frame_heads.parameter_shapes(sizes.emb_dim, sizes.note_channels)
+    wanted = harmonic_stem.head_shapes(sizes.emb_dim, sizes.note_channels)
     heads = params.get(AUXILIARY, {})
-    found = {name: heads[name] for name in frame_heads.PARTS if name in heads}
+    found = {name: heads[name] for name in harmonic_stem.HEAD_PARTS if name in heads}
     shapes = {name: tuple(np.shape(value)) for name, value in found.items()}
     return found if sizes.harmonic_channels and shapes == wanted else {}
 

@@ -308,7 +308,6 @@ class Piece:
             "from __gin__ import dynamic_registration",
             "",
             "import __main__ as train_script",
-            "from mt3 import models",
             "from mt3.bundle import growing",
             "from mt3.engine import synthetic_data",
             "from t5x import trainer",
@@ -316,8 +315,6 @@ class Piece:
             f"include {str(self._options.bundle / self._contents.gin_file)!r}",
             "",
             f"trainer.Trainer.peak_flops = {self._peak()!r}",
-            # Metrics that T5X wants need a package that a bare machine lacks.
-            "models.ContinuousInputsEncoderDecoderModel.metrics = 'plain'",
         ]
         if self._renders():
             lines += [

@@ -27,8 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mt3 import layers
-from mt3.network_config import T5Config
-from mt3.network_shapes import MAX_POSITIONS
+from mt3.network import MAX_POSITIONS, T5Config
 
 Array = jax.Array
 

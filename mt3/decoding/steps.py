@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mt3 import frame_heads, network
+from mt3 import harmonic_stem, network
 from mt3.beyond.evidence import Evidence, FrameEvidence
 from mt3.beyond.type_first import TypeFirst
 from mt3.decoding import layer_step
@@ -140,13 +140,13 @@ def _layer_names(tree: Mapping[str, Any], part: str, count: int) -> list[str]:
 
 
 def _heads(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    heads = params.get(frame_heads.PARAMETERS, {})
-    missing = [name for name in frame_heads.PARTS if name not in heads]
+    heads = params.get(harmonic_stem.HEADS, {})
+    missing = [name for name in harmonic_stem.HEAD_PARTS if name not in heads]
     if missing:
         raise CheckpointError(
-            f"decoding: parameters lack {frame_heads.PARAMETERS}/{missing[0]}"
+            f"decoding: parameters lack {harmonic_stem.HEADS}/{missing[0]}"
         )
-    return {name: heads[name].astype(jnp.float32) for name in frame_heads.PARTS}
+    return {name: heads[name].astype(jnp.float32) for name in harmonic_stem.HEAD_PARTS}
 
 
 def encode(spec: Spec, weights: Weights, frames: Array) -> Encoded:

@@ -86,7 +86,7 @@ def _add_train(commands) -> None:
 
 
 def _train(options: argparse.Namespace, started: float) -> int:
-    from mt3.bundle import piece
+    from bundle import piece
 
     _allow_many_files()
     bundle = options.bundle.resolve()
@@ -115,7 +115,7 @@ def _train(options: argparse.Namespace, started: float) -> int:
 
 def _unpack(options: argparse.Namespace, started: float) -> int:
     del started
-    from mt3.bundle import state
+    from bundle import state
 
     step = state.unpack(options.state, options.model_dir)
     print(f"{options.model_dir}: checkpoint of step {step}")

@@ -21,8 +21,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mt3.bundle import songs
-from mt3.bundle.contents import Contents
+from bundle import songs
+from bundle.contents import Contents
 from mt3.errors import ConfigError, DataError, MT3Error, OutputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,9 +124,9 @@ def make(options: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 
 def _copy_code(folder: Path) -> None:
-    shutil.copytree(
-        ROOT / "mt3", folder / "mt3", ignore=shutil.ignore_patterns(*_LEFT_OUT)
-    )
+    left_out = shutil.ignore_patterns(*_LEFT_OUT)
+    shutil.copytree(ROOT / "mt3", folder / "mt3", ignore=left_out)
+    shutil.copytree(ROOT / "scripts" / "bundle", folder / "bundle", ignore=left_out)
     shutil.copytree(ROOT / "gin", folder / "gin")
     shutil.copy(ROOT / "scripts" / "bundle_run.py", folder)
     shutil.copy(ROOT / "LICENSE", folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import io
 import json
 import os
@@ -21,8 +20,9 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from mt3.bundle import contents, growing, piece, rendering, songs, state, summary
-from mt3.bundle.parts import Part, PartReader, PartWriter
+import make_bundle
+from bundle import contents, growing, piece, rendering, songs, state, summary
+from bundle.parts import Part, PartReader, PartWriter
 from mt3.engine import checkpoints, device_peak, optimizers
 from mt3.engine.train_state import TrainState
 from mt3.engine.utils import SaveCheckpointConfig
@@ -374,16 +374,7 @@ def test_peaks_are_listed_measured_or_said():
 
 
 @pytest.fixture(scope="module")
-def make_bundle(repository):
-    path = repository / "scripts" / "make_bundle.py"
-    spec = importlib.util.spec_from_file_location("make_bundle", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory, make_bundle):
+def wheels(tmp_path_factory):
     """Wheels without content, so that the installed packages are used."""
     folder = tmp_path_factory.mktemp("wheels")
     for package in make_bundle.PACKAGES:
@@ -409,7 +400,7 @@ def arguments(tmp_path_factory, wheels):
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory, make_bundle, arguments, midi):
+def bundle(tmp_path_factory, arguments, midi):
     """An unpacked tiny bundle."""
     folder = tmp_path_factory.mktemp("bundle")
     archive = folder / "bundle.tar.xz"
@@ -461,7 +452,7 @@ def test_a_bundle_that_is_not_whole_is_refused(tmp_path):
     ],
 )
 def test_what_cannot_be_bundled_is_named(
-    make_bundle, arguments, tmp_path, capsys, monkeypatch, change, message
+    arguments, tmp_path, capsys, monkeypatch, change, message
 ):
     font = next(a for a in arguments if a.startswith("--soundfont")).split("=")[1]
     change = [argument.format(font=font) for argument in change]
@@ -472,9 +463,7 @@ def test_what_cannot_be_bundled_is_named(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_bundle_that_is_too_large_is_not_written(
-    make_bundle, arguments, tmp_path, monkeypatch
-):
+def test_a_bundle_that_is_too_large_is_not_written(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(make_bundle, "MOST_BYTES", 1_000_000)
     options = make_bundle._parser().parse_args(
         [*arguments, f"--output={tmp_path / 'bundle.tar.xz'}"]

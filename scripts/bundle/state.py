@@ -29,8 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from mt3.bundle.parts import PART_BYTES, Part, PartReader, PartWriter, move
 from mt3.errors import CheckpointError, ConfigError, MT3Error
+
+from .parts import PART_BYTES, Part, PartReader, PartWriter, move
 
 FORMAT = 1
 MANIFEST = "state.json"

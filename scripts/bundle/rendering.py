@@ -1,6 +1,6 @@
 """Renders a piece's corpus from a bundle's songs and soundfonts.
 
-As a program, `python -m mt3.bundle.rendering`, it runs beside the training and yields
+As a program, `python -m bundle.rendering`, it runs beside the training and yields
 to it; what starts it ends it.
 """
 
@@ -18,10 +18,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mt3.bundle import songs
 from mt3.errors import ConfigError, MT3Error
 from mt3.synthesis import corpus
 from mt3.synthesis.song_library import Library
+
+from . import songs
 
 _NICE = 10
 

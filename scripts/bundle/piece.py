@@ -22,9 +22,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mt3.bundle import contents as bundle_contents
-from mt3.bundle import processes, state, summary
-from mt3.bundle.parts import PART_BYTES
 from mt3.errors import (
     CheckpointError,
     ConfigError,
@@ -32,6 +29,10 @@ from mt3.errors import (
     MT3Error,
     TrainingError,
 )
+
+from . import contents as bundle_contents
+from . import processes, state, summary
+from .parts import PART_BYTES
 
 LOG_FILE = "log.txt"
 COMPILED_FILE = "compiled.tar"
@@ -250,7 +251,7 @@ class Piece:
                 "bundle has no soundfont to render it; make it with --soundfont"
             )
         seed = options.seed if options.seed is not None else self._first_step
-        command = [sys.executable, "-m", "mt3.bundle.rendering"]
+        command = [sys.executable, "-m", "bundle.rendering"]
         command += [str(self._corpus.absolute()), f"--seed={seed}"]
         command += [f"--hours={options.hours}"]
         command += [f"--clips_per_shard={options.clips_per_shard}"]
@@ -308,7 +309,7 @@ class Piece:
             "from __gin__ import dynamic_registration",
             "",
             "import __main__ as train_script",
-            "from mt3.bundle import growing",
+            "from bundle import growing",
             "from mt3.engine import synthetic_data",
             "from t5x import trainer",
             "",

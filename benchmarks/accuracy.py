@@ -134,6 +134,7 @@ def score_pieces(
     records = []
     for piece, notes in zip(pieces, songs, strict=True):
         reference = piece.notes
+        counts = metrics.song_counts(reference, notes)
         instruments = instrument_metrics.count_instruments(reference, notes)
         records.append(
             {
@@ -141,7 +142,7 @@ def score_pieces(
                 "group": piece.group,
                 "reference_notes": len(reference),
                 "estimated_notes": len(notes),
-                "scores": metrics.song_metrics(reference, notes) | instruments.scores(),
+                "scores": metrics.scores_of_counts(counts) | instruments.scores(),
                 "groups": group_scores.count_groups(reference, notes),
                 "polyphony": group_scores.count_polyphony(reference, notes),
             }

@@ -23,8 +23,13 @@ from typing import TypeVar
 import numpy as np
 
 from benchmarks.held_out import DRUMS, GROUPS, group_of
-from mt3.metrics_utils import NoteArrays, match_notes, precision_recall_f1
 from mt3.note_sequences import Note
+from mt3.scoring.matching import (
+    match_notes,
+    note_array,
+    precision_recall_f1,
+    with_length,
+)
 
 # Name and most notes at once.
 POLYPHONY_BINS = (("1", 1), ("2", 2), ("3-4", 4), ("5-8", 8), ("9+", np.inf))
@@ -92,14 +97,14 @@ def count_groups(
     reference_notes: Iterable[Note], estimated_notes: Iterable[Note]
 ) -> dict[str, GroupCounts]:
     """Counts the notes of each group in one piece, groups in `GROUPS`' order."""
-    reference = NoteArrays.from_notes(reference_notes).with_length()
-    estimate = NoteArrays.from_notes(estimated_notes).with_length()
-    pitched = estimate.select(~estimate.is_drum)
+    reference = with_length(note_array(reference_notes))
+    estimate = with_length(note_array(estimated_notes))
+    pitched = estimate[~estimate["is_drum"]]
     of_reference, of_estimate = _groups(reference), _groups(estimate)
     counts = {}
     for group in GROUPS:
-        one = reference.select(of_reference == group)
-        other = estimate.select(of_estimate == group)
+        one = reference[of_reference == group]
+        other = estimate[of_estimate == group]
         if not len(one) and not len(other):
             continue
         matched = len(match_notes(one, other, offset_ratio=None))
@@ -114,15 +119,15 @@ def count_polyphony(
     reference_notes: Iterable[Note], estimated_notes: Iterable[Note]
 ) -> dict[str, FoundCounts]:
     """Counts the pitched reference notes of one piece by polyphony."""
-    reference = NoteArrays.from_notes(reference_notes).with_length()
-    estimate = NoteArrays.from_notes(estimated_notes).with_length()
-    reference = reference.select(~reference.is_drum)
-    estimate = estimate.select(~estimate.is_drum)
+    reference = with_length(note_array(reference_notes))
+    estimate = with_length(note_array(estimated_notes))
+    reference = reference[~reference["is_drum"]]
+    estimate = estimate[~estimate["is_drum"]]
     found = np.zeros(len(reference), bool)
     found[match_notes(reference, estimate, offset_ratio=None)[:, 0]] = True
-    moments = reference.start + _SAME_TIME
-    begun = np.searchsorted(np.sort(reference.start), moments, side="right")
-    ended = np.searchsorted(np.sort(reference.end), moments, side="right")
+    moments = reference["start_time"] + _SAME_TIME
+    begun = np.searchsorted(np.sort(reference["start_time"]), moments, side="right")
+    ended = np.searchsorted(np.sort(reference["end_time"]), moments, side="right")
     # A note shorter than the rounding has ended by then, but does sound.
     sounding = np.maximum(begun - ended, 1)
     bins = np.searchsorted([most for _, most in POLYPHONY_BINS], sounding)
@@ -142,12 +147,12 @@ def add_up(pieces: Iterable[Mapping[str, _Counts]]) -> dict[str, _Counts]:
     return {name: sums[name] for name in order if name in sums}
 
 
-def _groups(notes: NoteArrays) -> np.ndarray:
+def _groups(notes: np.ndarray) -> np.ndarray:
     """Returns the group of each note, an array of text."""
     names = [
         group_of(program, drum)
         for program, drum in zip(
-            notes.program.tolist(), notes.is_drum.tolist(), strict=True
+            notes["program"].tolist(), notes["is_drum"].tolist(), strict=True
         )
     ]
     return np.array(names, dtype=object)

@@ -84,7 +84,7 @@ def metric_fns(
     histograms: bool = True,
     unclosed_ties: Literal["keep", "end"] = "keep",
     empty: Literal["skip", "zero"] = "skip",
-    **options: bool,
+    **options: Any,
 ) -> list[MetricFn]:
     """Makes the metric functions of an evaluation task.
 
@@ -97,7 +97,7 @@ def metric_fns(
       histograms: whether to add the distribution of every score over the songs.
         seqio's JSON logger cannot write them and says so of each.
       unclosed_ties: see `note_sequences.NoteDecoder`.
-      empty: see `metrics.transcription_metrics`.
+      empty: see `metrics.scores_of_counts`.
       **options: the original's habits, as for `metrics.song_counts`.
 
     Returns:
@@ -211,7 +211,7 @@ def score_songs(
     beyond_original: bool = True,
     histograms: bool = True,
     empty: Literal["skip", "zero"] = "skip",
-    **options: bool,
+    **options: Any,
 ) -> dict[str, seqio.metrics.MetricValue]:
     """Scores songs; arguments as in `metric_fns`.
 
@@ -220,7 +220,14 @@ def score_songs(
     """
     references = [song.reference for song in songs]
     estimates = [song.decoded.notes for song in songs]
-    counts = metrics.per_song_counts(references, estimates, track_specs, **options)
+    specs = [
+        spec if isinstance(spec, metrics.TrackSpec) else metrics.TrackSpec(*spec)
+        for spec in track_specs
+    ]
+    counts = [
+        metrics.song_counts(reference, estimate, specs, **options)
+        for reference, estimate in zip(references, estimates, strict=True)
+    ]
     rows = [metrics.scores_of_counts(row, empty=empty) for row in counts]
     for row, song in zip(rows, songs, strict=True):
         row["Invalid events"] = float(song.decoded.invalid_events)
@@ -246,7 +253,7 @@ def score_songs(
         single |= instrument_metrics.class_scores(classes)
         table = instrument_metrics.class_table(classes)
         others[CLASSES_TEXT] = seqio.metrics.Text(
-            instrument_metrics.markdown_table(table)
+            "\n".join(instrument_metrics.format_rows(table, markdown=True))
         )
     if histograms:
         others |= _histograms(rows)

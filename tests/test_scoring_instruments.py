@@ -88,6 +88,10 @@ def test_tables():
     rows = instruments.class_table(classes)
     assert rows[1] == ("Piano", "1", "4", "4", "0.5000", "0.2500")
     assert rows[2] == ("Drums", "1", "1", "1", "1.0000", "-")
-    lines = instruments.markdown_table(rows).splitlines()
+    lines = instruments.format_rows(rows, markdown=True)
     assert lines[1] == "| :-- | --: | --: | --: | --: | --: |"
     assert lines[3] == "| Drums | 1 | 1 | 1 | 1.0000 | - |"
+    aligned = instruments.format_rows(rows)
+    assert aligned[0].startswith("class  songs  notes")
+    assert aligned[1].startswith("-----  -----  -----")
+    assert len({len(line) for line in aligned}) == 1

@@ -27,17 +27,11 @@ from mt3.engine.partitioning import PjitPartitioner
 from mt3.engine.prediction import Predictor
 from mt3.engine.train_state import TrainState
 from mt3.errors import DataError
+from mt3.scoring.counts import MAIN_METRICS
 
 _LOG = logging.getLogger("mt3")
 
-# What tells most about a transcriber, for one line of the log.
-_MAIN_METRICS = (
-    "Onset F1",
-    "Onset + offset F1",
-    "Onset + offset + program F1 (full)",
-    "Onset + offset + program F1 (flat)",
-    "Frame F1",
-)
+# Scores in one line of the log.
 _SHOWN = 4
 
 
@@ -56,7 +50,7 @@ class Report:
 
     def log(self) -> None:
         """Logs a line with the main metrics, or the first ones."""
-        names = [name for name in _MAIN_METRICS if name in self.values]
+        names = [name for name in MAIN_METRICS if name in self.values]
         names = names or list(self.values)
         shown = ", ".join(f"{n} {self.values[n]:.4f}" for n in names[:_SHOWN])
         _LOG.info("%s step %d: %s", self.split, self.step, shown or "no scalars")

@@ -1,62 +1,60 @@
-"""Transcription metrics, per song and averaged over songs.
+"""The scores of a transcription, as counts of notes and as ratios of counts.
 
-The list and the names are the original's: onset, onset + offset and their
-velocity variants, and frame scores without drums; the same per listed track;
-program-aware scores at three granularities; a sweep of onset and offset
-tolerances. Matching is `mir_eval`'s (50 ms, equal pitch, offsets 20 % or 50 ms).
-Scores are computed per song and then averaged, every song counting the same.
+Every precision, recall and F1 is a ratio of three numbers (`MatchCounts`): what the
+reference has, what the estimate has, and what of it matched. `song_counts` counts them
+for one song; the rules of matching are those of `mt3.scoring.matching`.
 
-Differences from the original, all on by default. `ORIGINAL` holds the options
-that bring back its behaviour: `transcription_metrics(refs, ests, **ORIGINAL)`.
+Without drums, named "Onset F1"; and for each track that the data set lists, named
+"bass/Onset F1":
+  Onset                       pitches and onsets match
+  Onset + offset              the offsets as well; not for drum tracks
+  Onset + velocity, Onset + offset + velocity
+                              of those matches, the ones whose velocities fit
+  Frame                       cells of the piano rolls that sound in both
 
-1. The tolerance sweep reads the notes as they are. The original reads notes that
-   its piano roll has lengthened to 50 ms, so its "Onset + offset F1 (0.05)"
-   differs from "Onset + offset F1" (`original_side_effects`).
-2. A drum is a drum whatever its program number. The original compares program
-   numbers, so a reference drum kit stored under another program than 0 never
-   matches (`original_drum_programs`).
-3. Where neither side has a note (drums in a piano piece), a score is not a number
-   and the mean leaves the song out. `mir_eval` and the original say 0
-   (`empty="zero"`). Where only one side has notes, the scores are 0 in both.
-4. Frame scores see every reference note. In the original, the conversion to a
-   piano roll keeps one instrument of those that share instrument number 0: of a
-   reference whose notes carry no instrument numbers, the program with the highest
-   number (`original_reference_roll`). References read from the published data
-   sets carry numbers and are not concerned.
-5. Songs without notes and tracks without notes are scored; the original stops
-   with an error.
+With all notes, at each of the granularities of programs (flat, midi_class, full), named
+"Drum onset F1 (full)". Notes match only within an instrument (program and drum flag),
+drums by onset alone, and the counts of the instruments are added up:
+  Onset + offset + program, Drum onset, Nondrum onset + offset + program
 
-Every precision, recall and F1 is a ratio of three counts (`MatchCounts`). Beside the
-mean over songs, in which a short song weighs as much as a long one, `micro_metrics`
-adds the counts of all songs up before it divides, as some papers do.
+Without drums, with 10 to 500 ms as the tolerance of onsets and the least tolerance of
+offsets, named "Onset + offset F1 (0.05)":
+  Onset + offset
+
+Scores of several songs are averaged (`mean_metrics`: a short song weighs as much as a
+long one) or computed from the sums of their counts (`micro_metrics`). A song in which
+neither side has such a note (drums in a piano piece) has no score, and the mean leaves
+it out; if only one side has one, the score is 0.
+
+The list and the names are those of MT3 (Gardner et al., "MT3: Multi-Task Multitrack
+Music Transcription", ICLR 2022). Its own way of counting, where it differs:
+
+1. `original_side_effects`: the sweep of tolerances reads the notes after the piano roll
+   has lengthened them, so "Onset + offset F1 (0.05)" differs from "Onset + offset F1".
+2. `original_drum_programs`: drums match only drums of the same program number, so a
+   reference drum kit that is stored under another program than 0 never matches.
+3. `reference_instruments`: of the reference notes that share an instrument number, the
+   piano roll shows only those of the highest program.
+4. `empty="zero"`: a score of nothing is 0, as `mir_eval` has it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
 from mt3 import errors
-from mt3.metrics_utils import (
-    NoteArrays,
-    frame_counts,
-    get_prettymidi_pianoroll,
-    match_notes,
-    match_velocities,
-    precision_recall_f1,
-)
 from mt3.note_sequences import Note
+from mt3.scoring import matching
+from mt3.scoring.matching import match_notes
+from mt3.vocabularies import PROGRAM_GRANULARITIES
 
 TOLERANCES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-GRANULARITIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "flat": np.zeros_like,
-    "midi_class": lambda program: 8 * (program // 8),
-    "full": lambda program: program,
-}
+# What `mt3 score --main`, the log of a training run and the benchmarks show.
 MAIN_METRICS = (
     "Onset F1",
     "Onset + offset F1",
@@ -64,12 +62,6 @@ MAIN_METRICS = (
     "Onset + offset + program F1 (midi_class)",
     "Drum onset F1 (midi_class)",
 )
-ORIGINAL: dict[str, Any] = {
-    "original_side_effects": True,
-    "original_drum_programs": True,
-    "original_reference_roll": True,
-    "empty": "zero",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,18 +88,18 @@ class MatchCounts:
       matched: notes (or cells of a piano roll) that matched.
       reference: notes (or cells) of the reference.
       estimated: notes (or cells) of the estimate.
-      defined: whether either side had anything to compare.
       qualifier: tolerance or granularity, shown in brackets; "" for none.
       labels: how precision, recall and F1 are written.
+      has_notes: says of cells that there are notes, even if none of them sounds.
     """
 
     kind: str
     matched: int
     reference: int
     estimated: int
-    defined: bool
     qualifier: str = ""
     labels: tuple[str, str, str] = ("precision", "recall", "F1")
+    has_notes: bool = False
 
     def __add__(self, other: MatchCounts) -> MatchCounts:
         return dataclasses.replace(
@@ -115,165 +107,209 @@ class MatchCounts:
             matched=self.matched + other.matched,
             reference=self.reference + other.reference,
             estimated=self.estimated + other.estimated,
-            defined=self.defined or other.defined,
+            has_notes=self.has_notes or other.has_notes,
         )
 
     def scores(self, *, undefined: float = math.nan) -> dict[str, float]:
-        """Returns precision, recall and F1 by name, `undefined` for nothing."""
-        values = precision_recall_f1(self.matched, self.reference, self.estimated)
+        """Returns precision, recall and F1 by name; `undefined` for nothing."""
+        counts = self.matched, self.reference, self.estimated
+        values = matching.precision_recall_f1(*counts)
+        if not (self.reference or self.estimated or self.has_notes):
+            values = (undefined,) * 3
         suffix = f" ({self.qualifier})" if self.qualifier else ""
         return {
-            f"{self.kind} {label}{suffix}": value if self.defined else undefined
+            f"{self.kind} {label}{suffix}": value
             for label, value in zip(self.labels, values, strict=True)
         }
 
 
-def transcription_metrics(
-    reference_notes: Sequence[Iterable[Note]],
-    estimated_notes: Sequence[Iterable[Note]],
-    track_specs: Iterable[TrackSpec | tuple[str, int, bool]] | None = None,
+def song_counts(
+    reference_notes: Iterable[Note] | np.ndarray,
+    estimated_notes: Iterable[Note] | np.ndarray,
+    track_specs: Iterable[TrackSpec] = (),
     *,
-    invalid_events: Sequence[int] | None = None,
-    dropped_events: Sequence[int] | None = None,
+    onsets_only: bool = False,
     original_side_effects: bool = False,
     original_drum_programs: bool = False,
-    original_reference_roll: bool = False,
-    empty: Literal["skip", "zero"] = "skip",
-) -> dict[str, float]:
-    """Scores songs and averages every score over them.
+    reference_instruments: np.ndarray | int | None = None,
+    frames_per_second: float = matching.FRAMES_PER_SECOND,
+    velocity_threshold: float = matching.REFERENCE_VELOCITY_THRESHOLD,
+) -> list[MatchCounts]:
+    """Counts the matches of one song.
 
     Args:
-      reference_notes: the true notes of each song.
-      estimated_notes: the transcribed notes of each song, in the same order.
-      track_specs: tracks to score on their own, if the data set lists any.
-      invalid_events: count per song of tokens that could not be decoded.
-      dropped_events: count per song of tokens dropped at segment ends.
+      reference_notes: the true notes.
+      estimated_notes: the transcribed notes.
+      track_specs: tracks to count separately: name, program, is_drum.
+      onsets_only: leave out what reads offsets and velocities of all notes or tracks.
       original_side_effects: let the tolerance sweep read lengthened notes.
       original_drum_programs: compare the program numbers of drums.
-      original_reference_roll: let frame scores see only the highest-numbered
-        program of the reference.
-      empty: "skip" leaves songs in which neither side has such notes out of the
-        mean (NaN when no song is left), "zero" counts them as 0.
+      reference_instruments: instrument number of each reference note, or one for all:
+        of those that share a number, the piano roll shows only the highest program.
+        None shows all notes.
+      frames_per_second: frame rate of the piano rolls, Hz.
+      velocity_threshold: cells of the reference at or below it are silent.
 
     Returns:
-      Mean scores by name; an empty dict for no songs.
+      Counts in the order of the module's docstring.
 
     Raises:
-      MidiError: different numbers of songs, or a note that cannot be scored.
-      ConfigError: an unknown `empty`.
+      MidiError: a note that cannot be scored.
     """
-    songs = per_song_metrics(
-        reference_notes,
-        estimated_notes,
-        track_specs,
-        original_side_effects=original_side_effects,
-        original_drum_programs=original_drum_programs,
-        original_reference_roll=original_reference_roll,
-        empty=empty,
-    )
-    counts = {"Invalid events": invalid_events, "Dropped events": dropped_events}
-    for name, values in counts.items():
-        if values is None:
-            continue
-        if len(values) != len(songs):
-            raise errors.MidiError(
-                f"metrics: {len(values)} counts of {name.lower()} for "
-                f"{len(songs)} songs"
-            )
-        for song, value in zip(songs, values, strict=True):
-            song[name] = float(value)
-    return mean_metrics(songs)
-
-
-def per_song_metrics(
-    reference_notes: Sequence[Iterable[Note]],
-    estimated_notes: Sequence[Iterable[Note]],
-    track_specs: Iterable[TrackSpec | tuple[str, int, bool]] | None = None,
-    *,
-    empty: Literal["skip", "zero"] = "skip",
-    **options: bool,
-) -> list[dict[str, float]]:
-    """Scores each song; arguments as in `transcription_metrics`.
-
-    Returns:
-      One dict of scores per song: what means and histograms are made of.
-    """
-    songs = per_song_counts(reference_notes, estimated_notes, track_specs, **options)
-    return [scores_of_counts(counts, empty=empty) for counts in songs]
-
-
-def per_song_counts(
-    reference_notes: Sequence[Iterable[Note]],
-    estimated_notes: Sequence[Iterable[Note]],
-    track_specs: Iterable[TrackSpec | tuple[str, int, bool]] | None = None,
-    **options: bool,
-) -> list[list[MatchCounts]]:
-    """Counts matches in each song; arguments as in `transcription_metrics`."""
-    if len(reference_notes) != len(estimated_notes):
-        raise errors.MidiError(
-            f"metrics: {len(reference_notes)} reference songs but "
-            f"{len(estimated_notes)} estimated ones; expected one estimate each"
-        )
-    specs = [
-        spec if isinstance(spec, TrackSpec) else TrackSpec(*spec)
-        for spec in track_specs or ()
-    ]
-    return [
-        song_counts(reference, estimate, specs, **options)
-        for reference, estimate in zip(reference_notes, estimated_notes, strict=True)
-    ]
-
-
-def song_metrics(
-    reference_notes: Iterable[Note],
-    estimated_notes: Iterable[Note],
-    track_specs: Iterable[TrackSpec] = (),
-    *,
-    empty: Literal["skip", "zero"] = "skip",
-    **options: bool,
-) -> dict[str, float]:
-    """Scores one song; see `transcription_metrics` for the arguments.
-
-    Returns:
-      Scores by name, in 0..1, or NaN where undefined and `empty` is "skip".
-    """
-    counts = song_counts(reference_notes, estimated_notes, track_specs, **options)
-    return scores_of_counts(counts, empty=empty)
-
-
-def song_counts(
-    reference_notes: Iterable[Note],
-    estimated_notes: Iterable[Note],
-    track_specs: Iterable[TrackSpec] = (),
-    *,
-    original_side_effects: bool = False,
-    original_drum_programs: bool = False,
-    original_reference_roll: bool = False,
-) -> list[MatchCounts]:
-    """Counts what the scores of one song are ratios of; arguments as there."""
-    reference = NoteArrays.from_notes(reference_notes)
-    estimate = NoteArrays.from_notes(estimated_notes)
+    reference = matching.note_array(reference_notes)
+    estimate = matching.note_array(estimated_notes)
     if not original_drum_programs:
-        reference, estimate = _one_drum_kit(reference), _one_drum_kit(estimate)
-    pitched = reference.select(~reference.is_drum), estimate.select(~estimate.is_drum)
+        reference, estimate = one_drum_kit(reference), one_drum_kit(estimate)
 
-    visible = _highest_program if original_reference_roll else lambda notes: notes
-    counts = list(_basic_counts("", *pitched, with_offsets=True, visible=visible))
-    for spec in track_specs:
-        keeps_program = original_drum_programs or not spec.is_drum
-        program = spec.program if keeps_program else 0
-        counts += _basic_counts(
-            f"{spec.name}/",
-            reference.group(program, spec.is_drum),
-            estimate.group(program, spec.is_drum),
-            with_offsets=not spec.is_drum,
-            visible=visible,
+    def basic_counts(prefix, in_reference, in_estimate, offsets=True):
+        part = shown = reference[in_reference]
+        if reference_instruments is not None:
+            numbers = np.broadcast_to(reference_instruments, reference.shape)
+            shown = part[highest_programs(part, numbers[in_reference])]
+        return _basic_counts(
+            prefix,
+            part,
+            estimate[in_estimate],
+            shown,
+            offsets=offsets and not onsets_only,
+            velocities=not onsets_only,
+            frame_options=(frames_per_second, velocity_threshold),
         )
-    for granularity, mapping in GRANULARITIES.items():
-        counts += _program_counts(reference, estimate, granularity, mapping)
+
+    pitched = ~reference["is_drum"], ~estimate["is_drum"]
+    counts = list(basic_counts("", *pitched))
+    for spec in track_specs:
+        program = spec.program if original_drum_programs or not spec.is_drum else 0
+        track = (
+            (notes["program"] == program) & (notes["is_drum"] == spec.is_drum)
+            for notes in (reference, estimate)
+        )
+        counts += basic_counts(f"{spec.name}/", *track, offsets=not spec.is_drum)
+    for granularity in PROGRAM_GRANULARITIES:
+        counts += program_counts(reference, estimate, granularity)
+    swept = reference[pitched[0]], estimate[pitched[1]]
     if original_side_effects:
-        pitched = pitched[0].lengthened(), pitched[1].lengthened()
-    counts += _tolerance_sweep(*pitched)
+        swept = matching.lengthened(swept[0]), matching.lengthened(swept[1])
+    return counts + tolerance_sweep(*swept)
+
+
+def highest_programs(notes: np.ndarray, instruments: np.ndarray) -> np.ndarray:
+    """Returns, bool [n], which notes have the highest program of their instrument.
+
+    That is what is left of a NoteSequence that `note_seq` turns into a `PrettyMIDI`
+    object, which keeps one program per instrument number. Drums count as higher than
+    pitched notes of their program.
+    """
+    keys = 2 * notes["program"].astype(np.int64) + notes["is_drum"]
+    _, owners = np.unique(instruments, return_inverse=True)
+    highest = np.zeros(len(keys), np.int64)
+    np.maximum.at(highest, owners, keys)
+    return keys == highest[owners]
+
+
+def one_drum_kit(notes: np.ndarray) -> np.ndarray:
+    """Returns the notes with program 0 on every drum."""
+    notes = notes.copy()
+    notes["program"][notes["is_drum"]] = 0
+    return notes
+
+
+def by_instrument(
+    reference: np.ndarray, estimate: np.ndarray, granularity: str
+) -> Iterator[tuple[tuple[int, bool], np.ndarray, np.ndarray]]:
+    """Yields each instrument: (program, is_drum), reference and estimated notes.
+
+    Args:
+      reference: [r] of `NOTE_DTYPE`.
+      estimate: [e] of `NOTE_DTYPE`.
+      granularity: how programs are mapped, a key of `PROGRAM_GRANULARITIES`.
+    """
+    program_map_fn = PROGRAM_GRANULARITIES[granularity].program_map_fn
+    keys = []
+    for notes in (reference, estimate):
+        programs = np.broadcast_to(program_map_fn(notes["program"]), notes.shape)
+        keys.append(2 * programs.astype(np.int64) + notes["is_drum"])
+    for key in np.union1d(*keys).tolist():
+        instrument = key // 2, bool(key % 2)
+        yield instrument, reference[keys[0] == key], estimate[keys[1] == key]
+
+
+def _basic_counts(
+    prefix: str,
+    reference: np.ndarray,
+    estimate: np.ndarray,
+    shown_reference: np.ndarray,
+    *,
+    offsets: bool,
+    velocities: bool,
+    frame_options: tuple[float, float],
+) -> Iterator[MatchCounts]:
+    """Yields onset, offset, velocity and frame counts of one group of notes.
+
+    `shown_reference` are the reference notes that the piano roll shows.
+    """
+    timed = matching.with_length(reference), matching.with_length(estimate)
+    sizes = len(timed[0]), len(timed[1])
+    found = {f"{prefix}Onset": match_notes(*timed, offset_ratio=None)}
+    if offsets:
+        found[f"{prefix}Onset + offset"] = match_notes(*timed)
+    for kind, pairs in found.items():
+        yield MatchCounts(kind, len(pairs), *sizes)
+    for kind, pairs in found.items() if velocities else ():
+        fitting = matching.match_velocities(pairs, *(n["velocity"] for n in timed))
+        yield MatchCounts(f"{kind} + velocity", len(fitting), *sizes)
+    rate, threshold = frame_options
+    rolls = (matching.piano_roll(notes, rate) for notes in (shown_reference, estimate))
+    yield MatchCounts(
+        f"{prefix}Frame",
+        *matching.frame_counts(*rolls, threshold),
+        labels=("Precision", "Recall", "F1"),
+        has_notes=bool(len(reference) or len(estimate)),
+    )
+
+
+def program_counts(
+    reference: np.ndarray, estimate: np.ndarray, granularity: str
+) -> list[MatchCounts]:
+    """Counts notes that match within their instrument, drums by onset alone.
+
+    Args:
+      reference: [r] of `NOTE_DTYPE`.
+      estimate: [e] of `NOTE_DTYPE`.
+      granularity: how programs are mapped, a key of `PROGRAM_GRANULARITIES`.
+    """
+    timed = matching.with_length(reference), matching.with_length(estimate)
+    # Matched, reference and estimated notes. Precision weighted by the estimates of
+    # each instrument, and recall by its references, are ratios of their sums.
+    sums = {False: np.zeros(3, np.int64), True: np.zeros(3, np.int64)}
+    for (_, is_drum), one, other in by_instrument(*timed, granularity):
+        pairs = match_notes(one, other, offset_ratio=None if is_drum else 0.2)
+        sums[is_drum] += len(pairs), len(one), len(other)
+    kinds = {
+        "Onset + offset + program": sums[False] + sums[True],
+        "Drum onset": sums[True],
+        "Nondrum onset + offset + program": sums[False],
+    }
+    return [
+        MatchCounts(kind, *counts.tolist(), granularity)
+        for kind, counts in kinds.items()
+    ]
+
+
+def tolerance_sweep(
+    reference: np.ndarray,
+    estimate: np.ndarray,
+    tolerances: Iterable[float] = TOLERANCES,
+) -> list[MatchCounts]:
+    """Counts onsets with offsets at each tolerance, in seconds."""
+    timed = matching.with_length(reference), matching.with_length(estimate)
+    sizes = len(timed[0]), len(timed[1])
+    counts = []
+    for tolerance in tolerances:
+        pairs = match_notes(
+            *timed, onset_tolerance=tolerance, offset_min_tolerance=tolerance
+        )
+        counts.append(MatchCounts("Onset + offset", len(pairs), *sizes, str(tolerance)))
     return counts
 
 
@@ -284,7 +320,8 @@ def scores_of_counts(
 
     Args:
       counts: of one song, or of several added up.
-      empty: what an undefined score is: "skip" for NaN, "zero" for 0.
+      empty: what the score of nothing is: "skip" for NaN, which means leave out,
+        "zero" for 0.
 
     Raises:
       ConfigError: an unknown `empty`.
@@ -338,104 +375,3 @@ def mean_metrics(songs: Sequence[Mapping[str, float]]) -> dict[str, float]:
         numbers = [value for value in column if not math.isnan(value)]
         means[name] = float(np.mean(numbers)) if numbers else math.nan
     return means
-
-
-def _one_drum_kit(notes: NoteArrays) -> NoteArrays:
-    """Returns the notes with program 0 on every drum."""
-    return dataclasses.replace(notes, program=np.where(notes.is_drum, 0, notes.program))
-
-
-def _highest_program(notes: NoteArrays) -> NoteArrays:
-    """Returns the notes of the program with the highest number."""
-    return notes.select(notes.program == notes.program.max()) if len(notes) else notes
-
-
-def _basic_counts(
-    prefix: str,
-    reference: NoteArrays,
-    estimate: NoteArrays,
-    *,
-    with_offsets: bool,
-    visible: Callable[[NoteArrays], NoteArrays],
-) -> Iterator[MatchCounts]:
-    """Yields onset, offset, velocity and frame counts of one group of notes.
-
-    `visible` picks the reference notes that the piano roll shows.
-    """
-    timed = reference.with_length(), estimate.with_length()
-    sizes = len(timed[0]), len(timed[1])
-    kinds = [("Onset", None)] + ([("Onset + offset", 0.2)] if with_offsets else [])
-    matchings = {
-        f"{prefix}{kind}": match_notes(*timed, offset_ratio=ratio)
-        for kind, ratio in kinds
-    }
-    for kind, matching in matchings.items():
-        yield MatchCounts(kind, len(matching), *sizes, defined=any(sizes))
-    for kind, matching in matchings.items():
-        kept = match_velocities(matching, timed[0].velocity, timed[1].velocity)
-        yield MatchCounts(f"{kind} + velocity", len(kept), *sizes, defined=any(sizes))
-    yield MatchCounts(
-        f"{prefix}Frame",
-        *frame_counts(
-            get_prettymidi_pianoroll(visible(reference)),
-            get_prettymidi_pianoroll(estimate),
-        ),
-        defined=bool(len(reference) or len(estimate)),
-        labels=("Precision", "Recall", "F1"),
-    )
-
-
-def _program_counts(
-    reference: NoteArrays,
-    estimate: NoteArrays,
-    granularity: str,
-    mapping: Callable[[np.ndarray], np.ndarray],
-) -> Iterator[MatchCounts]:
-    """Yields counts that ask for the right instrument, drums by onset alone."""
-    reference = dataclasses.replace(reference, program=mapping(reference.program))
-    estimate = dataclasses.replace(estimate, program=mapping(estimate.program))
-    reference, estimate = reference.with_length(), estimate.with_length()
-    # Sums of (matched, reference, estimated) notes: precision weighted by the
-    # estimates of each group and recall by its references are ratios of these.
-    sums = {False: np.zeros(3, np.int64), True: np.zeros(3, np.int64)}
-    for program, is_drum in _groups(reference) | _groups(estimate):
-        one = reference.group(program, is_drum)
-        other = estimate.group(program, is_drum)
-        matching = match_notes(one, other, offset_ratio=None if is_drum else 0.2)
-        sums[is_drum] += len(matching), len(one), len(other)
-    for kind, counts in (
-        ("Onset + offset + program", sums[False] + sums[True]),
-        ("Drum onset", sums[True]),
-        ("Nondrum onset + offset + program", sums[False]),
-    ):
-        matched, *sizes = (int(count) for count in counts)
-        yield MatchCounts(
-            kind, matched, *sizes, defined=any(sizes), qualifier=granularity
-        )
-
-
-def _groups(notes: NoteArrays) -> set[tuple[int, bool]]:
-    """Returns the (program, is_drum) pairs that occur."""
-    return set(zip(notes.program.tolist(), notes.is_drum.tolist(), strict=True))
-
-
-def _tolerance_sweep(
-    reference: NoteArrays, estimate: NoteArrays
-) -> Iterator[MatchCounts]:
-    """Yields onset + offset counts at each tolerance."""
-    reference, estimate = reference.with_length(), estimate.with_length()
-    sizes = len(reference), len(estimate)
-    for tolerance in TOLERANCES:
-        matching = match_notes(
-            reference,
-            estimate,
-            onset_tolerance=tolerance,
-            offset_min_tolerance=tolerance,
-        )
-        yield MatchCounts(
-            "Onset + offset",
-            len(matching),
-            *sizes,
-            defined=any(sizes),
-            qualifier=str(tolerance),
-        )

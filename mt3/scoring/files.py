@@ -13,15 +13,14 @@ import fnmatch
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mt3 import errors
 from mt3.midi.reader import MIDI_SUFFIXES, read_midi
-
-if TYPE_CHECKING:
-    from mt3.scoring.instruments import ClassCounts
+from mt3.scoring import counts, instruments
+from mt3.scoring.instruments import ClassCounts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +88,11 @@ class ScoreReport:
             "micro": _nulls(self.micro),
             "classes": {
                 name: {
-                    **dataclasses.asdict(counts),
-                    "onset_f1": counts.onset_f1,
-                    "offset_f1": counts.offset_f1,
+                    **dataclasses.asdict(notes),
+                    "onset_f1": notes.onset_f1,
+                    "offset_f1": notes.offset_f1,
                 }
-                for name, counts in self.classes.items()
+                for name, notes in self.classes.items()
             },
             "songs": songs,
             "failures": dict(self.failures),
@@ -127,21 +126,18 @@ def score_files(
       MidiError: a path that does not exist, or a file where the other is a folder.
       ConfigError: a pattern that no metric has.
     """
-    from mt3.scoring import counts as metrics_lib
-    from mt3.scoring import instruments as instrument_metrics
-
     pairs, failures = pair_files(reference, estimate)
     songs, all_counts, all_instruments = [], [], []
     for name, (reference_path, estimate_path) in pairs.items():
         try:
             truth = read_midi(reference_path, apply_sustain=apply_sustain)
             found = read_midi(estimate_path, apply_sustain=apply_sustain)
-            counts = metrics_lib.song_counts(truth, found, **options)
-            instruments = instrument_metrics.count_instruments(truth, found)
+            matches = counts.song_counts(truth, found, **options)
+            played = instruments.count_instruments(truth, found)
         except errors.MidiError as error:
             failures[name] = str(error)
             continue
-        scores = metrics_lib.scores_of_counts(counts) | instruments.scores()
+        scores = counts.scores_of_counts(matches) | played.scores()
         songs.append(
             SongScore(
                 name,
@@ -152,16 +148,16 @@ def score_files(
                 select_metrics(scores, metrics),
             )
         )
-        all_counts.append([*counts, *instruments.detection])
-        all_instruments.append(instruments)
-    mean = metrics_lib.mean_metrics([song.scores for song in songs])
-    micro = metrics_lib.micro_metrics(all_counts)
+        all_counts.append([*matches, *played.detection])
+        all_instruments.append(played)
+    mean = counts.mean_metrics([song.scores for song in songs])
+    micro = counts.micro_metrics(all_counts)
     return ScoreReport(
         songs=tuple(songs),
         failures=failures,
         mean=mean,
         micro={name: value for name, value in micro.items() if name in mean},
-        classes=instrument_metrics.sum_classes(all_instruments),
+        classes=instruments.sum_classes(all_instruments),
         settings={"apply_sustain": apply_sustain, **options},
     )
 
@@ -250,9 +246,9 @@ def select_metrics(
 def format_table(report: ScoreReport, *, classes: bool = True) -> str:
     """Returns the report as aligned text: failures, songs and means.
 
-    One song: a line per metric. Several: a line per metric with the mean, the score
-    of all songs together and, as far as they fit beside one another, each song's
-    value. Below, a line per instrument class.
+    One song gives a line per metric. Several give a line per metric with the mean, the
+    score of all songs together and, as far as they fit beside one another, each song's
+    value. A line per instrument class follows.
 
     Args:
       report: what to show.
@@ -264,7 +260,7 @@ def format_table(report: ScoreReport, *, classes: bool = True) -> str:
         if len(report.songs) > 1:
             columns = {"mean": report.mean, "micro": report.micro}
         columns.update((song.name, song.scores) for song in report.songs[:_MAX_COLUMNS])
-        lines += _columns(columns)
+        lines += _score_lines(columns)
         hidden = len(report.songs) - _MAX_COLUMNS
         if hidden > 0:
             lines.append(f"({hidden} more songs in the mean; JSON lists them all)")
@@ -272,7 +268,8 @@ def format_table(report: ScoreReport, *, classes: bool = True) -> str:
             lines.append("mean: over songs; micro: the notes of all songs together")
         lines.append("")
         if classes and report.classes:
-            lines += [*_class_lines(report.classes), ""]
+            rows = instruments.class_table(report.classes)
+            lines += [*instruments.format_rows(rows), ""]
         notes = [(s.num_reference_notes, s.num_estimated_notes) for s in report.songs]
         lines.append(
             f"{_count(len(report.songs), 'song')}, {sum(n for n, _ in notes)} notes in "
@@ -285,50 +282,26 @@ def format_table(report: ScoreReport, *, classes: bool = True) -> str:
 
 
 def format_short_table(scores: Mapping[str, float]) -> str:
-    """Returns the handful of main scores as aligned text."""
-    from mt3.scoring.counts import MAIN_METRICS
-
-    main = {name: scores[name] for name in MAIN_METRICS if name in scores}
-    return "\n".join(_columns({"score": main})) + "\n"
+    """Returns the main scores (`counts.MAIN_METRICS`) as aligned text."""
+    main = {name: scores[name] for name in counts.MAIN_METRICS if name in scores}
+    return "\n".join(_score_lines({"score": main})) + "\n"
 
 
 _MAX_COLUMNS = 6
 _NAME_WIDTH = 16
 
 
-def _columns(columns: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Aligns metrics (rows) by columns of numbers, "-" where there is none."""
-    names: Iterable[str] = dict.fromkeys(n for c in columns.values() for n in c)
-    width = max([len("metric"), *map(len, names)])
-    heads = [
+def _score_lines(columns: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Aligns metrics (rows) by columns of scores, "-" where there is none."""
+    heads = (
         head if len(head) <= _NAME_WIDTH else f"{head[: _NAME_WIDTH - 3]}..."
         for head in columns
-    ]
-    widths = [max(6, len(head)) for head in heads]
-    lines = [_row("metric", heads, width, widths)]
-    lines.append(_row("-" * width, ["-" * w for w in widths], width, widths))
-    for name in names:
-        cells = []
-        for column in columns.values():
-            value = column.get(name, math.nan)
-            cells.append("-" if math.isnan(value) else f"{value:.4f}")
-        lines.append(_row(name, cells, width, widths))
-    return lines
-
-
-def _class_lines(classes: Mapping[str, ClassCounts]) -> list[str]:
-    """Aligns the table of the instrument classes."""
-    from mt3.scoring.instruments import class_table
-
-    rows = class_table(classes)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, tuple("-" * width for width in widths))
-    return [_row(name, cells, widths[0], widths[1:]) for name, *cells in rows]
-
-
-def _row(name: str, cells: Sequence[str], width: int, widths: Sequence[int]) -> str:
-    padded = [cell.rjust(w) for cell, w in zip(cells, widths, strict=True)]
-    return "  ".join([name.ljust(width), *padded])
+    )
+    rows = [["metric", *(head.rjust(6) for head in heads)]]
+    for name in dict.fromkeys(name for scores in columns.values() for name in scores):
+        values = (scores.get(name, math.nan) for scores in columns.values())
+        rows.append([name, *("-" if math.isnan(v) else f"{v:.4f}" for v in values)])
+    return instruments.format_rows(rows)
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,21 +1,35 @@
-"""How well instruments are told apart: beyond the scores of the original.
+"""How well instruments are kept apart: scores that MT3 itself does not have.
 
-All of it compares notes alone, at the granularity of a MIDI program (`full`) or of
-the General MIDI class of eight programs (`midi_class`). All drums together count as
-one instrument, whatever program numbers they carry.
+They compare notes alone, at the granularity of a MIDI program (`full`) or of the
+General MIDI class of eight programs (`midi_class`). All drums together count as one
+instrument, whatever program numbers they carry.
 
-1. Instrument leakage: the number of instruments that the estimate uses, divided by
-   the number in the reference. 1 is ideal; 3 says that one piano came out as three
-   instruments. It counts, and does not ask whether they are the right ones.
-   Undefined (NaN) for a song whose reference is empty.
-2. Instrument detection: precision, recall and F1 of the set of instruments of each
-   song, whatever they play.
-3. Scores per class: within each class and within the drums, onset and onset +
-   offset F1 of the notes of all songs together, with their numbers. A note found
-   under another class is missed in its own and wrong in the other.
+Instrument leakage
+  The number of instruments that the estimate uses, divided by the number in the
+  reference. 1 is ideal; 3 means, say, that one piano came out as three instruments.
+  Leakage does not ask whether they are the right ones. It is undefined (NaN) for a song
+  whose reference is empty.
 
-Leakage and detection are means over songs (and, for detection, sums over songs);
-the table is of sums, since many songs have no note of a class.
+Instrument detection
+  Precision, recall and F1 of the set of instruments of each song, whatever they play.
+
+Class scores
+  Within each class and within the drums, onset F1 and onset + offset F1 of the notes of
+  all songs together. A note that was given to another class is missing in its own and
+  wrong in the other.
+
+Leakage and detection are means over songs; detection is also computed from sums over
+songs. Class scores are computed from sums alone, since many songs have no note of a
+class.
+
+Example:
+    >>> from mt3.note_sequences import Note
+    >>> piano, violin = Note(0, 1, 60), Note(0, 1, 64, 90, 40)
+    >>> song = count_instruments([piano], [piano, violin])
+    >>> song.scores()["Instrument leakage (full)"]
+    2.0
+    >>> class_scores(sum_classes([song]))["Class onset F1 (Piano)"]
+    1.0
 """
 
 from __future__ import annotations
@@ -26,15 +40,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from mt3.metrics_utils import NoteArrays, match_notes, precision_recall_f1
 from mt3.midi import general_midi
 from mt3.note_sequences import Note
-from mt3.scoring.counts import GRANULARITIES, MatchCounts
+from mt3.scoring import matching
+from mt3.scoring.counts import MatchCounts, by_instrument, one_drum_kit
 
-# At "flat" all pitched notes are one instrument, so there is nothing to tell apart.
+# At "flat" all pitched notes are one instrument.
 DETECTION_GRANULARITIES = ("midi_class", "full")
 CLASS_NAMES = (*general_midi.FAMILIES, general_midi.DRUMS)
-_DRUM_CLASS = len(general_midi.FAMILIES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +59,8 @@ class ClassCounts:
       reference: notes of the reference.
       estimated: notes of the estimate.
       onset_matched: notes whose pitch and onset match.
-      offset_matched: notes whose offset matches too; for drums, which have none
-        that matters, equal to `onset_matched`.
+      offset_matched: notes whose offset matches as well; for drums, whose offsets mean
+        nothing, equal to `onset_matched`.
     """
 
     songs: int = 0
@@ -73,8 +86,7 @@ class ClassCounts:
         return self._f1(self.offset_matched)
 
     def _f1(self, matched: int) -> float:
-        _, _, f1 = precision_recall_f1(matched, self.reference, self.estimated)
-        return f1
+        return matching.precision_recall_f1(matched, self.reference, self.estimated)[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +95,7 @@ class InstrumentCounts:
 
     Attributes:
       detection: matching instruments, one item per granularity.
-      classes: counts by class name, of the classes that occur in either side.
+      classes: counts by class name, for the classes that occur in either side.
     """
 
     detection: tuple[MatchCounts, ...]
@@ -101,9 +113,10 @@ class InstrumentCounts:
 
 
 def count_instruments(
-    reference_notes: Iterable[Note], estimated_notes: Iterable[Note]
+    reference_notes: Iterable[Note] | np.ndarray,
+    estimated_notes: Iterable[Note] | np.ndarray,
 ) -> InstrumentCounts:
-    """Counts instruments and their notes in one song.
+    """Counts the instruments of one song, and the notes of each class.
 
     Args:
       reference_notes: the true notes.
@@ -112,27 +125,30 @@ def count_instruments(
     Raises:
       MidiError: a note that cannot be scored.
     """
-    reference = NoteArrays.from_notes(reference_notes)
-    estimate = NoteArrays.from_notes(estimated_notes)
+    sides = [
+        one_drum_kit(matching.note_array(notes))
+        for notes in (reference_notes, estimated_notes)
+    ]
     detection = []
     for granularity in DETECTION_GRANULARITIES:
-        truth = _instruments(reference, granularity)
-        found = _instruments(estimate, granularity)
+        plays = [
+            (len(one) > 0, len(other) > 0)
+            for _, one, other in by_instrument(*sides, granularity)
+        ]
         detection.append(
             MatchCounts(
                 "Instrument detection",
-                len(truth & found),
-                len(truth),
-                len(found),
-                defined=bool(truth or found),
+                matched=sum(one and other for one, other in plays),
+                reference=sum(one for one, _ in plays),
+                estimated=sum(other for _, other in plays),
                 qualifier=granularity,
             )
         )
-    return InstrumentCounts(tuple(detection), _count_classes(reference, estimate))
+    return InstrumentCounts(tuple(detection), _count_classes(*sides))
 
 
 def sum_classes(songs: Iterable[InstrumentCounts]) -> dict[str, ClassCounts]:
-    """Adds the classes' counts of all songs up, classes in General MIDI's order."""
+    """Adds up the counts of all songs, classes in General MIDI's order."""
     sums: dict[str, ClassCounts] = {}
     for song in songs:
         for name, counts in song.classes.items():
@@ -141,7 +157,7 @@ def sum_classes(songs: Iterable[InstrumentCounts]) -> dict[str, ClassCounts]:
 
 
 def class_scores(classes: Mapping[str, ClassCounts]) -> dict[str, float]:
-    """Returns the classes' F1 by name, of those that have a note in the reference."""
+    """Returns F1 by name, for the classes that have a note in the reference."""
     scores = {}
     for name, counts in classes.items():
         if not counts.reference:
@@ -156,60 +172,48 @@ _HEADS = ("class", "songs", "notes", "estimated", "onset F1", "onset + offset F1
 
 
 def class_table(classes: Mapping[str, ClassCounts]) -> list[tuple[str, ...]]:
-    """Returns the classes as rows of text, the heads first.
-
-    Args:
-      classes: counts by class name.
-
-    Returns:
-      Rows of equal length; "-" where there is no number.
-    """
+    """Returns the classes as rows of text, the heads first; "-" for no number."""
     rows = [_HEADS]
     for name, counts in classes.items():
-        onset, offset = f"{counts.onset_f1:.4f}", f"{counts.offset_f1:.4f}"
-        if name == general_midi.DRUMS:
-            offset = "-"
-        numbers = (counts.songs, counts.reference, counts.estimated)
-        rows.append((name, *map(str, numbers), onset, offset))
+        offset = "-" if name == general_midi.DRUMS else f"{counts.offset_f1:.4f}"
+        numbers = counts.songs, counts.reference, counts.estimated
+        rows.append((name, *map(str, numbers), f"{counts.onset_f1:.4f}", offset))
     return rows
 
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Returns rows, the heads first, as a Markdown table, as TensorBoard shows it."""
-    rule = [":--", *["--:"] * (len(rows[0]) - 1)]
-    lines = [rows[0], rule, *rows[1:]]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def format_rows(rows: Sequence[Sequence[str]], *, markdown: bool = False) -> list[str]:
+    """Returns the lines of a table: a column of names, then columns of numbers.
 
-
-def _instruments(notes: NoteArrays, granularity: str) -> set[tuple[int, bool]]:
-    """Returns the (program, is_drum) that occur, all drums as program 0."""
-    programs = np.where(notes.is_drum, 0, GRANULARITIES[granularity](notes.program))
-    return set(zip(programs.tolist(), notes.is_drum.tolist(), strict=True))
+    Args:
+      rows: cells by row, the heads first.
+      markdown: write Markdown, as TensorBoard shows it, and not aligned text.
+    """
+    if markdown:
+        rule = [":--", *["--:"] * (len(rows[0]) - 1)]
+        rows = [rows[0], rule, *rows[1:]]
+        return [f"| {' | '.join(cells)} |" for cells in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
+    return [
+        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
+        for name, *cells in rows
+    ]
 
 
 def _count_classes(
-    reference: NoteArrays, estimate: NoteArrays
+    reference: np.ndarray, estimate: np.ndarray
 ) -> dict[str, ClassCounts]:
-    """Matches notes class by class; notes without length are left out, as always."""
-    reference, estimate = reference.with_length(), estimate.with_length()
-    classes_of_reference, classes_of_estimate = _classes(reference), _classes(estimate)
+    """Matches notes class by class; notes without length are left out."""
+    timed = matching.with_length(reference), matching.with_length(estimate)
     counts = {}
-    for number in np.union1d(classes_of_reference, classes_of_estimate).tolist():
-        one = reference.select(classes_of_reference == number)
-        other = estimate.select(classes_of_estimate == number)
-        onsets = len(match_notes(one, other, offset_ratio=None))
-        is_drum = number == _DRUM_CLASS
-        counts[CLASS_NAMES[number]] = ClassCounts(
+    for (program, is_drum), one, other in by_instrument(*timed, "midi_class"):
+        name = general_midi.FAMILIES[program // general_midi.FAMILY_SIZE]
+        onsets = len(matching.match_notes(one, other, offset_ratio=None))
+        counts[general_midi.DRUMS if is_drum else name] = ClassCounts(
             songs=int(len(one) > 0),
             reference=len(one),
             estimated=len(other),
             onset_matched=onsets,
-            offset_matched=onsets if is_drum else len(match_notes(one, other)),
+            offset_matched=onsets if is_drum else len(matching.match_notes(one, other)),
         )
     return counts
-
-
-def _classes(notes: NoteArrays) -> np.ndarray:
-    """Returns the class number of each note, int64 [notes]."""
-    families = notes.program // general_midi.FAMILY_SIZE
-    return np.where(notes.is_drum, _DRUM_CLASS, families)

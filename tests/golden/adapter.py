@@ -85,14 +85,20 @@ def scores(reference_notes, estimated_notes, track_specs=None) -> dict[str, floa
     """
     from mt3.scoring import counts
 
-    specs = None
-    if track_specs is not None:
-        specs = [counts.TrackSpec(*spec) for spec in track_specs]
-    return counts.transcription_metrics(
-        [_notes(song) for song in reference_notes],
-        [_notes(song) for song in estimated_notes],
-        track_specs=specs,
-        **counts.ORIGINAL,
+    specs = [counts.TrackSpec(*spec) for spec in track_specs or ()]
+    songs = [
+        counts.song_counts(
+            _notes(reference),
+            _notes(estimate),
+            specs,
+            original_side_effects=True,
+            original_drum_programs=True,
+            reference_instruments=0,
+        )
+        for reference, estimate in zip(reference_notes, estimated_notes, strict=True)
+    ]
+    return counts.mean_metrics(
+        [counts.scores_of_counts(song, empty="zero") for song in songs]
     )
 
 

@@ -145,7 +145,7 @@ def transcribe(
             continue
         model = inference.InferenceModel(column.source, column.transcribe_options)
         # What was left to the model may be what another column asks for.
-        key = json.dumps([column.source, model.settings()], sort_keys=True)
+        key = json.dumps([column.source, model.resolved.settings()], sort_keys=True)
         if key not in made:
             made[key] = _Made(
                 model.info.get("cleanup", {}),

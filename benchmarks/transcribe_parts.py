@@ -21,8 +21,8 @@ import soundfile
 
 from benchmarks import decoding_costs, limits, op_profile, plain_decoder
 from benchmarks.forced_lengths import ForcedLengths
-from mt3 import checkpoints, configs, decoding, inference, network, recordings
-from mt3.decoding import program
+from mt3 import checkpoints, configs, decoding, inference, network
+from mt3.decoding import steps as decoding_steps
 from mt3.decoding.stream import SegmentDecoder, default_num_slots
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -287,7 +287,7 @@ def default(options: argparse.Namespace, limit: limits.Limits) -> dict[str, Any]
 def example_segments() -> tuple[network.T5Config, dict[str, Any], np.ndarray]:
     """Returns the default network and the example as segments [n, T, D]."""
     loaded = checkpoints.load(checkpoints.resolve("default"))
-    feed = recordings.Feed(inference.InferenceModel("default"), [EXAMPLE])
+    feed = inference.Feed(inference.InferenceModel("default"), [EXAMPLE])
     frames = np.stack([frames for _, frames in feed.segments()])
     return network.T5Config.from_dict(loaded.config.network), loaded.params, frames
 
@@ -336,14 +336,16 @@ def profile(options: argparse.Namespace, limit: limits.Limits) -> dict[str, Any]
     programs, frames, steps = decoder.program, random_frames(8), 50
     batch = jax.block_until_ready(programs.encode(frames))
     arguments = (programs.spec, programs._weights, jnp.asarray(frames))
-    hlo = program._encode.lower(*arguments).compile().as_text()
+    hlo = decoding_steps._encode.lower(*arguments).compile().as_text()
     rows = op_profile.profile(lambda: programs.encode(frames), hlo)
     print(f"encoder, 8 segments\n{op_profile.table(rows, 1)}")
     carry = programs.start(8, FRAMES, 128)
     for slot in range(8):
         carry = programs.admit(carry, batch, slot, slot, slot)
     limits_ = (np.int32(steps), np.int32(1))
-    hlo = program._run_steps.lower(programs.spec, programs._weights, carry, *limits_)
+    hlo = decoding_steps._run_steps.lower(
+        programs.spec, programs._weights, carry, *limits_
+    )
     hlo = hlo.compile().as_text()
     carry = jax.block_until_ready(programs.run(carry, 1, 1))
     step_rows = op_profile.profile(lambda: programs.run(carry, steps, 1), hlo)

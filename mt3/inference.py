@@ -20,21 +20,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mt3 import checkpoints, decoding, network, tokenizer
+from mt3 import checkpoints, decoding, network, spectrograms, tokenizer
 from mt3.audio import reading
-from mt3.beyond import cleanup as note_cleanup
+from mt3.beyond.cleanup import CleanupOptions, clean_up
+from mt3.beyond.evidence import FrameEvidence
+from mt3.beyond.type_first import TypeFirst
 from mt3.configs import ModelConfig
-from mt3.errors import AudioError, ConfigError, DataError
+from mt3.errors import AudioError, ConfigError, DataError, MT3Error
+from mt3.event_codec import Codec
 from mt3.note_sequences import Note
 from mt3.outputs import Transcription, atomic_file
-from mt3.recordings import Audio, Feed, FileResult, SegmentNotes
 from mt3.vocabularies import VocabularyConfig
+
+Audio = str | os.PathLike | np.ndarray | reading.AudioSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +52,10 @@ class TranscribeOptions:
       grammar: allow only tokens that mean something where they stand; None leaves
         it to the model (what was measured to be better for it).
       type_first: choose the type of each token before the token, and times by their
-        neighbourhood (`decoding.TypeFirst`); None leaves it to the model.
+        neighbourhood (`beyond.type_first`); None leaves it to the model.
       evidence: weigh the tokens by what the encoder hears in each frame
-        (`decoding.FrameEvidence`), which needs the grammar; a mapping changes some of
-        the model's settings of it; None leaves it to the model.
+        (`beyond.evidence`), which needs the grammar; a mapping changes some of the
+        model's settings of it; None leaves it to the model.
       programs: General MIDI programs to transcribe; None for all.
       drums: whether to transcribe drums.
       unclosed_ties: "keep" or "end", see `note_sequences.NoteDecoder`.
@@ -58,8 +63,8 @@ class TranscribeOptions:
       max_length: most tokens of a segment; None for the model's.
       dtype: computation type, e.g. "bfloat16"; None for the model's.
       allow_truncated: transcribe what is there of a file that was cut.
-      cleanup: what to mend in the notes of a whole recording; None leaves it to the
-        model. Notes that are streamed are as the model wrote them.
+      cleanup: what to correct in the notes of a whole recording (`beyond.cleanup`);
+        None leaves it to the model. Streamed notes are as the model wrote them.
     """
 
     decode: str | None = None
@@ -73,12 +78,7 @@ class TranscribeOptions:
     max_length: int | None = None
     dtype: str | None = None
     allow_truncated: bool = False
-    cleanup: note_cleanup.CleanupOptions | None = None
-
-    @property
-    def restricted(self) -> bool:
-        """Whether some instruments are left out."""
-        return self.programs is not None or not self.drums
+    cleanup: CleanupOptions | None = None
 
     def faithful(self) -> TranscribeOptions:
         """Returns the options with all that the original does not do left out.
@@ -92,8 +92,168 @@ class TranscribeOptions:
             type_first=False,
             evidence=False,
             unclosed_ties="keep",
-            cleanup=note_cleanup.CleanupOptions(),
+            cleanup=CleanupOptions(),
         )
+
+    def resolve(self, info: Mapping[str, Any]) -> ResolvedOptions:
+        """Decides what is left to the model.
+
+        Args:
+          info: what the weights say of themselves.
+
+        Raises:
+          ConfigError: the decisions contradict one another.
+        """
+        evidence, type_first = self.evidence, self.type_first
+        if evidence is None:
+            evidence = self.grammar is not False and bool(info.get("evidence"))
+        if type_first is None:
+            type_first = bool(info.get("type_first"))
+        grammar = self.grammar
+        if grammar is None:
+            grammar = bool(info.get("grammar")) or evidence is not False
+        # Which program a pitch belongs to depends on what was written before it, so
+        # that only the grammar can leave instruments out.
+        grammar = grammar or self.programs is not None or not self.drums
+        if evidence is not False and not grammar:
+            raise ConfigError(
+                "decoding: evidence is asked for without the grammar, whose state it "
+                "follows; expected both"
+            )
+        cleanup = self.cleanup
+        if cleanup is None:
+            cleanup = CleanupOptions.from_dict(info.get("cleanup", {}))
+        asked = evidence if isinstance(evidence, Mapping) else {}
+        return ResolvedOptions(
+            given=self,
+            decode=self.decode or str(info.get("decode", "beam1")),
+            grammar=grammar,
+            type_first=_settings(info, "type_first") if type_first else None,
+            evidence=(
+                None if evidence is False else _settings(info, "evidence") | {**asked}
+            ),
+            cleanup=cleanup,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ResolvedOptions:
+    """What is done, once the options and the weights have been asked.
+
+    Attributes:
+      given: the options that were given.
+      decode: name of the decoding strategy.
+      grammar: whether only grammatical tokens are allowed.
+      type_first: settings of `TypeFirst`; None to do without.
+      evidence: settings of `FrameEvidence`; None to do without.
+      cleanup: what to correct in the notes of a whole recording.
+    """
+
+    given: TranscribeOptions
+    decode: str
+    grammar: bool
+    type_first: Mapping[str, Any] | None
+    evidence: Mapping[str, Any] | None
+    cleanup: CleanupOptions
+
+    def decode_options(
+        self, config: ModelConfig, codec: Codec, vocab_size: int
+    ) -> decoding.DecodeOptions:
+        """Returns how the decoder decodes.
+
+        Args:
+          config: the model's.
+          codec: the model's events.
+          vocab_size: number of the decoder's logits.
+
+        Raises:
+          ConfigError: a setting that is unknown or out of range.
+        """
+        given = self.given
+        return decoding.DecodeOptions(
+            strategy=decoding.from_name(self.decode),
+            max_length=given.max_length or config.targets_length,
+            num_slots=given.num_slots,
+            dtype=given.dtype,
+            filters=self._filters(config, codec, vocab_size),
+        )
+
+    def _filters(
+        self, config: ModelConfig, codec: Codec, vocab_size: int
+    ) -> tuple[decoding.LogitFilter, ...]:
+        filters: list[decoding.LogitFilter] = []
+        if self.grammar:
+            grammar = decoding.GrammarMask.from_codec(
+                codec,
+                vocab_size=vocab_size,
+                include_ties=config.include_ties,
+                onsets_only=config.onsets_only,
+                program_granularity=config.program_granularity,
+                programs=self.given.programs,
+                drums=self.given.drums,
+                max_steps=math.ceil(config.segment_seconds * codec.steps_per_second),
+            )
+            if self.evidence is None:
+                filters.append(grammar)
+            else:
+                filters.append(
+                    FrameEvidence.from_config(config, grammar, **self.evidence)
+                )
+        if self.type_first is not None:
+            # Evidence says how likely it is that anything more happens at a time, and
+            # when something will.
+            heard = {} if self.evidence is None else {"merged": True, "reach": 0}
+            filters.append(TypeFirst.from_codec(codec, **heard, **self.type_first))
+        return tuple(filters)
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what a result is made with, as JSON values."""
+        values = dataclasses.asdict(self.given)
+        asked = self.given.evidence
+        values["decode"] = self.decode
+        values["grammar"] = self.grammar
+        values["type_first"] = self.type_first is not None
+        values["evidence"] = (
+            dict(asked) if isinstance(asked, Mapping) else self.evidence is not None
+        )
+        values["cleanup"] = dataclasses.asdict(self.cleanup) if self.cleanup else None
+        return {key: value for key, value in values.items() if value is not None}
+
+
+def _settings(info: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Returns the settings that weights ask for; {} for the defaults."""
+    value = info.get(name)
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+class SegmentNotes(NamedTuple):
+    """What one segment brought.
+
+    Attributes:
+      file: position of the recording among those handed in.
+      end_time: end of the audio transcribed so far, seconds.
+      notes: notes that ended in this segment.
+    """
+
+    file: int
+    end_time: float
+    notes: list[Note]
+
+
+class FileResult(NamedTuple):
+    """The end of one recording.
+
+    Attributes:
+      file: position of the recording among those handed in.
+      source: its name.
+      transcription: all its notes; None if it failed.
+      error: why it failed; None if it did not.
+    """
+
+    file: int
+    source: str
+    transcription: Transcription | None
+    error: MT3Error | None
 
 
 class InferenceModel:
@@ -124,12 +284,16 @@ class InferenceModel:
         loaded = checkpoints.load(path, num_heads=num_heads)
         self.config: ModelConfig = loaded.config
         self.info: dict[str, Any] = loaded.info
-        self.cleanup = self._cleanup()
+        self.resolved = self.options.resolve(self.info)
         self.sha256 = _sha256(path)
         self.tokenizer = tokenizer.NoteTokenizer(self.config)
         self.network_config = network.T5Config.from_dict(self.config.network)
         self._decoder = decoding.SegmentDecoder(
-            loaded.params, self.network_config, self._decode_options()
+            loaded.params,
+            self.network_config,
+            self.resolved.decode_options(
+                self.config, self.tokenizer.codec, self.network_config.vocab_size
+            ),
         )
 
     @property
@@ -216,118 +380,19 @@ class InferenceModel:
             yield from feed.failed()
         yield from feed.failed()
 
-    def _cleanup(self) -> note_cleanup.CleanupOptions:
-        if self.options.cleanup is not None:
-            return self.options.cleanup
-        return note_cleanup.CleanupOptions.from_dict(self.info.get("cleanup", {}))
-
     def _cleaned(self, result: FileResult) -> FileResult:
-        """Mends the notes of a finished recording."""
-        if not self.cleanup or result.transcription is None:
+        """Corrects the notes of a finished recording."""
+        cleanup = self.resolved.cleanup
+        if not cleanup or result.transcription is None:
             return result
-        notes = note_cleanup.clean_up(
+        notes = clean_up(
             result.transcription.notes,
-            self.cleanup,
+            cleanup,
             segment_seconds=self.config.segment_seconds,
         )
         return result._replace(
             transcription=dataclasses.replace(result.transcription, notes=notes)
         )
-
-    def _decode_options(self) -> decoding.DecodeOptions:
-        options = self.options
-        strategy = decoding.from_name(self.strategy)
-        mask = None
-        if self.uses_grammar:
-            steps = self.config.segment_seconds * self.tokenizer.codec.steps_per_second
-            mask = decoding.GrammarMask.from_codec(
-                self.tokenizer.codec,
-                vocab_size=self.network_config.vocab_size,
-                include_ties=self.config.include_ties,
-                onsets_only=self.config.onsets_only,
-                program_granularity=self.config.program_granularity,
-                programs=options.programs,
-                drums=options.drums,
-                max_steps=int(np.ceil(steps)),
-            )
-        return decoding.DecodeOptions(
-            strategy=strategy,
-            max_length=options.max_length or self.config.targets_length,
-            num_slots=options.num_slots,
-            dtype=options.dtype,
-            mask=mask,
-            type_first=self._type_first(),
-            evidence=self._evidence(),
-        )
-
-    @property
-    def strategy(self) -> str:
-        """Name of the decoding strategy."""
-        return self.options.decode or str(self.info.get("decode", "beam1"))
-
-    def _type_first(self) -> decoding.TypeFirst | None:
-        if not self.uses_type_first:
-            return None
-        return decoding.TypeFirst.from_codec(
-            self.tokenizer.codec,
-            # Evidence says how likely it is that anything more happens at a time, and
-            # when something will.
-            **({"merged": True, "reach": 0} if self.uses_evidence else {}),
-            **_settings(self.info, "type_first"),
-        )
-
-    def _evidence(self) -> decoding.FrameEvidence | None:
-        if not self.uses_evidence:
-            return None
-        settings = _settings(self.info, "evidence")
-        if isinstance(self.options.evidence, Mapping):
-            settings |= self.options.evidence
-        return decoding.FrameEvidence.from_config(self.config, **settings)
-
-    @property
-    def uses_evidence(self) -> bool:
-        """Whether tokens are weighed by what the encoder hears."""
-        if self.options.evidence is None:
-            return self.options.grammar is not False and bool(
-                self.info.get("evidence", False)
-            )
-        return self.options.evidence is not False
-
-    @property
-    def uses_type_first(self) -> bool:
-        """Whether the type of each token is chosen first."""
-        if self.options.type_first is None:
-            return bool(self.info.get("type_first", False))
-        return self.options.type_first
-
-    @property
-    def uses_grammar(self) -> bool:
-        """Whether only grammatical tokens are allowed."""
-        if self.options.restricted:
-            # Masks know instruments only together with the grammar: which program a
-            # pitch belongs to depends on what was written before it.
-            return True
-        if self.options.grammar is None:
-            return bool(self.info.get("grammar", False)) or self.uses_evidence
-        return self.options.grammar
-
-    def settings(self) -> dict[str, Any]:
-        """Returns what a result was made with, as JSON values."""
-        values = dataclasses.asdict(self.options)
-        values["decode"] = self.strategy
-        values["grammar"] = self.uses_grammar
-        values["type_first"] = self.uses_type_first
-        values["evidence"] = self.uses_evidence
-        if isinstance(self.options.evidence, Mapping):
-            values["evidence"] = dict(self.options.evidence)
-        values["cleanup"] = dataclasses.asdict(self.cleanup) if self.cleanup else None
-        return {key: value for key, value in values.items() if value is not None}
-
-
-def _settings(info: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Returns how weights want a choice of decoding set; {} for its defaults."""
-    value = info.get(name)
-    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _sha256(path: str) -> str:
@@ -336,6 +401,177 @@ def _sha256(path: str) -> str:
         return ""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclasses.dataclass
+class _Recording:
+    """One recording on its way through the decoder."""
+
+    source: str
+    stitcher: tokenizer.SegmentStitcher
+    notes: list[Note] = dataclasses.field(default_factory=list)
+    # Event tokens of segments that finished before their predecessors.
+    waiting: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    next_segment: int = 0
+    num_segments: int | None = None
+    samples: int = 0
+
+
+class Feed:
+    """Feeds recordings to the decoder and puts its results back in order.
+
+    It cuts recordings into segments and hands their frames to the decoder, whose
+    results come back in any order. No more segments are kept than are in flight, so
+    memory does not grow with the length of a recording.
+    """
+
+    def __init__(self, model: InferenceModel, recordings: Iterable[Audio]):
+        """Takes the model's settings and the recordings, which are pulled lazily."""
+        self._model = model
+        self._config = model.config
+        self._recordings = enumerate(recordings)
+        self._open: dict[int, _Recording] = {}
+        self._failed: list[FileResult] = []
+
+    def segments(self) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+        """Yields ((recording, segment), frames [inputs_length, mel bands])."""
+        for number, audio in self._recordings:
+            codec, decoder = (
+                self._model.tokenizer.codec,
+                self._model.tokenizer.decoder(
+                    unclosed_ties=self._model.options.unclosed_ties
+                ),
+            )
+            recording = _Recording(
+                _source_name(audio), tokenizer.SegmentStitcher(codec, decoder)
+            )
+            self._open[number] = recording
+            try:
+                for segment, samples in enumerate(self._cut(audio, recording)):
+                    yield (number, segment), segment_frames(samples, self._config)
+            except (MT3Error, OSError) as error:
+                del self._open[number]
+                if not isinstance(error, MT3Error):
+                    error = AudioError(f"{recording.source}: reading audio: {error}")
+                self._failed.append(FileResult(number, recording.source, None, error))
+
+    def _cut(self, audio: Audio, recording: _Recording) -> Iterator[np.ndarray]:
+        """Yields a recording's segments; its number of segments is known in time.
+
+        The last segment must be known as such before the decoder is asked for its
+        result, so each segment is held back until the next one was read.
+        """
+        length = self._config.segment_samples
+        if isinstance(audio, (str, os.PathLike)):
+            audio = reading.open_audio(
+                audio, allow_truncated=self._model.options.allow_truncated
+            )
+        held, count = None, 0
+        for start, samples in reading.segments(
+            audio,
+            sample_rate=self._config.spectrogram.sample_rate,
+            segment_samples=length,
+        ):
+            if held is not None:
+                yield held
+            held, count = samples, count + 1
+            recording.samples = start + len(samples)
+        if recording.samples == count * length:
+            # A recording is always padded; one that ends with a segment gets
+            # another, of silence.
+            yield held
+            held, count = np.zeros(0, np.float32), count + 1
+        recording.num_segments = count
+        yield held
+
+    def take(self, result: decoding.Result) -> Iterator[SegmentNotes | FileResult]:
+        """Takes one decoded segment; yields what is now in order."""
+        number, segment = result.key
+        recording = self._open.get(number)
+        if recording is None:  # The recording has failed since.
+            return
+        events = self._model.tokenizer.predicted_events(result.ids)
+        recording.waiting[segment] = events
+        while recording.next_segment in recording.waiting:
+            if not self._next_is_known(recording):
+                return
+            yield SegmentNotes(number, *self._stitch(recording))
+        if recording.next_segment == recording.num_segments:
+            del self._open[number]
+            yield FileResult(number, recording.source, self._finish(recording), None)
+
+    def failed(self) -> Iterator[FileResult]:
+        """Yields recordings that failed since the last call."""
+        failed, self._failed = self._failed, []
+        yield from failed
+
+    def _next_is_known(self, recording: _Recording) -> bool:
+        """Whether it is known if another segment follows the next one."""
+        following = recording.next_segment + 1
+        count = recording.num_segments
+        return count is not None or following * self._config.segment_samples <= (
+            recording.samples
+        )
+
+    def _start_time(self, segment: int) -> float:
+        first_frame = segment * self._config.inputs_length
+        return self._model.tokenizer.segment_start_time(first_frame)
+
+    def _stitch(self, recording: _Recording) -> tuple[float, list[Note]]:
+        segment = recording.next_segment
+        recording.next_segment += 1
+        last = recording.next_segment == recording.num_segments
+        notes = recording.stitcher.add(
+            self._start_time(segment),
+            recording.waiting.pop(segment),
+            None if last else self._start_time(segment + 1),
+        )
+        if last:
+            notes = notes + recording.stitcher.finish()
+        recording.notes += notes
+        samples = min(
+            recording.next_segment * self._config.segment_samples, recording.samples
+        )
+        return samples / self._config.spectrogram.sample_rate, notes
+
+    def _finish(self, recording: _Recording) -> Transcription:
+        model = self._model
+        return Transcription(
+            notes=recording.notes,
+            duration=recording.samples / self._config.spectrogram.sample_rate,
+            source=recording.source,
+            model=model.name,
+            model_sha256=model.sha256,
+            settings=model.resolved.settings(),
+            invalid_events=recording.stitcher.invalid_events,
+            dropped_events=recording.stitcher.dropped_events,
+        )
+
+
+def segment_frames(samples: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """Returns what the encoder reads of one segment.
+
+    Args:
+      samples: float32 [n], at most `config.segment_samples`, at the model's rate.
+      config: the model's.
+
+    Returns:
+      Float32 [inputs_length, bands]; a short segment is padded as the model knows it.
+    """
+    missing = config.segment_samples - len(samples)
+    if missing and config.padding == "zero_frames":
+        # Whole hops, and a hop of silence where the samples end with one.
+        hop = config.spectrogram.hop_width
+        missing = hop - len(samples) % hop
+    samples = np.pad(samples, (0, missing))
+    frames = spectrograms.compute_spectrogram(samples, config.spectrogram)
+    return np.pad(frames, ((0, config.inputs_length - len(frames)), (0, 0)))
+
+
+def _source_name(audio: Audio) -> str:
+    if isinstance(audio, reading.AudioSource):
+        return os.path.basename(audio.name) or audio.name
+    return "samples" if isinstance(audio, np.ndarray) else os.path.basename(audio)
 
 
 def _opened(audio: Audio, sample_rate: int) -> Audio:

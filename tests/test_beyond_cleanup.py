@@ -216,7 +216,7 @@ def test_a_model_brings_its_own_cleanup(tiny_weights, tmp_path, noise):
     info = {**loaded.info, "grammar": True, "cleanup": {"min_duration": 0.1}}
     checkpoints.save_safetensors(path, loaded.params, tiny_model.CONFIG, info=info)
     model = InferenceModel(path)
-    assert model.cleanup == CleanupOptions(min_duration=0.1)
+    assert model.resolved.cleanup == CleanupOptions(min_duration=0.1)
     off = InferenceModel(path, TranscribeOptions(cleanup=CleanupOptions()))
     assert len(model(noise)) < len(off(noise))
     # Not asked for, so streaming is not refused: it yields what the model wrote.
@@ -231,7 +231,7 @@ def test_a_model_brings_its_own_cleanup(tiny_weights, tmp_path, noise):
         num_slots=2,
         cleanup=CleanupOptions(),
     )
-    assert not InferenceModel(path, faithful).uses_grammar
+    assert not InferenceModel(path, faithful).resolved.grammar
 
 
 def transcribe(*arguments, weights):

@@ -14,7 +14,7 @@ from mt3 import decoding, event_codec, tokenizer
 from mt3.beyond import evidence as evidence_module
 from mt3.beyond import grids
 from mt3.beyond.evidence import Evidence, FrameEvidence
-from mt3.decoding.steps import Spec
+from mt3.beyond.type_first import TypeFirst
 from mt3.errors import CheckpointError, ConfigError
 from mt3.note_sequences import NOTE_DTYPE
 from tests.support.tiny_heads import CODEC, CONFIG, NETWORK, make_params
@@ -74,7 +74,7 @@ def prepared_class():
     class Prepared(FrameEvidence):
         seed: int = 0
 
-        def hear(self, heads, encoded, stem):
+        def hear(self, taken, encoded, sown):
             rng = np.random.default_rng(self.seed)
             parts = [evidence_of(random_notes(rng)) for _ in range(encoded.shape[0])]
             return jax.tree.map(lambda *x: jnp.stack(x), *parts)
@@ -96,11 +96,9 @@ def frames_of(count, seed=0):
 
 def choose(evidence, **options):
     """Options of decoding by evidence and, with it, by type."""
-    merged = decoding.TypeFirst.from_codec(CODEC, merged=True, reach=0)
+    merged = TypeFirst.from_codec(CODEC, merged=True, reach=0)
     return {
-        "mask": MASK,
-        "type_first": merged,
-        "evidence": evidence,
+        "filters": (evidence or MASK, merged),
         "strategy": decoding.Greedy(),
         **options,
     }
@@ -109,7 +107,7 @@ def choose(evidence, **options):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_frames_that_are_sure_are_written_down(params, seed):
     """Without the decoder's word, the notes come out as they were heard."""
-    prepared = prepared_class().from_config(CONFIG, decoder_weight=0.0, seed=seed)
+    prepared = prepared_class().from_config(CONFIG, MASK, decoder_weight=0.0, seed=seed)
     ids, _ = decoding.decode(
         params, NETWORK, frames_of(3), max_length=200, **choose(prepared)
     )
@@ -163,7 +161,7 @@ def onsets(notes):
 
 def test_a_marked_onset_comes_out_at_its_step():
     """What training marks in frames is read back at the time that it stands for."""
-    evidence = FrameEvidence.from_config(CONFIG)
+    evidence = FrameEvidence.from_config(CONFIG, MASK)
     rng = np.random.default_rng(5)
     notes = random_notes(rng, count=30, drums=0)
     notes = notes[notes["start_time"] < 0.85]
@@ -180,7 +178,7 @@ def test_a_marked_onset_comes_out_at_its_step():
 
 def test_probabilities_of_the_next_token_sum_to_one():
     """Wherever the grammar stands, as long as it allows to stay and to move on."""
-    evidence = FrameEvidence.from_config(CONFIG)
+    evidence = FrameEvidence.from_config(CONFIG, MASK)
     rng = np.random.default_rng(3)
     heard = jax.tree.map(lambda x: jnp.asarray(x)[None], evidence_of(random_notes(rng)))
     heard = heard._replace(
@@ -202,7 +200,7 @@ def test_probabilities_of_the_next_token_sum_to_one():
     for token in walk:
         state = MASK.advance(state, jnp.asarray([token], jnp.int32))
         allowed = MASK.allowed(state)
-        logs = evidence.log_probabilities(heard, MASK, state, allowed)
+        logs = evidence.log_probabilities(heard, state, allowed)
         assert np.isfinite(np.asarray(logs)).all()
         probability = np.where(np.asarray(allowed), np.exp(np.asarray(logs)), 0.0)
         if bool(allowed[0, 1]):  # It may end: all is possible.
@@ -213,7 +211,7 @@ def test_probabilities_of_the_next_token_sum_to_one():
 
 def test_a_written_note_is_not_written_twice():
     """The probability of a note falls once it stands there, of any instrument."""
-    evidence = FrameEvidence.from_config(CONFIG)
+    evidence = FrameEvidence.from_config(CONFIG, MASK)
     notes = np.zeros(1, NOTE_DTYPE)
     notes["end_time"], notes["pitch"], notes["program"] = 0.5, 60, 8
     heard = jax.tree.map(lambda x: jnp.asarray(x)[None], evidence_of(notes))
@@ -224,7 +222,7 @@ def test_a_written_note_is_not_written_twice():
         state = MASK.advance(state, jnp.asarray([token], jnp.int32))
 
     def probability(state):
-        logs = evidence.log_probabilities(heard, MASK, state, MASK.allowed(state))
+        logs = evidence.log_probabilities(heard, state, MASK.allowed(state))
         return float(jnp.exp(logs[0, first["pitch"] + 60]))
 
     before = probability(state)
@@ -237,7 +235,7 @@ def test_a_written_note_is_not_written_twice():
 @pytest.mark.parametrize("strategy", [decoding.Beam(), decoding.Beam(3)])
 def test_streams_decode_as_single_segments_do(params, strategy):
     """Slots keep each segment's own evidence, in any order and number."""
-    evidence = FrameEvidence.from_config(CONFIG)
+    evidence = FrameEvidence.from_config(CONFIG, MASK)
     frames = frames_of(5, seed=2)
     options = choose(evidence, strategy=strategy, max_length=48)
     decoder = decoding.SegmentDecoder(
@@ -262,7 +260,7 @@ def test_evidence_changes_what_is_decoded(params):
     frames = frames_of(2, seed=2)
 
     def ids(**settings):
-        evidence = FrameEvidence.from_config(CONFIG, **settings)
+        evidence = FrameEvidence.from_config(CONFIG, MASK, **settings)
         found, _ = decoding.decode(
             params, NETWORK, frames, max_length=40, **choose(evidence)
         )
@@ -277,22 +275,23 @@ def test_evidence_changes_what_is_decoded(params):
 def test_settings_are_checked():
     """Bad settings and missing parts are named."""
     with pytest.raises(ConfigError, match="no setting 'loudness'"):
-        FrameEvidence.from_config(CONFIG, loudness=1.0)
+        FrameEvidence.from_config(CONFIG, MASK, loudness=1.0)
     with pytest.raises(ConfigError, match="evidence's weight is -1"):
-        FrameEvidence.from_config(CONFIG, weight=-1.0)
-    evidence = FrameEvidence.from_config(CONFIG)
-    with pytest.raises(ConfigError, match="without the grammar"):
-        Spec(NETWORK, decoding.Beam(), None, 10, evidence=evidence)
+        FrameEvidence.from_config(CONFIG, MASK, weight=-1.0)
+    with pytest.raises(ConfigError, match="no setting 'steps'"):
+        FrameEvidence.from_config(CONFIG, MASK, steps=3)
+    evidence = FrameEvidence.from_config(CONFIG, MASK)
     without = dataclasses.replace(NETWORK, frame_heads=False)
+    options = decoding.DecodeOptions(filters=(evidence,))
     with pytest.raises(ConfigError, match="no frame heads"):
-        Spec(without, decoding.Beam(), MASK, 10, evidence=evidence)
+        decoding.SegmentDecoder(make_params(), without, options)
     with pytest.raises(ConfigError, match="frame_heads"):
         dataclasses.replace(NETWORK, harmonic_channels=0)
 
 
 def test_missing_heads_are_named(params):
     """Weights that claim to have heads and do not."""
-    evidence = FrameEvidence.from_config(CONFIG)
+    evidence = FrameEvidence.from_config(CONFIG, MASK)
     tree = {key: params[key] for key in ("encoder", "decoder")}
     options = decoding.DecodeOptions(**choose(evidence))
     with pytest.raises(CheckpointError, match="frame_heads/kernel"):

@@ -213,11 +213,9 @@ def test_number_of_compilations_does_not_grow_with_segments(params, segments):
     options = {"strategy": decoding.Greedy(), "num_slots": 4, "cache_sizes": (8,)}
     stream(params, segments, **options)
     compiled = (steps.encode, steps.admit, steps.run_steps, steps.take_slots)
-    from mt3.decoding import program
-
-    functions = [getattr(program, f"_{function.__name__}") for function in compiled] + [
-        program._result,
-        program._fit_cache,
+    functions = [getattr(steps, f"_{function.__name__}") for function in compiled] + [
+        steps._result,
+        steps._fit_cache,
     ]
     before = [function._cache_size() for function in functions]
     many = np.concatenate([segments] * 5)

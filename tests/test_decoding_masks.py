@@ -275,7 +275,7 @@ def test_masked_decoding_gives_no_invalid_event(options, strategy):
     count = 24 if isinstance(strategy, Temperature) else 4
     rng = np.random.default_rng(5)
     frames = 9 * rng.normal(size=(count, 3, 4)).astype(np.float32)
-    options = {"max_length": 96, "strategy": strategy, "mask": mask}
+    options = {"max_length": 96, "strategy": strategy, "filters": (mask,)}
     ids, _ = decode(params, config, frames, **options)
     if strategy.beams > 1:
         ids = ids[:, -1]

@@ -63,7 +63,8 @@ def test_weights_say_how_they_are_decoded(exported):
     """Evidence brings the grammar; without the grammar there is none."""
 
     def settings(**options):
-        return InferenceModel(exported, TranscribeOptions(**options)).settings()
+        model = InferenceModel(exported, TranscribeOptions(**options))
+        return model.resolved.settings()
 
     changed = settings(evidence={"weight": 2.0})
     assert changed["evidence"] == {"weight": 2.0}
@@ -72,7 +73,7 @@ def test_weights_say_how_they_are_decoded(exported):
     assert by_default["grammar"] is True
     assert settings(grammar=False)["evidence"] is False
     assert settings(evidence=False)["evidence"] is False
-    faithful = InferenceModel(exported, TranscribeOptions().faithful()).settings()
+    faithful = settings(**vars(TranscribeOptions().faithful()))
     assert faithful["evidence"] is False
     assert faithful["grammar"] is False
 

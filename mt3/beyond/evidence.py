@@ -1,23 +1,23 @@
 """Joint decoding: the decoder's tokens, weighed by what the encoder hears in frames.
 
-A decoder that has seen few examples writes plausible music rather than what is heard.
-Speech recognition knows this, and scores hypotheses by attention and by a frame-wise
-model together (Watanabe et al. 2017, "Hybrid CTC/attention architecture"). Here the
-frame-wise model is that of `frame_heads`: probabilities that a note begins or sounds,
-that a drum is hit, and of which class a note is. `FrameEvidence` turns them into a
-distribution over the next token:
+A decoder that has seen few examples writes plausible music rather than what is there.
+Speech recognition has the same problem, and scores hypotheses by attention and by a
+frame-wise model together (Watanabe et al. 2017, "Hybrid CTC/attention architecture").
+Here the frame-wise model is the heads of `harmonic_stem`: probabilities that a note
+begins or sounds, that a drum is hit, and which class a note belongs to. `FrameEvidence`
+turns them into a distribution over the next token:
 
-* At the present time, the notes that are likely to begin and the drums that are likely
-  to be hit, if they have not been written, and the sounding notes that are likely to
-  end, are each independent; the probability that anything of it is true is shared out
-  among the tokens that lead to it, programs by the notes' classes.
-* Otherwise time goes on, to the first step at which anything happens, or to the end.
+* At the present time, independent events may happen: notes that are likely to begin
+  and drums that are likely to be hit, if they have not been written, and sounding notes
+  that are likely to end. The probability that any of them happens is divided among the
+  tokens that lead to them, and among programs by the notes' classes.
+* Otherwise time moves on, to the first step at which anything happens, or to the end.
 
-Its logarithm is added to the decoder's log-probabilities. The choice is then made
-between staying, moving on and ending first (`TypeFirst`).
+Its logarithm is added to the decoder's log-probabilities. `TypeFirst` then chooses
+between staying, moving on and ending.
 
-It follows the grammar's state, so it needs `GrammarMask`. Not part of the original;
-scores of sequences are no longer log-probabilities.
+It follows the state of the grammar, so it contains the `GrammarMask`. It is not part of
+the original; scores of sequences are no longer log-probabilities.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ import numpy as np
 from mt3 import harmonic_stem
 from mt3.beyond.grids import NUM_CLASSES, frame_of_time
 from mt3.configs import ModelConfig
+from mt3.decoding.filters import LogitFilter
 from mt3.decoding.masks import GrammarMask, GrammarState, pitches_in
-from mt3.errors import ConfigError
+from mt3.decoding.strategies import NEG_INF
+from mt3.errors import CheckpointError, ConfigError
+from mt3.network import T5Config
 from mt3.vocabularies import NUM_PITCHES, NUM_PROGRAMS, NUM_SPECIAL_IDS
 
 Array = jax.Array
@@ -58,10 +61,14 @@ class Evidence(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class FrameEvidence:
-    """How frames are weighed; hashable, so that it can be a static argument.
+class FrameEvidence(LogitFilter):
+    """Allows what the grammar allows, and weighs it by what frames tell.
+
+    It takes the grammar's place in a list of filters, since it needs to know where
+    each row is in the grammar.
 
     Attributes:
+      grammar: which tokens may come next.
       steps: time steps of a segment, S.
       steps_per_frame: of the input.
       centre: frames from the first frame's beginning to its centre.
@@ -78,6 +85,7 @@ class FrameEvidence:
       ConfigError: a negative weight.
     """
 
+    grammar: GrammarMask
     steps: int
     steps_per_frame: float
     centre: float
@@ -98,39 +106,69 @@ class FrameEvidence:
                 )
 
     @classmethod
-    def from_config(cls, config: ModelConfig, **settings: float) -> FrameEvidence:
+    def from_config(
+        cls, config: ModelConfig, grammar: GrammarMask, **settings: float
+    ) -> FrameEvidence:
         """Takes the rates of a model.
 
         Args:
           config: the model's.
+          grammar: the model's.
           **settings: the other attributes.
 
         Raises:
           ConfigError: a setting that is not known, or out of range.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
+        fields = dataclasses.fields(cls)
+        known = {f.name for f in fields if f.default is not dataclasses.MISSING}
         unknown = sorted(set(settings) - known)
         if unknown:
             raise ConfigError(f"decoding: evidence has no setting {unknown[0]!r}")
         steps_per_second = config.vocabulary.steps_per_second
         return cls(
+            grammar,
             steps=int(np.ceil(config.segment_seconds * steps_per_second)),
             steps_per_frame=steps_per_second / config.spectrogram.frames_per_second,
             centre=-float(frame_of_time(0.0, config)),
             **settings,
         )
 
+    def init(self, rows: int) -> GrammarState:
+        """Returns the grammar's state; see `LogitFilter`."""
+        return self.grammar.init(rows)
+
+    def advance(self, state: GrammarState, tokens: Array) -> GrammarState:
+        """Follows the grammar; see `LogitFilter`."""
+        return self.grammar.advance(state, tokens)
+
+    def take(self, params: Mapping[str, Any], config: T5Config) -> dict[str, Array]:
+        """Returns the parameters of the frame heads; see `LogitFilter`."""
+        if not config.frame_heads:
+            raise ConfigError(
+                "decoding: evidence is asked for, but these weights have no frame "
+                "heads; expected weights that were exported with them"
+            )
+        heads = params.get(harmonic_stem.HEADS, {})
+        parts = harmonic_stem.HEAD_PARTS
+        missing = [name for name in parts if name not in heads]
+        if missing:
+            raise CheckpointError(
+                f"decoding: parameters lack {harmonic_stem.HEADS}/{missing[0]}"
+            )
+        return {name: heads[name].astype(jnp.float32) for name in parts}
+
     def hear(
-        self, heads: Mapping[str, Any], encoded: Array, stem: Mapping[str, Any]
+        self, taken: Mapping[str, Array], encoded: Array, sown: Mapping[str, Any]
     ) -> Evidence:
-        """Makes the evidence of a batch.
+        """Makes the evidence of a batch; see `LogitFilter`.
 
         Args:
-          heads: parameters, see `frame_heads`.
+          taken: parameters of the frame heads.
           encoded: the encoder's output, [B, T, emb_dim].
-          stem: what the harmonic stem sows.
+          sown: what the encoder's parts sow, the harmonic stem's among it.
         """
-        logits = harmonic_stem.frame_logits(heads, encoded.astype(jnp.float32))
+        stem = sown["harmonic_stem"]
+        logits = harmonic_stem.frame_logits(taken, encoded.astype(jnp.float32))
         described = stem["described"][0].astype(jnp.float32)
         noted = stem["note_logits"][0].astype(jnp.float32)
         low = harmonic_stem.LOWEST_PITCH
@@ -150,7 +188,7 @@ class FrameEvidence:
             sounding = jnp.maximum(sounding, begun)
         quiet = jnp.sum(_log1m(onset), axis=-1) + jnp.sum(_log1m(drum), axis=-1)
         after = jnp.minimum(frame + 1, encoded.shape[1] - 1)
-        classes = harmonic_stem.class_logits(heads, described)
+        classes = harmonic_stem.class_logits(taken, described)
         playing = jax.nn.log_sigmoid(logits.playing)[:, :, None]
         classes = jax.nn.log_softmax(classes + self.playing_weight * playing, axis=-1)
         # Of pitches that the stem does not know, only what plays is known.
@@ -192,41 +230,35 @@ class FrameEvidence:
         steps = jnp.zeros((logits.shape[0], self.steps, NUM_PITCHES))
         return steps.at[:, step[inside]].max(peaks[:, inside])
 
-    def empty(self, rows: int) -> Evidence:
-        """Returns evidence of nothing."""
-        nothing = jnp.zeros((rows, self.steps, NUM_PITCHES))
-        classes = jnp.zeros((rows, self.steps, NUM_PITCHES, NUM_CLASSES))
-        quiet = jnp.zeros((rows, self.steps))
+    def silence(self, slots: int) -> Evidence:
+        """Returns evidence of nothing; see `LogitFilter`."""
+        nothing = jnp.zeros((slots, self.steps, NUM_PITCHES))
+        classes = jnp.zeros((slots, self.steps, NUM_PITCHES, NUM_CLASSES))
+        quiet = jnp.zeros((slots, self.steps))
         return Evidence(nothing, nothing, nothing, classes, quiet)
 
-    def __call__(
-        self,
-        logits: Array,
-        evidence: Evidence,
-        mask: GrammarMask,
-        state: GrammarState,
-        allowed: Array,
-    ) -> Array:
-        """Weighs the decoder's logits.
+    def __call__(self, logits: Array, state: GrammarState, heard: Evidence) -> Array:
+        """Returns weighed log-probabilities of the allowed tokens; see `LogitFilter`.
 
         Args:
           logits: the decoder's, [R, V].
-          evidence: of each row's segment.
-          mask: the grammar.
-          state: of each row.
-          allowed: tokens that may come next, bool [R, V].
-
-        Returns:
-          Scores [R, V] of the allowed tokens; the others' mean nothing.
+          state: the grammar's, of each row.
+          heard: of each row's segment.
         """
-        heard = self.log_probabilities(evidence, mask, state, allowed)
+        allowed = self.grammar.allowed(state)
+        frames = self.log_probabilities(heard, state, allowed)
         own = jax.nn.log_softmax(jnp.where(allowed, logits, -1e9), axis=-1)
-        return self.decoder_weight * own + self.weight * heard
+        weighed = self.decoder_weight * own + self.weight * frames
+        return jnp.where(allowed, weighed, NEG_INF)
 
     def log_probabilities(
-        self, evidence: Evidence, mask: GrammarMask, state: GrammarState, allowed: Array
+        self, evidence: Evidence, state: GrammarState, allowed: Array
     ) -> Array:
-        """Returns the frames' log-probabilities of the next token, [R, V]."""
+        """Returns the frames' log-probabilities of the next token, [R, V].
+
+        They are right for allowed tokens, bool [R, V], alone.
+        """
+        mask = self.grammar
         moved = state.total > 0
         now = jnp.clip(jnp.where(moved, state.total, state.time), 0, self.steps - 1)
         here = _Here.of(evidence, state, now, moved)
@@ -239,7 +271,7 @@ class FrameEvidence:
         tie_id = NUM_SPECIAL_IDS + mask.max_shift + 1 + NUM_PITCHES
         tie_id += mask.num_velocity_bins + 1
         stay = stay.at[:, tie_id].set(jnp.exp(ties))
-        shifts, end = self._moving_on(evidence, here.sounding, now, mask)
+        shifts, end = self._moving_on(evidence, here.sounding, now)
         leave = jnp.where(state.in_ties, 0.0, jnp.exp(quiet))[:, None]
         first = NUM_SPECIAL_IDS
         total = stay.at[:, first : first + mask.max_shift + 1].set(leave * shifts)
@@ -248,7 +280,7 @@ class FrameEvidence:
         return jnp.log(jnp.pad(total, ((0, 0), (0, rest))) + _NEVER)
 
     def _moving_on(
-        self, evidence: Evidence, sounding: Array, now: Array, mask: GrammarMask
+        self, evidence: Evidence, sounding: Array, now: Array
     ) -> tuple[Array, Array]:
         """Returns the probabilities of each shift [R, shifts], and of none [R]."""
         ends = (1.0 - evidence.sounding) * sounding[:, None]
@@ -257,7 +289,7 @@ class FrameEvidence:
         quiet = jnp.where(step > now[:, None], quiet, 0.0)
         until = jnp.cumsum(quiet, axis=1)
         first = jnp.exp(until - quiet) * -jnp.expm1(quiet)
-        size = mask.max_shift + 1
+        size = self.grammar.max_shift + 1
         first = jnp.pad(first, ((0, 0), (0, max(0, size - self.steps))))[:, :size]
         return first, jnp.exp(until[:, -1])
 

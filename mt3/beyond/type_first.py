@@ -20,12 +20,14 @@ longer log-probabilities.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
 from mt3 import event_codec
+from mt3.decoding.filters import LogitFilter
 from mt3.decoding.strategies import NEG_INF
 from mt3.errors import ConfigError
 from mt3.vocabularies import NUM_SPECIAL_IDS
@@ -34,8 +36,8 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class TypeFirst:
-    """Changes logits; see the module. Hashable, so that it can be a static argument.
+class TypeFirst(LogitFilter):
+    """Chooses the type of a token before the token; see the module.
 
     Attributes:
       shifts: first and last id of the time shifts.
@@ -81,8 +83,8 @@ class TypeFirst:
             others = ((others[0][0], others[-1][1]),)
         return cls(shifts, others, **settings)
 
-    def __call__(self, logits: Array) -> Array:
-        """Changes logits [..., V]; forbidden tokens stay forbidden."""
+    def __call__(self, logits: Array, state: Any = None, heard: Any = None) -> Array:
+        """Changes logits [..., V]; see `LogitFilter`."""
         for first, last in (self.shifts, *self.others):
             part = logits[..., first : last + 1]
             own = jnp.max(part, axis=-1, keepdims=True)

@@ -1,26 +1,23 @@
 """From encoder inputs to token ids.
 
 `SegmentDecoder` decodes any number of segments as a stream; `decode` one batch.
-Strategies say how tokens are chosen (`Beam`, `Greedy`, `Temperature`), masks which
-ones may be (`GrammarMask`); `TypeFirst` weighs types of tokens before single ones,
-`FrameEvidence` tokens by what the encoder hears in each frame.
+A strategy chooses tokens (`Beam`, `Greedy`, `Temperature`); logit filters are rules
+about them that come before the choice (`GrammarMask` allows what is grammatical).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mt3 import network
-from mt3.beyond.evidence import FrameEvidence
-from mt3.beyond.type_first import TypeFirst
 from mt3.decoding.compilation import cache_folder, enable_compilation_cache
-from mt3.decoding.masks import GrammarMask, LogitMask
-from mt3.decoding.program import decode_batch
-from mt3.decoding.steps import Spec
+from mt3.decoding.filters import LogitFilter
+from mt3.decoding.masks import GrammarMask
+from mt3.decoding.steps import Spec, decode_batch
 from mt3.decoding.strategies import (
     Beam,
     Greedy,
@@ -39,15 +36,13 @@ from mt3.errors import ShapeError
 __all__ = [
     "Beam",
     "DecodeOptions",
-    "FrameEvidence",
     "GrammarMask",
     "Greedy",
-    "LogitMask",
+    "LogitFilter",
     "Result",
     "SegmentDecoder",
     "Strategy",
     "Temperature",
-    "TypeFirst",
     "cache_folder",
     "decode",
     "enable_compilation_cache",
@@ -62,9 +57,7 @@ def decode(
     *,
     max_length: int = 1024,
     strategy: Strategy | None = None,
-    mask: LogitMask | None = None,
-    type_first: TypeFirst | None = None,
-    evidence: FrameEvidence | None = None,
+    filters: Sequence[LogitFilter] = (),
     cache_sizes: tuple[int, ...] = (),
 ) -> tuple[jax.Array, jax.Array]:
     """Decodes one batch from start to end; can be traced (inside `jax.jit`).
@@ -78,9 +71,7 @@ def decode(
       inputs: frames, float [B, T, input_depth].
       max_length: most tokens a segment may have, EOS included.
       strategy: `Beam()` if `None`, which is one-beam search.
-      mask: which tokens may be chosen; `None` is all.
-      type_first: choose the type of the next token first; `None` for not.
-      evidence: weigh tokens by what the encoder hears; `None` for not.
+      filters: rules about the next token, in the order in which they are applied.
       cache_sizes: lengths below `max_length` that the self-attention cache goes
         through. Each costs a compilation and makes short segments faster.
 
@@ -104,7 +95,7 @@ def decode(
         )
     strategy = strategy or Beam()
     ids, scores = decode_batch(
-        Spec(config, strategy, mask, max_length, type_first, evidence),
+        Spec(config, strategy, tuple(filters), max_length),
         params,
         jnp.asarray(inputs, jnp.float32),
         cache_sizes=usable_cache_sizes(cache_sizes, max_length),

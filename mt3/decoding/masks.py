@@ -1,8 +1,8 @@
-"""Logit masks: which tokens may come next.
+"""The grammar: which tokens may come next.
 
-`GrammarMask` is an automaton that follows each row's tokens and allows exactly what
-the encoder of notes can write (see `run_length_encoding` and `tokenizer`), restricted
-to the instruments asked for:
+`GrammarMask` is a logit filter: an automaton that follows each row's tokens and allows
+exactly what the encoder of notes can write (see `run_length_encoding` and `tokenizer`),
+restricted to the instruments asked for:
 
   sequence  = [ties "tie"] groups EOS
   ties      = {program pitch {pitch}}       programs rising, no pitch twice
@@ -19,22 +19,21 @@ drum: a weak model that repeats itself is stopped at once, not at the longest ta
 (Two notes that the program granularity makes one may stand twice in training data; a
 reader could not use the second.) `flat` granularity has no programs; with onsets only
 there are neither programs, velocities nor drums.
-
-A mask has, like a strategy, pure functions over arrays with a leading row axis:
-`init(rows)`, `allowed(state)` -> bool [R, V], `advance(state, tokens)`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mt3 import event_codec, vocabularies
+from mt3.decoding.filters import LogitFilter
+from mt3.decoding.strategies import NEG_INF
 from mt3.errors import ConfigError
 from mt3.vocabularies import NUM_PITCHES, NUM_PROGRAMS, NUM_SPECIAL_IDS
 
@@ -45,19 +44,6 @@ _PITCH_WORDS = NUM_PITCHES // _WORD_BITS
 
 # What came last. START is the beginning, or just after the tie event.
 _START, _EVENT, _SHIFT, _PROGRAM, _VELOCITY, _PROGRAM_VELOCITY = range(6)
-
-
-class LogitMask(Protocol):
-    """What the step function asks of a mask (see the module docstring)."""
-
-    def init(self, rows: int) -> Any:
-        """Returns the state of fresh rows."""
-
-    def allowed(self, state: Any) -> Array:
-        """Says which tokens may come next, bool [R, V]; at least one in each row."""
-
-    def advance(self, state: Any, tokens: Array) -> Any:
-        """Follows tokens int32 [R]."""
 
 
 class GrammarState(NamedTuple):
@@ -76,10 +62,10 @@ class GrammarState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class GrammarMask:
+class GrammarMask(LogitFilter):
     """Allows grammatical events of the asked-for instruments; see the module.
 
-    Make one with `from_codec`. It is hashable, so that it can be a static argument.
+    Make one with `from_codec`.
 
     Attributes:
       vocab_size: rows of the logits, V.
@@ -158,7 +144,7 @@ class GrammarMask:
         )
 
     def init(self, rows: int) -> GrammarState:
-        """Returns the state of fresh rows; see `LogitMask`."""
+        """Returns the state of fresh rows; see `LogitFilter`."""
         zeros = jnp.zeros((rows,), jnp.int32)
         programs = 1 if self.programs is None else NUM_PROGRAMS
         # Without ties nobody has said what sounds, so anything may.
@@ -176,8 +162,12 @@ class GrammarMask:
             hit=jnp.zeros((rows, _PITCH_WORDS), jnp.uint32),
         )
 
+    def __call__(self, logits: Array, state: GrammarState, heard: Any) -> Array:
+        """Forbids what is not grammatical; see `LogitFilter`."""
+        return jnp.where(self.allowed(state), logits, NEG_INF)
+
     def allowed(self, state: GrammarState) -> Array:
-        """Says which tokens may come next, bool [R, V]; see `LogitMask`."""
+        """Says which tokens may come next, bool [R, V]; at least one in each row."""
         rows = state.last.shape[0]
         between = (state.last == _START) | (state.last == _EVENT)
         body = ~state.in_ties

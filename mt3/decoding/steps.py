@@ -1,11 +1,15 @@
-"""The pure functions of decoding: encode, admit, step, run.
+"""The functions of decoding (encode, admit, step, run), and their compiled forms.
 
 All segments in flight live in a `Carry` of S slots with N rows (beams) each. Slots
 are independent: each has its own position, so a slot can take the next segment while
-the others go on. `run_steps` is one `while_loop` over decoding steps on the device.
+the others continue. `run_steps` is one `while_loop` over decoding steps on the device.
 
-How arrays are laid out, and why, is told in `columns`. Encoder layers are scanned:
-there the copy that a scan makes of each layer does not matter.
+`layer_step` explains how arrays are laid out. Encoder layers are scanned: there the
+copy that a scan makes of each layer does not matter.
+
+The functions are pure. `Program` holds them compiled, once for each `Spec` and set of
+shapes; `stream` chooses the shapes, and keeps them few. Arrays that a function returns
+a new version of are donated, so that they are changed in place.
 """
 
 from __future__ import annotations
@@ -17,14 +21,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from mt3 import harmonic_stem, network
-from mt3.beyond.evidence import Evidence, FrameEvidence
-from mt3.beyond.type_first import TypeFirst
+from mt3 import network
 from mt3.decoding import layer_step
-from mt3.decoding.masks import GrammarMask, LogitMask
-from mt3.decoding.strategies import NEG_INF, Strategy
-from mt3.errors import CheckpointError, ConfigError
+from mt3.decoding.filters import LogitFilter
+from mt3.decoding.strategies import Strategy
+from mt3.errors import CheckpointError, ShapeError
 
 Array = jax.Array
 KeysValues = tuple[tuple[Array, Array], ...]  # One pair a decoder layer.
@@ -37,36 +40,14 @@ class Spec:
     Attributes:
       config: sizes of the network.
       strategy: how tokens are chosen.
-      mask: which tokens may be chosen; `None` is all.
+      filters: rules about the next token, in the order in which they are applied.
       max_length: most tokens a segment may have.
-      type_first: changes the logits that the mask leaves; `None` for not.
-      evidence: how to weigh tokens by what the encoder hears; `None` for not. It
-        needs a mask that is a `GrammarMask`, and frame heads.
-
-    Raises:
-      ConfigError: evidence without the grammar, or of a network without the heads.
     """
 
     config: network.T5Config
     strategy: Strategy
-    mask: LogitMask | None
+    filters: tuple[LogitFilter, ...]
     max_length: int
-    type_first: TypeFirst | None = None
-    evidence: FrameEvidence | None = None
-
-    def __post_init__(self):
-        if self.evidence is None:
-            return
-        if not isinstance(self.mask, GrammarMask):
-            raise ConfigError(
-                "decoding: evidence is asked for without the grammar, whose state it "
-                "follows; expected both"
-            )
-        if not self.config.frame_heads:
-            raise ConfigError(
-                "decoding: evidence is asked for, but these weights have no frame "
-                "heads; expected weights that were exported with them"
-            )
 
 
 class Weights(NamedTuple):
@@ -75,14 +56,14 @@ class Weights(NamedTuple):
     encoder: Mapping[str, Any]  # without the layers
     encoder_layers: Any  # one layer's tree, stacked along a leading axis
     decoder: layer_step.DecoderWeights
-    heads: Mapping[str, Any] | None = None  # of frames, where there is evidence
+    filters: tuple[Any, ...]  # what each filter takes
 
 
 class Encoded(NamedTuple):
     """What decoding needs of a batch of segments."""
 
     cross: KeysValues  # [B, H, D, T] and [B, H, T, D]
-    evidence: Evidence | None
+    heard: tuple[Any, ...]  # what each filter hears
 
 
 class Carry(NamedTuple):
@@ -93,7 +74,7 @@ class Carry(NamedTuple):
     tokens: Array  # int32 [S, N]: fed in at the next step
     running: Array  # bool [S]: the slot holds an unfinished segment
     choice: Any  # state of the strategy
-    grammar: Any  # state of the mask, [S * N, ...]
+    states: tuple[Any, ...]  # of each filter, [S * N, ...]
 
 
 # Compiled functions of one layer: within a program JAX traces them once, not once for
@@ -110,10 +91,10 @@ def split_weights(params: Mapping[str, Any], spec: Spec) -> Weights:
       spec: what the program is made for.
 
     Raises:
-      CheckpointError: a layer is missing.
+      CheckpointError: a layer, or what a filter needs, is missing.
+      ConfigError: the network has no such part.
     """
     config = spec.config
-
     encoder = params.get("encoder", {})
     encoder_names = _layer_names(encoder, "encoder", config.num_encoder_layers)
     encoder_layers = [encoder[name] for name in encoder_names]
@@ -123,7 +104,7 @@ def split_weights(params: Mapping[str, Any], spec: Spec) -> Weights:
         encoder={key: encoder[key] for key in encoder if key not in encoder_names},
         encoder_layers=jax.tree.map(lambda *a: jnp.stack(a), *encoder_layers),
         decoder=layer_step.arrange(decoder, config, spec.max_length),
-        heads=_heads(params) if spec.evidence is not None else None,
+        filters=tuple(rule.take(params, config) for rule in spec.filters),
     )
 
 
@@ -139,16 +120,6 @@ def _layer_names(tree: Mapping[str, Any], part: str, count: int) -> list[str]:
     return names
 
 
-def _heads(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    heads = params.get(harmonic_stem.HEADS, {})
-    missing = [name for name in harmonic_stem.HEAD_PARTS if name not in heads]
-    if missing:
-        raise CheckpointError(
-            f"decoding: parameters lack {harmonic_stem.HEADS}/{missing[0]}"
-        )
-    return {name: heads[name].astype(jnp.float32) for name in harmonic_stem.HEAD_PARTS}
-
-
 def encode(spec: Spec, weights: Weights, frames: Array) -> Encoded:
     """Encodes segments and projects them for the cross-attention of all layers.
 
@@ -158,7 +129,8 @@ def encode(spec: Spec, weights: Weights, frames: Array) -> Encoded:
       frames: float32 [B, T, input_depth].
 
     Returns:
-      For each decoder layer keys [B, H, D, T] and values [B, H, T, D]; and evidence.
+      For each decoder layer keys [B, H, D, T] and values [B, H, T, D]; and what the
+      filters hear.
     """
     config = spec.config
     encoder = network.Encoder(config)
@@ -176,11 +148,12 @@ def encode(spec: Spec, weights: Weights, frames: Array) -> Encoded:
     cross = tuple(
         _project_cross(config, layer, encoded) for layer in weights.decoder.layers
     )
-    evidence = None
-    if spec.evidence is not None:
-        stem = sown["intermediates"]["harmonic_stem"]
-        evidence = spec.evidence.hear(weights.heads, encoded, stem)
-    return Encoded(cross, evidence)
+    sown = sown.get("intermediates", {})
+    heard = tuple(
+        rule.hear(taken, encoded, sown)
+        for rule, taken in zip(spec.filters, weights.filters, strict=True)
+    )
+    return Encoded(cross, heard)
 
 
 def start(spec: Spec, num_slots: int, num_frames: int, cache_length: int) -> Carry:
@@ -201,13 +174,13 @@ def start(spec: Spec, num_slots: int, num_frames: int, cache_length: int) -> Car
     return Carry(
         encoded=Encoded(
             zeros(num_slots, num_frames),
-            None if spec.evidence is None else spec.evidence.empty(num_slots),
+            tuple(rule.silence(num_slots) for rule in spec.filters),
         ),
         cache=zeros(rows, cache_length),
         tokens=jnp.zeros((num_slots, spec.strategy.beams), jnp.int32),
         running=jnp.zeros((num_slots,), bool),
         choice=spec.strategy.init(jnp.zeros((num_slots,), jnp.int32), spec.max_length),
-        grammar=None if spec.mask is None else spec.mask.init(rows),
+        states=tuple(rule.init(rows) for rule in spec.filters),
     )
 
 
@@ -233,13 +206,7 @@ def admit(
         return jax.lax.dynamic_slice_in_dim(batch, row, 1, axis=0)
 
     fresh = spec.strategy.init(serial[None], spec.max_length)
-    grammar = carry.grammar
-    if spec.mask is not None:
-        grammar = jax.tree.map(
-            lambda whole, part: place(whole, part, slot * beams),
-            grammar,
-            spec.mask.init(beams),
-        )
+    states = tuple(rule.init(beams) for rule in spec.filters)
     return carry._replace(
         encoded=jax.tree.map(
             lambda whole, batch: place(whole, take(batch), slot), carry.encoded, encoded
@@ -247,7 +214,9 @@ def admit(
         tokens=place(carry.tokens, jnp.zeros((1, beams), jnp.int32), slot),
         running=carry.running.at[slot].set(True),
         choice=jax.tree.map(lambda w, p: place(w, p, slot), carry.choice, fresh),
-        grammar=grammar,
+        states=jax.tree.map(
+            lambda w, p: place(w, p, slot * beams), carry.states, states
+        ),
     )
 
 
@@ -282,32 +251,38 @@ def step(spec: Spec, weights: Weights, carry: Carry) -> Carry:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _choose(spec: Spec, carry: Carry, logits: Array) -> tuple[Carry, Array]:
-    """Lets mask and strategy choose the tokens; returns the rows they continue too."""
+    """Filters the logits [S, N, V], and lets the strategy choose the tokens.
+
+    Returns:
+      The carry, and which of its slot's rows each row continues, int32 [S, N].
+    """
     _, beams = carry.tokens.shape
-    if spec.mask is not None:
-        allowed = spec.mask.allowed(carry.grammar).reshape(logits.shape)
-        if spec.evidence is not None:
-            logits = _weighed(spec, carry, logits, allowed)
-        logits = jnp.where(allowed, logits, NEG_INF)
-    if spec.type_first is not None:
-        logits = spec.type_first(logits)
-    choice, tokens, parents = spec.strategy.advance(carry.choice, logits)
+    heard, states = carry.encoded.heard, carry.states
+    if beams > 1:
+        heard = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), heard)
+    rows = logits.reshape(-1, logits.shape[-1])
+    for rule, state, known in zip(spec.filters, states, heard, strict=True):
+        rows = rule(rows, state, known)
+    choice, tokens, parents = spec.strategy.advance(
+        carry.choice, rows.reshape(logits.shape)
+    )
     choice = jax.tree.map(
         lambda new, old: jnp.where(_like(carry.running, new), new, old),
         choice,
         carry.choice,
     )
-    grammar = carry.grammar
     if beams > 1:
-        rows = _rows(parents)
-        grammar = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), grammar)
-    if spec.mask is not None:
-        grammar = spec.mask.advance(grammar, tokens.reshape(-1))
+        order = _rows(parents)
+        states = jax.tree.map(lambda x: jnp.take(x, order, axis=0), states)
+    states = tuple(
+        rule.advance(state, tokens.reshape(-1))
+        for rule, state in zip(spec.filters, states, strict=True)
+    )
     carry = carry._replace(
         tokens=tokens,
         running=carry.running & ~spec.strategy.done(choice),
         choice=choice,
-        grammar=grammar,
+        states=states,
     )
     return carry, parents
 
@@ -316,19 +291,6 @@ def _rows(parents: Array) -> Array:
     """Returns which of all rows each row continues, int [S * N]; parents [S, N]."""
     slots, beams = parents.shape
     return (jnp.arange(slots)[:, None] * beams + parents).reshape(-1)
-
-
-def _weighed(spec: Spec, carry: Carry, logits: Array, allowed: Array) -> Array:
-    """Weighs logits [S, N, V] by the evidence of each slot."""
-    beams = logits.shape[1]
-    evidence = carry.encoded.evidence
-    if beams > 1:
-        evidence = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), evidence)
-    rows = logits.reshape(-1, logits.shape[-1])
-    rows = spec.evidence(
-        rows, evidence, spec.mask, carry.grammar, allowed.reshape(rows.shape)
-    )
-    return rows.reshape(logits.shape)
 
 
 def _like(flags: Array, x: Array) -> Array:
@@ -404,5 +366,111 @@ def take_slots(spec: Spec, carry: Carry, slots: Array) -> Carry:
         tokens=take(carry.tokens, slots),
         running=take(carry.running, slots),
         choice=take(carry.choice, slots),
-        grammar=take(carry.grammar, rows),
+        states=take(carry.states, rows),
     )
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "cache_sizes"))
+def decode_batch(
+    spec: Spec, params: Any, frames: Array, *, cache_sizes: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Decodes one batch from start to end inside one program (it can be traced).
+
+    Args:
+      spec: what the program is made for.
+      params: nested dict as in T5X checkpoints.
+      frames: float32 [B, T, input_depth].
+      cache_sizes: rising lengths of cache; the last is `spec.max_length`.
+
+    Returns:
+      ids int32 [B, N, max_length] and scores float32 [B, N], best last.
+    """
+    batch, num_frames, _ = frames.shape
+    weights = split_weights(params, spec)
+    carry = start(spec, batch, num_frames, cache_sizes[0])
+    everyone = jnp.arange(batch)
+    carry = carry._replace(
+        encoded=encode(spec, weights, frames),
+        running=jnp.ones((batch,), bool),
+        choice=spec.strategy.init(everyone, spec.max_length),
+    )
+    for size in cache_sizes:
+        carry = carry._replace(cache=fit_cache(carry.cache, size))
+        carry = run_steps(spec, weights, carry, jnp.int32(size), jnp.int32(batch))
+    return spec.strategy.result(carry.choice)
+
+
+_SPEC = ("spec",)
+_split_weights = jax.jit(split_weights, static_argnames=_SPEC)
+_encode = jax.jit(encode, static_argnames=_SPEC)
+_start = jax.jit(
+    start, static_argnames=("spec", "num_slots", "num_frames", "cache_length")
+)
+_admit = jax.jit(admit, static_argnames=_SPEC, donate_argnames="carry")
+_run_steps = jax.jit(run_steps, static_argnames=_SPEC, donate_argnames="carry")
+_fit_cache = jax.jit(fit_cache, static_argnames="length")
+_take_slots = jax.jit(take_slots, static_argnames=_SPEC)
+
+
+@functools.partial(jax.jit, static_argnames=_SPEC)
+def _result(spec: Spec, choice: Any) -> tuple[Array, Array]:
+    return spec.strategy.result(choice)
+
+
+class Program:
+    """The compiled functions bound to one set of parameters; see the functions."""
+
+    def __init__(self, params: Mapping[str, Any], spec: Spec):
+        """Arranges the parameters.
+
+        Raises:
+          CheckpointError: a layer is missing.
+          ShapeError: more tokens than the position table has rows.
+        """
+        if spec.max_length > network.MAX_POSITIONS:
+            raise ShapeError(
+                f"decoding: max_length is {spec.max_length}; expected at most "
+                f"{network.MAX_POSITIONS}, the rows of the position table"
+            )
+        self.spec = spec
+        self._weights = _split_weights(dict(params), spec)
+
+    def encode(self, frames: np.ndarray) -> Encoded:
+        """Encodes segments [B, T, input_depth]."""
+        return _encode(self.spec, self._weights, jnp.asarray(frames))
+
+    def start(self, num_slots: int, num_frames: int, cache_length: int) -> Carry:
+        """Returns a carry of empty slots."""
+        return _start(self.spec, num_slots, num_frames, cache_length)
+
+    def admit(
+        self, carry: Carry, encoded: Encoded, row: int, slot: int, serial: int
+    ) -> Carry:
+        """Puts one encoded segment into a slot. `carry` must not be used again."""
+        numbers = (np.int32(row), np.int32(slot), np.int32(serial))
+        # Without the cache, whose length would make another program.
+        admitted = _admit(self.spec, carry._replace(cache=()), encoded, *numbers)
+        return admitted._replace(cache=carry.cache)
+
+    def run(self, carry: Carry, max_steps: int, enough: int) -> Carry:
+        """Runs steps until the host is wanted. `carry` must not be used again."""
+        limits = (np.int32(max_steps), np.int32(enough))
+        return _run_steps(self.spec, self._weights, carry, *limits)
+
+    def fit_cache(self, carry: Carry, length: int) -> Carry:
+        """Changes the length of the self-attention cache."""
+        return carry._replace(cache=_fit_cache(carry.cache, length))
+
+    def take_slots(self, carry: Carry, slots: np.ndarray) -> Carry:
+        """Keeps some slots, int [S'], in that order."""
+        return _take_slots(self.spec, carry, np.asarray(slots, np.int32))
+
+    def status(self, carry: Carry) -> tuple[np.ndarray, np.ndarray]:
+        """Returns which slots run, bool [S], and their positions, int32 [S]."""
+        # Copies: views would keep the buffers from being donated.
+        return np.array(carry.running), np.array(carry.choice.index)
+
+    def result(self, carry: Carry) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ids int32 [S, N, max_length] and scores float32 [S, N]."""
+        ids, scores = _result(self.spec, carry.choice)
+        return np.asarray(ids), np.asarray(scores)

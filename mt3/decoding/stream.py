@@ -23,11 +23,8 @@ import jax
 import numpy as np
 
 from mt3 import network
-from mt3.beyond.evidence import FrameEvidence
-from mt3.beyond.type_first import TypeFirst
-from mt3.decoding.masks import LogitMask
-from mt3.decoding.program import Program
-from mt3.decoding.steps import Carry, Encoded, Spec
+from mt3.decoding.filters import LogitFilter
+from mt3.decoding.steps import Carry, Encoded, Program, Spec
 from mt3.decoding.strategies import Beam, Strategy
 from mt3.errors import ConfigError, ShapeError
 from mt3.vocabularies import EOS_ID
@@ -52,9 +49,7 @@ class DecodeOptions:
       steps_per_dispatch: most decoding steps before the host looks again.
       encode_batch: segments that are encoded together.
       dtype: computation type; `None` is the model's.
-      mask: which tokens may be chosen; `None` is all.
-      type_first: choose the type of the next token first; `None` for not.
-      evidence: weigh tokens by what the encoder hears; `None` for not.
+      filters: rules about the next token, in the order in which they are applied.
 
     Raises:
       ConfigError: a number below 1, or cache sizes that do not rise.
@@ -68,9 +63,7 @@ class DecodeOptions:
     steps_per_dispatch: int = 128
     encode_batch: int = 8
     dtype: str | None = None
-    mask: LogitMask | None = None
-    type_first: TypeFirst | None = None
-    evidence: FrameEvidence | None = None
+    filters: tuple[LogitFilter, ...] = ()
 
     def __post_init__(self):
         for name in ("max_length", "num_slots", "steps_per_dispatch", "encode_batch"):
@@ -147,10 +140,8 @@ class SegmentDecoder:
             Spec(
                 config,
                 self.options.strategy,
-                self.options.mask,
+                tuple(self.options.filters),
                 self.options.max_length,
-                self.options.type_first,
-                self.options.evidence,
             ),
         )
         self.num_slots = self.options.num_slots or default_num_slots()

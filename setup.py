@@ -1,7 +1,7 @@
 """Packaging of `mt3-transcription`, which is imported as `mt3`.
 
-The gin files live in `gin/` beside the package and are copied into the wheel as
-`mt3/gin/`; `mt3.gin_files` finds them in either place.
+The gin files live in `gin/`; `mt3/gin` is a link to it, so that a checkout and a wheel
+both have them in the package.
 
 Version floors are the versions that the test suite has run with, not guesses about
 older ones. JAX with CUDA or TPU support is chosen as JAX's own documentation says, for
@@ -10,10 +10,8 @@ example `pip install "jax[cuda13]"`; nothing here depends on it.
 
 import pathlib
 import re
-import shutil
 
 from setuptools import find_packages, setup
-from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).resolve().parent
 
@@ -79,17 +77,6 @@ NOTEBOOKS = [
 T5X = ["t5x @ git+https://github.com/google-research/t5x.git"]
 
 
-class BuildWithGin(build_py):
-    """Copies `gin/` to `mt3/gin/` in a wheel; editable installs read it where it is."""
-
-    def run(self) -> None:
-        """Builds the package."""
-        super().run()
-        if not self.editable_mode:
-            target = pathlib.Path(self.build_lib) / "mt3" / "gin"
-            shutil.copytree(ROOT / "gin", target, dirs_exist_ok=True)
-
-
 def version() -> str:
     """Reads the version without importing the package."""
     text = (ROOT / "mt3" / "version.py").read_text(encoding="utf-8")
@@ -118,7 +105,14 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["mt3", "mt3.*"]),
-    package_data={"mt3": ["pretrained/*", "outputs/report_page/*"]},
+    package_data={
+        "mt3": [
+            "gin/*.gin",
+            "gin/ismir2022/*.gin",
+            "pretrained/*",
+            "outputs/report_page/*",
+        ]
+    },
     python_requires=">=3.11",
     install_requires=INSTALL,
     extras_require={
@@ -130,5 +124,4 @@ setup(
         "t5x": T5X,
     },
     entry_points={"console_scripts": ["mt3 = mt3.cli:main"]},
-    cmdclass={"build_py": BuildWithGin},
 )

@@ -220,7 +220,7 @@ class OurEngine(Engine):
     def _make_trainer(self) -> None:
         import jax
 
-        from mt3.engine import partitioning, schedules, train_state, trainer
+        from mt3.engine import partitioning, train_state, trainer, utils
 
         model, batch = self.model, self.batch
         partitioner = partitioning.PjitPartitioner(num_partitions=1)
@@ -245,7 +245,7 @@ class OurEngine(Engine):
             summary_dir=None,
             train_state_axes=shardings,
             rng=trainer_rng,
-            learning_rate_fn=schedules.create_learning_rate_scheduler(**LEARNING_RATE),
+            learning_rate_fn=utils.create_learning_rate_scheduler(**LEARNING_RATE),
         )
         self._batches = itertools.repeat(batch)
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# pip's name of what training and evaluating on data sets need beyond transcribing.
+TRAIN_EXTRA = "mt3-transcription[train]"
+
 
 class MT3Error(Exception):
     """Base of all errors about what a user handed in."""

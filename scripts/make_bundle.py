@@ -134,9 +134,9 @@ def _copy_code(folder: Path) -> None:
 
 def _copy_gin(name: str, folder: Path) -> str:
     """Makes sure that the gin file is in the bundle; returns its name there."""
-    from mt3 import gin_files
+    from mt3.engine import gin_utils
 
-    path = gin_files.find(name).resolve()
+    path = gin_utils.find(name).resolve()
     if path.is_relative_to(ROOT / "gin"):
         return str(path.relative_to(ROOT))
     target = folder / "gin" / path.name

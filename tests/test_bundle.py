@@ -23,7 +23,7 @@ from jax.sharding import SingleDeviceSharding
 import make_bundle
 from bundle import contents, growing, piece, rendering, songs, state, summary
 from bundle.parts import Part, PartReader, PartWriter
-from mt3.engine import checkpoints, device_peak, optimizers
+from mt3.engine import checkpoints, optimizers, trainer
 from mt3.engine.train_state import TrainState
 from mt3.engine.utils import SaveCheckpointConfig
 from mt3.errors import CheckpointError, ConfigError, DataError, OutputError
@@ -361,13 +361,13 @@ def test_peaks_are_listed_measured_or_said():
         ("NVIDIA H200", 989e12),
         ("NVIDIA A100-SXM4-80GB", 312e12),
     ]:
-        assert device_peak.peak_flops("auto", device(kind)) == peak
-    assert device_peak.peak_flops(5e12, device("any")) == 5e12
-    assert device_peak.peak_flops(None, device("any")) is None
-    assert device_peak.measure(jax.devices("cpu")[0], tries=1) > 1e8
+        assert trainer.device_peak("auto", device(kind)) == peak
+    assert trainer.device_peak(5e12, device("any")) == 5e12
+    assert trainer.device_peak(None, device("any")) is None
+    assert trainer.measure_peak(jax.devices("cpu")[0], tries=1) > 1e8
     for wrong in ("fast", 0, -1.0):
         with pytest.raises(ConfigError, match="peak_flops"):
-            device_peak.peak_flops(wrong, device("any"))
+            trainer.device_peak(wrong, device("any"))
 
 
 # Bundles

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from mt3 import checkpoints as model_checkpoints
-from mt3 import gin_files
-from mt3.engine import checkpoints, export, launch
+from mt3.engine import checkpoints, export, gin_utils, launch
 from mt3.errors import ConfigError
 
 STEPS = 3
@@ -163,13 +162,13 @@ def test_missing_import_is_named(tmp_path, capsys):
 
 def test_search_paths_come_first(tmp_path):
     (tmp_path / "model.gin").write_text("")
-    assert gin_files.find("model.gin", [tmp_path]) == tmp_path / "model.gin"
-    assert gin_files.find("model.gin").read_text() != ""
-    assert gin_files.find("gin/model.gin").samefile(gin_files.find("model.gin"))
+    assert gin_utils.find("model.gin", [tmp_path]) == tmp_path / "model.gin"
+    assert gin_utils.find("model.gin").read_text() != ""
+    assert gin_utils.find("gin/model.gin").samefile(gin_utils.find("model.gin"))
 
 
 def test_every_gin_file_is_a_lab_note():
-    folder = gin_files.search_paths()[0]
+    folder = gin_utils.search_paths()[0]
     files = sorted(folder.rglob("*.gin"))
     assert len(files) >= 4
     for path in files:

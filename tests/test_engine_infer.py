@@ -12,7 +12,7 @@ import gin
 from mt3 import inference
 from mt3.engine import infer as infer_module
 from mt3.engine import launch, partitioning, utils
-from mt3.engine.infer_files import write_inferences_to_file
+from mt3.engine.infer import write_inferences_to_file
 from mt3.errors import ConfigError, OutputError
 from tests.support import tiny_datasets, tiny_training
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import seqio
 
-from mt3.engine import checkpoints, data_sources, seqio_data, seqio_tasks, utils
+from mt3.engine import checkpoints, data_sources, seqio_data, utils
 from mt3.errors import ConfigError, DataError
 from mt3.vocabularies import VocabularyConfig, build_codec, vocabulary_from_codec
 from tests.support import tiny_training
@@ -265,7 +265,7 @@ def test_an_error_in_the_pipeline_keeps_its_message(task):
 
     dataset = failing(seqio_data.tf.data.Dataset.from_tensors([np.nan]))
     with pytest.raises(DataError, match=r"^some data: not finite : Tensor had NaN"):
-        list(seqio_tasks.iterate(dataset, "some data"))
+        list(seqio_data.iterate(dataset, "some data"))
 
 
 STEPS = 8

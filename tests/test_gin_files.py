@@ -14,11 +14,10 @@ from flax.traverse_util import flatten_dict
 
 import gin
 from mt3 import checkpoints as model_checkpoints
-from mt3 import gin_files
-from mt3.engine import checkpoints, launch
+from mt3.engine import checkpoints, gin_utils, launch
 from mt3.errors import ConfigError
 
-FOLDER = gin_files.search_paths()[0]
+FOLDER = gin_utils.search_paths()[0]
 FILES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.gin"))
 MT3 = ("mt3.gin", "model.gin")
 OUTPUTS = {

@@ -34,7 +34,6 @@ HEAVY = {"tensorflow", "seqio", "note_seq", "t5x", "clu", "mirdata"}
 DATA_LAYER = {
     "data",
     "engine/seqio_data.py",
-    "engine/seqio_tasks.py",
     "metrics.py",
     "mixing.py",
     "postprocessors.py",
@@ -49,7 +48,6 @@ DATA_LAYER = {
 # Modules that are about to be part of another one, and count as that one until then.
 MERGING = {
     "example_encoder": "preprocessors",
-    "gin_files": "engine",
     "postprocessors": "tasks",
     "task_names": "tasks",
     "task_pipelines": "tasks",

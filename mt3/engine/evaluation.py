@@ -86,9 +86,7 @@ class InferenceEvaluator:
           DataError: the data cannot be read.
         """
         cfg = infer_eval_dataset_cfg
-        self._reader = utils.seqio_module(
-            "seqio_tasks", f"evaluation on {cfg.mixture_or_task_name!r}"
-        )
+        self._reader = utils.seqio_data(f"evaluation on {cfg.mixture_or_task_name!r}")
         if verify_matching_vocabs_fn is not None:
             verify_matching_vocabs_fn(cfg, model)
         provider = self._reader.get_provider(cfg)

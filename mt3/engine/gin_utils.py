@@ -1,4 +1,4 @@
-"""Gin configuration at the edge: search paths, parsing, saving.
+"""Gin configuration at the edge: finding files, parsing, saving.
 
 `parse_gin_flags` turns gin's errors into `ConfigError`s that name the file or the
 setting. Nothing in the library carries a gin decorator: the files register what
@@ -15,10 +15,54 @@ from pathlib import Path
 from typing import Any
 
 import gin
+import mt3
 from mt3.errors import ConfigError, near_misses
-from mt3.gin_files import find, search_paths
 
 _LOG = logging.getLogger("mt3")
+
+
+def search_paths() -> list[Path]:
+    """Returns the folders of the gin files that come with `mt3`.
+
+    In the first one `train.gin` is found, in the second one `gin/train.gin`. `mt3/gin`
+    is a folder of the wheel; in a checkout it is a link to `gin/` beside the package,
+    which stands in for it where the link was not made.
+    """
+    package = Path(mt3.__file__).parent
+    for folder in (package / "gin", package.parent / "gin"):
+        if folder.is_dir():
+            return [folder, folder.parent]
+    return []
+
+
+def find(name: str, folders: Sequence[str | Path] = ()) -> Path:
+    """Returns the path of a gin file.
+
+    Args:
+      name: a path, absolute or relative to the current folder, to one of
+        `folders`, or to the files that come with `mt3` (with or without `gin/`).
+      folders: looked up before the files of `mt3`.
+
+    Raises:
+      ConfigError: no such file; the message has those that look alike.
+    """
+    known = search_paths()
+    candidates = [Path(name).expanduser()]
+    if not candidates[0].is_absolute():
+        candidates += [Path(folder) / name for folder in (*folders, *known)]
+    for path in candidates:
+        if path.is_file():
+            return path
+    names = {
+        str(path.relative_to(known[0]))
+        for folder in known[:1]
+        for path in folder.rglob("*.gin")
+    }
+    looked = ", ".join(str(folder) for folder in (Path.cwd(), *folders, *known))
+    wanted = name.removeprefix("gin/")
+    raise ConfigError(
+        f"{name}: no such gin file (looked in {looked}).{near_misses(wanted, names)}"
+    )
 
 
 def parse_gin_flags(

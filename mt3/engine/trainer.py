@@ -10,6 +10,7 @@ Differences from T5X's `Trainer`:
 from __future__ import annotations
 
 import collections
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -21,10 +22,12 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mt3 import losses
-from mt3.engine import device_peak, metrics_writer
+from mt3.engine import metrics_writer
 from mt3.engine.partitioning import PjitPartitioner
 from mt3.engine.train_state import TrainState
 from mt3.errors import ConfigError
+
+_LOG = logging.getLogger("mt3")
 
 # Name -> (total,) or (total, count); see `metric_sums`.
 Metrics = dict[str, tuple[jax.Array, ...]]
@@ -32,6 +35,19 @@ Metrics = dict[str, tuple[jax.Array, ...]]
 _PER_STEP = ("loss", "z_loss", "cross_ent_loss")
 # Steps that may be in flight before the host waits for one to end.
 _STEPS_IN_FLIGHT = 2
+
+# Dense bfloat16 FLOP/s by what is in the device's name; of several that fit, the
+# first. From the makers' data sheets.
+PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+}
+# Matrix products for devices that are not listed: (size, type). A processor has no
+# fast bfloat16.
+_MEASURED = {"cpu": (1536, jnp.float32), "other": (8192, jnp.bfloat16)}
 
 
 def metric_sums(
@@ -177,7 +193,7 @@ class Trainer:
         self._learning_rate_fn = learning_rate_fn
         self._num_microbatches = num_microbatches
         devices = partitioner.mesh.devices.flat
-        self.peak_flops = device_peak.peak_flops(peak_flops, devices[0])
+        self.peak_flops = device_peak(peak_flops, devices[0])
         if self.peak_flops is not None:
             self.peak_flops *= len(devices)
         self._step_flops: dict[tuple, float] = {}
@@ -328,3 +344,47 @@ class TrainResult:
         self.flops = 0.0
         self.data_seconds = 0.0
         self.ended = False
+
+
+def device_peak(setting: float | str | None, device: Any) -> float | None:
+    """Returns the peak FLOP/s of a device.
+
+    Args:
+      setting: a number; None for none; 'auto' for what `PEAKS` lists, or else what a
+        large matrix product reaches.
+      device: a JAX device.
+
+    Raises:
+      ConfigError: another text, or a number that is not positive.
+    """
+    if setting is None:
+        return None
+    if setting == "auto":
+        kind = device.device_kind
+        for name, peak in PEAKS.items():
+            if name.lower() in kind.lower():
+                _LOG.info("%s: peak of %.4g TFLOP/s (listed)", kind, peak / 1e12)
+                return peak
+        peak = measure_peak(device)
+        _LOG.info("%s: peak of %.4g TFLOP/s (measured)", kind, peak / 1e12)
+        return peak
+    if isinstance(setting, int | float) and setting > 0:
+        return float(setting)
+    raise ConfigError(
+        f"trainer: peak_flops is {setting!r}; expected a positive number, 'auto' or "
+        "None"
+    )
+
+
+def measure_peak(device: Any, *, tries: int = 5) -> float:
+    """Returns the FLOP/s that the best of some large matrix products reaches."""
+    size, dtype = _MEASURED.get(device.platform, _MEASURED["other"])
+    matrix = jax.device_put(jnp.ones((size, size), dtype), device)
+    product = jax.jit(jnp.dot)
+    product(matrix, matrix).block_until_ready()
+    best = float("inf")
+    for _ in range(tries):
+        started = time.monotonic()
+        product(matrix, matrix).block_until_ready()
+        best = min(best, time.monotonic() - started)
+    return 2.0 * size**3 / best

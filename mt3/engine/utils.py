@@ -9,6 +9,7 @@ Differences from T5X:
 1. `get_dataset` returns a source that knows its position (`seqio_data`), and takes
    the number of batches after which a fresh stream begins.
 2. `verify_matching_vocabs` passes over a vocabulary that the model does not state.
+3. `create_cosine_schedule` and `create_stable_schedule` are additions.
 """
 
 from __future__ import annotations
@@ -19,42 +20,18 @@ import functools
 import importlib
 import inspect
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import flax
+import jax
+import jax.numpy as jnp
 
 from mt3.engine import data_sources
-from mt3.engine.schedules import (
-    create_cosine_schedule,
-    create_learning_rate_scheduler,
-    create_stable_schedule,
-)
-from mt3.errors import ConfigError, OutputError
+from mt3.errors import TRAIN_EXTRA, ConfigError, OutputError, near_misses
 
-__all__ = [
-    "CheckpointConfig",
-    "DatasetConfig",
-    "RestoreCheckpointConfig",
-    "SaveCheckpointConfig",
-    "create_cosine_schedule",
-    "create_learning_rate_scheduler",
-    "create_stable_schedule",
-    "get_dataset",
-    "get_training_eval_datasets",
-    "get_vocabulary",
-    "log_text",
-    "output_folder",
-    "parameter_overview",
-    "reads_seqio",
-    "seqio_module",
-    "verify_matching_vocabs",
-    "write_model_info",
-]
-
-# pip's name of what seqio tasks need.
-_TRAIN_EXTRA = "mt3-transcription[train]"
+LearningRateFn = Callable[[Any], jax.Array]
 
 
 @dataclasses.dataclass
@@ -242,7 +219,7 @@ def get_dataset(
     """
     del continue_from_last_checkpoint
     stage = f"data set {cfg.mixture_or_task_name!r}"
-    return seqio_module("seqio_data", stage).open_source(
+    return seqio_data(stage).open_source(
         cfg,
         shard_id,
         num_shards,
@@ -287,7 +264,7 @@ def get_training_eval_datasets(
     """
     if reads_seqio(get_dataset_fn):
         stage = f"data set {cfg.mixture_or_task_name!r}"
-        streams = seqio_module("seqio_data", stage).training_eval_streams(
+        streams = seqio_data(stage).training_eval_streams(
             cfg, shard_id, num_shards, eval_steps, feature_converter_cls
         )
     else:
@@ -305,7 +282,7 @@ def get_vocabulary(cfg: DatasetConfig) -> tuple[Any, Any]:
     Raises:
       ConfigError: no such task, or no such features and no common vocabulary.
     """
-    return seqio_module("seqio_tasks", "get_vocabulary").get_vocabulary(cfg)
+    return seqio_data("get_vocabulary").get_vocabulary(cfg)
 
 
 def verify_matching_vocabs(cfg: DatasetConfig, model: Any) -> None:
@@ -337,22 +314,21 @@ def _describe(vocabulary: Any) -> str:
     return f"{type(vocabulary).__name__}{ids}"
 
 
-def seqio_module(name: str, stage: str) -> Any:
-    """Imports a module of the engine that needs seqio.
+def seqio_data(stage: str) -> Any:
+    """Imports the engine's module `seqio_data`, which needs seqio.
 
     Args:
-      name: 'seqio_tasks' or 'seqio_data'.
       stage: who asks, for the message.
 
     Raises:
       ConfigError: seqio or TensorFlow is not installed.
     """
     try:
-        return importlib.import_module(f"mt3.engine.{name}")
+        return importlib.import_module("mt3.engine.seqio_data")
     except ImportError as error:
         raise ConfigError(
             f"{stage}: reading seqio tasks needs TensorFlow and seqio ({error}); "
-            f"install {_TRAIN_EXTRA}, or bind `train.get_dataset_fn` to a data source "
+            f"install {TRAIN_EXTRA}, or bind `train.get_dataset_fn` to a data source "
             "without them, such as @synthetic_data.RandomNotes()"
         ) from error
 
@@ -403,3 +379,153 @@ def log_text(text: str) -> None:
     """Logs a text of several lines, one record a line."""
     for line in text.splitlines():
         logging.getLogger("mt3").info("%s", line)
+
+
+def create_learning_rate_scheduler(
+    factors: str = "constant * linear_warmup * rsqrt_decay",
+    base_learning_rate: float = 0.5,
+    warmup_steps: int = 1000,
+    decay_factor: float = 0.5,
+    steps_per_decay: int = 20000,
+    steps_per_cycle: int = 100000,
+    step_offset: int = 0,
+    min_learning_rate: float = 1e-8,
+) -> LearningRateFn:
+    """Returns T5X's product of factors as a function of the step.
+
+    Args:
+      factors: names joined by '*': `constant` (base_learning_rate),
+        `linear_warmup` (step / warmup_steps, at most 1), `linear_decay` (warm-up
+        to base_learning_rate, then a slope of decay_factor per step),
+        `rsqrt_decay` (1 / sqrt(max(step, warmup_steps))),
+        `rsqrt_normalized_decay` (the same, 1 during warm-up), `decay_every`
+        (decay_factor every steps_per_decay), `cosine_decay` (half a cosine each
+        steps_per_cycle after warm-up).
+      base_learning_rate: rate where every other factor is 1.
+      warmup_steps: steps of the warm-up.
+      decay_factor: see `linear_decay` and `decay_every`.
+      steps_per_decay: see `decay_every`.
+      steps_per_cycle: see `cosine_decay`.
+      step_offset: step that counts as 0.
+      min_learning_rate: lower limit of the result.
+
+    Returns:
+      A function from the step (0 for the first update) to float32.
+
+    Raises:
+      ConfigError: a factor is unknown.
+    """
+
+    def linear_decay(step):
+        down = 1.0 + decay_factor * (warmup_steps - step)
+        return base_learning_rate * jnp.minimum(step / warmup_steps, down)
+
+    def cosine_decay(step):
+        progress = jnp.maximum(0.0, (step - warmup_steps) / steps_per_cycle)
+        return jnp.maximum(0.0, 0.5 * (1.0 + jnp.cos(jnp.pi * (progress % 1.0))))
+
+    def late(step):
+        return jnp.maximum(step, warmup_steps)
+
+    known = {
+        "constant": lambda step: base_learning_rate,
+        "linear_warmup": lambda step: jnp.minimum(1.0, step / warmup_steps),
+        "linear_decay": linear_decay,
+        "rsqrt_decay": lambda step: 1.0 / jnp.sqrt(late(step)),
+        "rsqrt_normalized_decay": lambda step: jnp.sqrt(warmup_steps / late(step)),
+        "decay_every": lambda step: decay_factor ** (step // steps_per_decay),
+        "cosine_decay": cosine_decay,
+    }
+    names = [name.strip() for name in factors.split("*")]
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"create_learning_rate_scheduler: unknown factor {name!r}."
+                f"{near_misses(name, known)}"
+            )
+
+    def learning_rate(step: Any) -> jax.Array:
+        step = jnp.maximum(0, jnp.asarray(step) - step_offset)
+        rate = 1.0
+        for name in names:
+            rate = rate * known[name](step)
+        return jnp.maximum(rate, min_learning_rate).astype(jnp.float32)
+
+    return learning_rate
+
+
+def create_cosine_schedule(
+    base_learning_rate: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    final_fraction: float = 0.0,
+) -> LearningRateFn:
+    """Returns a linear warm-up followed by half a cosine down to the end.
+
+    Unlike T5X's `cosine_decay` factor it does not start over, ends at a chosen
+    rate, and its first update already has a rate above 0.
+
+    Args:
+      base_learning_rate: rate at the end of the warm-up.
+      total_steps: steps of the whole run, warm-up counted.
+      warmup_steps: steps of the warm-up.
+      final_fraction: rate at `total_steps` and later, relative to the base.
+
+    Raises:
+      ConfigError: the warm-up is not shorter than the run.
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise ConfigError(
+            f"create_cosine_schedule: warmup_steps is {warmup_steps}; expected at "
+            f"least 0 and less than total_steps, {total_steps}"
+        )
+
+    def learning_rate(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        warm = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
+        progress = jnp.clip(
+            (step - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0
+        )
+        cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        shape = final_fraction + (1.0 - final_fraction) * cosine
+        return (base_learning_rate * warm * shape).astype(jnp.float32)
+
+    return learning_rate
+
+
+def create_stable_schedule(
+    base_learning_rate: float,
+    total_steps: int,
+    decay_steps: int,
+    warmup_steps: int = 0,
+    final_fraction: float = 0.0,
+) -> LearningRateFn:
+    """Returns a linear warm-up, a constant rate, and a line down to the end.
+
+    How long the constant part lasts can be decided while the run goes on: resume it
+    with other `total_steps`.
+
+    Args:
+      base_learning_rate: rate between warm-up and decay.
+      total_steps: steps of the whole run.
+      decay_steps: steps of the line down, at the end.
+      warmup_steps: steps of the warm-up.
+      final_fraction: rate at `total_steps`, relative to the base.
+
+    Raises:
+      ConfigError: warm-up and decay do not fit into the run.
+    """
+    if warmup_steps < 0 or decay_steps < 1 or warmup_steps + decay_steps > total_steps:
+        raise ConfigError(
+            f"create_stable_schedule: warmup_steps {warmup_steps} and decay_steps "
+            f"{decay_steps} (at least 1) do not fit into total_steps, {total_steps}"
+        )
+
+    def learning_rate(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        warm = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
+        left = jnp.clip((total_steps - step) / decay_steps, 0.0, 1.0)
+        shape = final_fraction + (1.0 - final_fraction) * left
+        return (base_learning_rate * warm * shape).astype(jnp.float32)
+
+    return learning_rate

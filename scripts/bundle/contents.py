@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mt3 import gin_files
+from mt3.engine import gin_utils
 from mt3.errors import ConfigError, DataError
 
 FORMAT = 1
@@ -118,7 +118,7 @@ def used_macros(name: str, folder: Path) -> set[str]:
     """
     path = folder / name
     if not path.is_file():
-        path = gin_files.find(name)
+        path = gin_utils.find(name)
     text = path.read_text(encoding="utf-8")
     found = set(_MACRO.findall(text))
     for included in _INCLUDE.findall(text):

@@ -400,9 +400,9 @@ class Piece:
     # Keeping
 
     def _has_news(self) -> bool:
-        from mt3.engine import checkpoint_writers
+        from mt3.engine import checkpoints
 
-        steps = checkpoint_writers.checkpoint_steps(self._model_dir)
+        steps = checkpoints.checkpoint_steps(self._model_dir)
         return bool(steps) and steps[-1] != self._kept_step
 
     def _keep_quietly(self) -> None:
@@ -487,9 +487,9 @@ class Piece:
             self._say(f"kept {count} compiled programs: {size:.1f} MB")
 
     def _has_checkpoint(self) -> bool:
-        from mt3.engine import checkpoint_writers
+        from mt3.engine import checkpoints
 
-        return bool(checkpoint_writers.checkpoint_steps(self._model_dir))
+        return bool(checkpoints.checkpoint_steps(self._model_dir))
 
 
 def _empty(folder: Path, keep: Sequence[Path | None]) -> None:

@@ -176,11 +176,11 @@ def unpack(folder: str | Path, model_dir: str | Path) -> int:
       CheckpointError: a file is missing or damaged, or `model_dir` has checkpoints.
     """
     from mt3 import checkpoints as trees
-    from mt3.engine import checkpoint_writers
+    from mt3.engine import checkpoints
 
     folder, model_dir = Path(folder), Path(model_dir).absolute()
     manifest = check(folder)
-    if found := checkpoint_writers.checkpoint_steps(model_dir):
+    if found := checkpoints.checkpoint_steps(model_dir):
         raise CheckpointError(
             f"{model_dir}: expected a folder without checkpoints to unpack into; found "
             f"those of steps {found}"
@@ -199,7 +199,7 @@ def unpack(folder: str | Path, model_dir: str | Path) -> int:
                 arrays[entry["name"]] = _from_planes(data, entry)
             elif kind == "files" and name in _FILES:
                 (model_dir / name).write_bytes(data)
-    writer = checkpoint_writers.OrbaxWriter(
+    writer = checkpoints.OrbaxWriter(
         model_dir, keep=None, dtype=None, asynchronous=False
     )
     try:

@@ -391,8 +391,7 @@ def test_metrics_are_sums_with_their_counts():
     metrics = {
         "loss": Average(2.0, 1),
         "non_padding_fraction/loss_weights": Average(4.0, 8),
-        "num_correct": jnp.int32(3),
-        "num_tokens": jnp.int32(4),
+        "accuracy": Average(3.0, 4),
         "note_loss": jnp.float32(0.25),
     }
     sums = trainer.metric_sums(Model(), jnp.float32(3.5), metrics, batch)

@@ -280,7 +280,7 @@ def _place(
         "state": {"step": saved.step, "param_states": saved.param_states},
     }
     wanted = like.state_dict()
-    _check_same_tree(saved.path, tree, wanted)
+    check_same_tree(saved.path, tree, wanted)
     found = flatten(tree)
     places = flatten(shardings.state_dict())
     placed = {
@@ -335,7 +335,7 @@ def restore_for_finetuning(
     params = dict(load(path).params if saved is None else saved.params)
     if harmonic_stem.HEADS not in wanted["target"]:
         params.pop(harmonic_stem.HEADS, None)
-    _check_same_tree(path, {"target": params}, {"target": wanted["target"]})
+    check_same_tree(path, {"target": params}, {"target": wanted["target"]})
     found, places = flatten(params), flatten(shardings.state_dict()["target"])
     params = unflatten(
         {
@@ -360,8 +360,12 @@ def _read_start(path: str) -> tuple[TrainingCheckpoint | None, dict[str, Any]]:
     return load_t5x(folder, with_state=True), read_data_state(folder)
 
 
-def _check_same_tree(source: Any, saved: Any, wanted: Any) -> None:
-    """Compares names and shapes, for an error that a reader can act on."""
+def check_same_tree(source: Any, saved: Any, wanted: Any) -> None:
+    """Compares the names and shapes of two trees.
+
+    Raises:
+      CheckpointError: they differ; the message lists the first differences.
+    """
     saved, wanted = _shapes(saved), _shapes(wanted)
     problems = [f"missing {name}" for name in sorted(wanted.keys() - saved.keys())]
     problems += [f"unexpected {name}" for name in sorted(saved.keys() - wanted.keys())]

@@ -98,8 +98,7 @@ def evaluate(
         loader = WeightLoader(model, specs, partitioner)
         with utils.output_folder(folder, "eval"):
             utils.write_model_info(folder, loader.like.params)
-            writer = metrics_writer.MetricsWriter(folder)
-        stack.callback(writer.close)
+            writer = stack.enter_context(metrics_writer.MetricsWriter(folder))
         compute_loss = _loss_function(
             training_evaluator_cls,
             train_eval_get_dataset_fn,

@@ -114,6 +114,8 @@ class InferenceEvaluator:
                 use_memory_cache=cfg.use_memory_cache,
                 **logging_to,
             )
+        if not self.eval_tasks:
+            _LOG.warning("%s: no task has a metric; none is computed", self._name)
 
     @property
     def eval_tasks(self) -> list[Any]:

@@ -99,6 +99,12 @@ class MetricsWriter:
             self._folder / "metrics.jsonl", "ab", buffering=0
         )
 
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def write(self, split: str, step: int, values: Mapping[str, float]) -> None:
         """Writes the values of one moment.
 

@@ -10,7 +10,7 @@ first that has any.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax
@@ -22,8 +22,9 @@ from mt3 import checkpoints
 from mt3.checkpoints import orbax_folder, storage, t5x
 from mt3.checkpoints.sizes import STEP_FOLDER
 from mt3.checkpoints.storage import Folder
+from mt3.engine.checkpoints import check_same_tree
 from mt3.engine.partitioning import PjitPartitioner, logical_axis_names
-from mt3.engine.train_state import TrainState
+from mt3.engine.train_state import TrainState, shapes_of
 from mt3.engine.utils import RestoreCheckpointConfig
 from mt3.errors import CheckpointError
 
@@ -104,13 +105,7 @@ class WeightLoader:
             params = variables.pop("params")
             return TrainState(jnp.zeros((), jnp.int32), params, {}), variables
 
-        rng = jax.random.PRNGKey(0)
-        try:
-            self.like, other = jax.eval_shape(create, rng)
-        except jax.errors.TracerArrayConversionError:
-            # A model that computes initial values with NumPy.
-            state, other = create(rng)
-            self.like = jax.eval_shape(lambda: state)
+        (self.like, other), _ = shapes_of(create, jax.random.PRNGKey(0))
         self.shardings = partitioner.state_shardings(
             self.like, logical_axis_names(other)
         )
@@ -126,7 +121,14 @@ class WeightLoader:
           CheckpointError: nothing there, damaged, or of another model.
         """
         params, step = _read(path)
-        self._check(params, path)
+        check_same_tree(path, params, self.like.params)
+        flat = checkpoints.flatten(params)
+        bad = [name for name in sorted(flat) if not np.isfinite(flat[name]).all()]
+        if bad:
+            more = f" and {len(bad) - 1} more" if bad[1:] else ""
+            raise CheckpointError(
+                f"{path}: values that are not finite in {bad[0]}{more}"
+            )
         kind = None if dtype is None else jnp.dtype(dtype)
 
         def place(value, leaf, sharding):
@@ -136,31 +138,6 @@ class WeightLoader:
         _LOG.info("weights of %s, step %d", path, step)
         step = jax.device_put(np.int32(step), self.shardings.step)
         return TrainState(step, params, {})
-
-    def _check(self, params: Any, path: str) -> None:
-        found, wanted = (
-            checkpoints.flatten(params),
-            checkpoints.flatten(self.like.params),
-        )
-        problems = [f"missing {name}" for name in sorted(wanted.keys() - found.keys())]
-        problems += [
-            f"unexpected {name}" for name in sorted(found.keys() - wanted.keys())
-        ]
-        problems += [
-            f"{name} is {np.shape(found[name])}, expected {wanted[name].shape}"
-            for name in sorted(wanted.keys() & found.keys())
-            if np.shape(found[name]) != wanted[name].shape
-        ]
-        if problems:
-            raise CheckpointError(
-                f"{path}: the weights are of another model than the configuration's: "
-                f"{_shortened(problems)}"
-            )
-        bad = [name for name in sorted(found) if not np.isfinite(found[name]).all()]
-        if bad:
-            raise CheckpointError(
-                f"{path}: values that are not finite in {_shortened(bad)}"
-            )
 
 
 def _read(path: str) -> tuple[Any, int]:
@@ -175,8 +152,3 @@ def _read(path: str) -> tuple[Any, int]:
     reader = t5x.load_t5x if t5x.is_t5x_folder(folder) else orbax_folder.load_orbax
     read = reader(folder)
     return read.params, int(read.step or 0)
-
-
-def _shortened(problems: Sequence[str]) -> str:
-    more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-    return "; ".join(problems[:8]) + more

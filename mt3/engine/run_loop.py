@@ -16,6 +16,7 @@ from mt3.engine.checkpoints import CheckpointManager
 from mt3.engine.data_sources import Prefetcher
 from mt3.engine.evaluation import InferenceEvaluator
 from mt3.engine.trainer import Trainer, TrainResult
+from mt3.engine.utils import SaveCheckpointConfig
 from mt3.errors import DataError
 
 _LOG = logging.getLogger("mt3")
@@ -38,6 +39,19 @@ class Periods:
     checkpoint: int | None
     checkpoint_steps: tuple[int, ...]
     total: int
+
+    @classmethod
+    def of(
+        cls,
+        stats: int | None,
+        evaluation: int | None,
+        save: SaveCheckpointConfig | None,
+        total: int,
+    ) -> Periods:
+        """Returns the periods of a run with these checkpoints, or None."""
+        period = save.period if save else None
+        steps = tuple(save.checkpoint_steps or ()) if save else ()
+        return cls(stats, evaluation, period, steps, total)
 
     @property
     def stats_period(self) -> int:
@@ -145,7 +159,7 @@ class RunLoop:
         self._concurrent = concurrent_metrics
         self._clock = metrics_writer.ProgressClock(periods.total)
 
-    def run(self, step: int, stop: StopRequest) -> int:
+    def run(self, step: int, stop: StopRequest, *, evaluate_first: bool = False) -> int:
         """Trains until the last step or a request to stop; returns the step.
 
         At a pause the checkpoint comes first, so that an evaluation that fails, or is
@@ -157,6 +171,8 @@ class RunLoop:
             computing the metrics of an evaluation failed.
           TrainingError: a metric is not finite.
         """
+        if evaluate_first:
+            self.evaluate(step)
         _LOG.info("training from step %d to %d", step, self._periods.total)
         window = _Window()
         compiled = ended = False

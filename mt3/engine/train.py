@@ -1,10 +1,26 @@
 """`train`: a whole training run, from the configuration to the last checkpoint.
 
-The function has T5X's name and parameters, so that T5X's gin files bind it.
-Order of a start: the newest checkpoint in `model_dir`; else the one that
-`checkpoint_cfg.restore` names; else fresh parameters. The data source goes on
-with the batch after the last one trained on, so that an interrupted run ends with
-the same parameters, bit for bit, as one that was not.
+The function has T5X's name and parameters, so that T5X's gin files bind it. Below
+`model_dir` it leaves
+
+    checkpoint_<step>/   parameters, optimiser, data position, seed (`checkpoints`)
+    metrics.jsonl        every metric, a line each time; TensorBoard files beside it
+    inference_eval/      scores of the notes (`evaluation`)
+    config.gin, model-info.txt, model.json   what was trained
+
+A run goes through these steps:
+
+1. Check the settings, and compare the vocabularies of task and model.
+2. Choose the seed: the one that is set, else the one that the newest checkpoint
+   holds, else a new one.
+3. Open the data: training batches, the streams on which the loss is evaluated.
+4. Make the state: the newest checkpoint in `model_dir`; else the one that
+   `checkpoint_cfg.restore` names; else fresh parameters. The data source goes on with
+   the batch after the last one trained on, so that an interrupted run ends with the
+   same parameters, bit for bit, as one that was not interrupted.
+5. Prepare the evaluation by inference, where one is asked for.
+6. Write down what is trained: configuration, sizes, model.
+7. Loop (`run_loop`): train until something is due, then report, save, evaluate.
 
 Differences from T5X's function:
 
@@ -20,12 +36,49 @@ Differences from T5X's function:
    lines and to TensorBoard; T5X's default logs nothing. In either case the scalars
    are in `metrics.jsonl`.
 7. Actions and hardware random numbers are not offered.
+
+Parameters of `train`, where the name does not say all:
+
+    model                      offers loss_fn, eval_fn, get_initial_variables,
+                               optimizer_def
+    train_eval_dataset_cfg     what to evaluate the loss on, or None
+    infer_eval_dataset_cfg     seqio task or mixture whose examples are decoded and
+                               scored at each evaluation, or None
+    trainer_cls                `trainer.Trainer` with its own settings bound
+    total_steps                the step to stop after; with `relative_steps` that many
+                               steps from where the run starts
+    eval_steps                 batches of one evaluation
+    stats_period               steps between lines of metrics; None for the least of
+                               `eval_period`, the checkpoint period and 100
+    random_seed                of initialisation and dropout, and of the data where
+                               their own is None
+    summarize_config_fn        called as (model_dir, metrics writer, step)
+    inference_evaluator_cls    `seqio.Evaluator` with its loggers bound
+    get_dataset_fn             (DatasetConfig, shard, shards, feature converter class)
+                               -> batches; see `data_sources`
+    concurrent_metrics         train on while the metrics of inference are computed
+    train_eval_get_dataset_fn  makes the evaluation streams; gets `get_dataset_fn` too
+                               where it takes that
+    use_orbax                  write checkpoints as T5X does today; False for its former
+                               way, that of the released weights. Either is read
+    verify_matching_vocabs_fn  called as (DatasetConfig, model) unless None; the default
+                               one for seqio tasks only
+    max_minutes                stop, with a checkpoint, after this time
+    prefetch                   batches prepared ahead
+
+`use_hardware_rng`, `train_state_initializer_cls` and `gc_period` are accepted for T5X's
+files and have no effect.
+
+`train` raises ConfigError for settings that cannot work, CheckpointError for a
+checkpoint of another model, DataError where the data source fails, OutputError where
+`model_dir` cannot be written, and TrainingError for a metric that is not finite.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping
@@ -41,7 +94,7 @@ from mt3.engine import checkpoints, data_sources, gin_utils, metrics_writer, uti
 from mt3.engine.evaluation import InferenceEvaluator
 from mt3.engine.partitioning import PjitPartitioner, logical_axis_names
 from mt3.engine.run_loop import Periods, RunLoop, stop_request
-from mt3.engine.train_state import TrainState
+from mt3.engine.train_state import TrainState, shapes_of
 from mt3.engine.trainer import Trainer
 from mt3.errors import ConfigError
 
@@ -74,63 +127,14 @@ def train(
     run_eval_before_training: bool = False,
     train_state_initializer_cls: Any = None,
     use_orbax: bool = True,
-    verify_matching_vocabs_fn: Callable[..., None]
-    | None = utils.verify_matching_vocabs,
+    verify_matching_vocabs_fn: Any = utils.verify_matching_vocabs,
     gc_period: int = 0,
     max_minutes: float | None = None,
     prefetch: int = 2,
 ) -> tuple[int, TrainState]:
-    """Trains a model.
+    """Trains a model; returns the last step and the state after it.
 
-    Args:
-      model: offers loss_fn, eval_fn, get_initial_variables, optimizer_def.
-      train_dataset_cfg: what to train on; handed to `get_dataset_fn`.
-      train_eval_dataset_cfg: what to evaluate the loss on, or None.
-      infer_eval_dataset_cfg: seqio task or mixture whose examples are decoded and
-        scored at each evaluation, or None.
-      checkpoint_cfg: saving, and what to start from.
-      partitioner: the devices.
-      trainer_cls: `trainer.Trainer` with its own settings bound.
-      model_dir: folder for checkpoints, metrics and configuration.
-      total_steps: step to stop after.
-      eval_steps: batches of one evaluation.
-      eval_period: steps between evaluations.
-      relative_steps: steps to take from where the run starts, instead of
-        `total_steps`.
-      stats_period: steps between lines of metrics; None for the least of
-        `eval_period`, the checkpoint period and 100.
-      random_seed: seed of initialisation and dropout, and of the data where their
-        own is None. None for a new one, kept in the checkpoints.
-      use_hardware_rng: accepted for T5X's files; random numbers are always
-        reproducible.
-      summarize_config_fn: called as (model_dir, metrics writer, step).
-      inference_evaluator_cls: `seqio.Evaluator` with its loggers bound; None for
-        one that logs to JSON lines and TensorBoard.
-      get_dataset_fn: (DatasetConfig, shard, shards, feature converter class) ->
-        batches; see `data_sources`.
-      concurrent_metrics: train on while the metrics of inference are computed.
-      actions: refused unless None.
-      train_eval_get_dataset_fn: makes the evaluation streams; called with
-        `get_dataset_fn` as well where it takes that.
-      run_eval_before_training: evaluate before the first step too.
-      train_state_initializer_cls: accepted for T5X's files, unused.
-      use_orbax: write checkpoints as T5X does today; False for its former way, that
-        of the released weights. Either is read.
-      verify_matching_vocabs_fn: called as (DatasetConfig, model) unless None; the
-        default one for seqio tasks only.
-      gc_period: accepted for T5X's files, unused.
-      max_minutes: stop, with a checkpoint, after this time.
-      prefetch: batches prepared ahead.
-
-    Returns:
-      (last step, state after it).
-
-    Raises:
-      ConfigError: settings that cannot work.
-      CheckpointError: the checkpoint to start from is of another model.
-      DataError: the data source failed.
-      OutputError: `model_dir` cannot be written.
-      TrainingError: a metric is not finite.
+    The module's docstring has the order of events, the parameters and the errors.
     """
     del use_hardware_rng, train_state_initializer_cls, gc_period
     _check_settings(actions, checkpoint_cfg.restore)
@@ -138,108 +142,75 @@ def train(
         for cfg in filter(None, (train_dataset_cfg, train_eval_dataset_cfg)):
             verify_matching_vocabs_fn(cfg, model)
     with utils.output_folder(model_dir, "train") as folder:
-        pass
-    seed = _choose_seed(folder, random_seed)
+        seed = _choose_seed(folder, random_seed)
     init_rng, trainer_rng = jax.random.split(jax.random.PRNGKey(seed))
-
-    # Without seeds of their own, both streams follow the run's.
-    train_dataset_cfg = _with_seed(train_dataset_cfg, seed)
-    converter = _feature_converter(model)
-    data = get_dataset_fn(train_dataset_cfg, 0, 1, converter)
-    source = data_sources.as_data_source(
-        data, num_workers=train_dataset_cfg.num_workers or 0
-    )
-    eval_streams = {}
-    if train_eval_dataset_cfg is not None:
-        eval_streams = _eval_streams(
-            train_eval_get_dataset_fn,
-            _with_seed(train_eval_dataset_cfg, seed),
-            eval_steps,
-            converter,
-            get_dataset_fn,
-        )
-
-    save_cfg = checkpoint_cfg.save
-    manager = checkpoints.CheckpointManager(
-        folder, save_cfg or utils.SaveCheckpointConfig(), use_orbax=use_orbax
-    )
-    state, shardings, position = _start_state(
-        model,
-        data_sources.batch_specs(source),
-        partitioner,
-        manager,
-        checkpoint_cfg,
-        init_rng,
-    )
-    if position is not None:
-        source.restore(position)
-    inference = None
-    if infer_eval_dataset_cfg is not None:
-        inference = InferenceEvaluator(
-            infer_eval_dataset_cfg,
-            inference_evaluator_cls,
-            model,
-            partitioner,
-            folder,
-            verify_matching_vocabs_fn,
-        )
-        if not inference.eval_tasks:
-            _LOG.warning("inference evaluation: no task has a metric; none is done")
-
-    step = int(state.step)
-    if relative_steps:
-        total_steps = step + relative_steps
-    if total_steps < step:
-        raise ConfigError(
-            f"train: total_steps is {total_steps}, but {folder} is at step {step}"
-        )
-    with utils.output_folder(folder, "train"):
-        _write_model_config(folder, model, source, get_dataset_fn)
-        utils.write_model_info(folder, state.params)
-
-    trainer = trainer_cls(
-        model=model,
-        train_state=state,
-        partitioner=partitioner,
-        eval_names=tuple(eval_streams),
-        summary_dir=str(folder),
-        train_state_axes=shardings,
-        rng=trainer_rng,
-    )
-    del state
-    periods = Periods(
-        stats=stats_period,
-        evaluation=eval_period if eval_streams or inference else None,
-        checkpoint=save_cfg.period if save_cfg else None,
-        checkpoint_steps=tuple(save_cfg.checkpoint_steps or ()) if save_cfg else (),
-        total=total_steps,
+    source = _open_source(train_dataset_cfg, seed, model, get_dataset_fn)
+    open_streams = _with_get_dataset_fn(train_eval_get_dataset_fn, get_dataset_fn)
+    eval_streams = _open_eval_streams(
+        train_eval_dataset_cfg, seed, model, eval_steps, open_streams
     )
     with contextlib.ExitStack() as stack:
+        save_cfg = checkpoint_cfg.save or utils.SaveCheckpointConfig()
+        manager = checkpoints.CheckpointManager(folder, save_cfg, use_orbax=use_orbax)
         stack.callback(manager.close)
-        with utils.output_folder(folder, "train"):
-            writer = metrics_writer.MetricsWriter(folder)
-            stack.callback(writer.close)
-            summarize_config_fn(str(folder), writer, step)
-        if inference is not None:
+        state, shardings = _start_state(
+            model, source, partitioner, manager, checkpoint_cfg.restore, init_rng
+        )
+        step = int(state.step)
+        total_steps = _last_step(step, total_steps, relative_steps, folder)
+        inference = None
+        if infer_eval_dataset_cfg is not None:
+            inference = InferenceEvaluator(
+                infer_eval_dataset_cfg,
+                inference_evaluator_cls,
+                model,
+                partitioner,
+                folder,
+                verify_matching_vocabs_fn,
+            )
             stack.callback(inference.close)
+        with utils.output_folder(folder, "train"):
+            _write_model_config(folder, model, source, get_dataset_fn)
+            utils.write_model_info(folder, state.params)
+            writer = stack.enter_context(metrics_writer.MetricsWriter(folder))
+            summarize_config_fn(str(folder), writer, step)
+        trainer = trainer_cls(
+            model=model,
+            train_state=state,
+            partitioner=partitioner,
+            eval_names=tuple(eval_streams),
+            summary_dir=str(folder),
+            train_state_axes=shardings,
+            rng=trainer_rng,
+        )
+        del state
         prefetcher = data_sources.Prefetcher(source, depth=prefetch)
         stack.callback(prefetcher.close)
         run = RunLoop(
             trainer=trainer,
             batches=prefetcher,
             eval_streams=eval_streams,
-            manager=manager if save_cfg else None,
+            manager=manager if checkpoint_cfg.save else None,
             writer=writer,
-            periods=periods,
+            periods=Periods.of(stats_period, eval_period, save_cfg, total_steps),
             seed=seed,
             inference=inference,
             concurrent_metrics=concurrent_metrics,
         )
         stop = stack.enter_context(stop_request(max_minutes))
-        if run_eval_before_training:
-            run.evaluate(step)
-        step = run.run(step, stop)
-    return step, trainer.train_state
+        step = run.run(step, stop, evaluate_first=run_eval_before_training)
+        return step, trainer.train_state
+
+
+def _last_step(
+    step: int, total_steps: int, relative_steps: int | None, folder: Path
+) -> int:
+    last = step + relative_steps if relative_steps else total_steps
+    if last < step:
+        raise ConfigError(
+            f"train: total_steps is {last}, but {folder} is at step {step}"
+        )
+    return last
 
 
 def _check_settings(
@@ -286,29 +257,45 @@ def _with_seed(cfg: utils.DatasetConfig, seed: int) -> utils.DatasetConfig:
     return cfg if cfg.seed is not None else dataclasses.replace(cfg, seed=seed)
 
 
-def _eval_streams(
-    make: Callable[..., Any],
-    cfg: utils.DatasetConfig,
+def _open_source(
+    cfg: utils.DatasetConfig, seed: int, model: Any, get_dataset_fn: Callable[..., Any]
+) -> data_sources.DataSource:
+    data = get_dataset_fn(_with_seed(cfg, seed), 0, 1, _feature_converter(model))
+    return data_sources.as_data_source(data, num_workers=cfg.num_workers or 0)
+
+
+def _open_eval_streams(
+    cfg: utils.DatasetConfig | None,
+    seed: int,
+    model: Any,
     eval_steps: int,
-    converter: Any,
-    get_dataset_fn: Callable[..., Any],
+    open_streams: Callable[..., Mapping[str, Any]],
 ) -> Mapping[str, Any]:
-    """Opens the evaluation streams; T5X's own functions take no `get_dataset_fn`."""
-    extra = {}
-    if "get_dataset_fn" in inspect.signature(make).parameters:
-        extra["get_dataset_fn"] = get_dataset_fn
-    return make(cfg, 0, 1, eval_steps, converter, **extra)
+    if cfg is None:
+        return {}
+    converter = _feature_converter(model)
+    return open_streams(_with_seed(cfg, seed), 0, 1, eval_steps, converter)
+
+
+def _with_get_dataset_fn(
+    open_streams: Callable[..., Any], get_dataset_fn: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Binds the run's `get_dataset_fn`, which T5X's own functions do not take."""
+    if "get_dataset_fn" in inspect.signature(open_streams).parameters:
+        return functools.partial(open_streams, get_dataset_fn=get_dataset_fn)
+    return open_streams
 
 
 def _start_state(
     model: Any,
-    specs: Mapping[str, Any],
+    source: data_sources.DataSource,
     partitioner: PjitPartitioner,
     manager: checkpoints.CheckpointManager,
-    checkpoint_cfg: utils.CheckpointConfig,
+    restore_cfg: utils.RestoreCheckpointConfig | None,
     init_rng: jax.Array,
-) -> tuple[TrainState, TrainState, dict[str, Any] | None]:
-    """Returns (state, its shardings, data position or None)."""
+) -> tuple[TrainState, TrainState]:
+    """Returns the state to begin with and its shardings; moves the source there."""
+    specs = data_sources.batch_specs(source)
     shapes = {name: spec.shape for name, spec in specs.items()}
     types = {name: spec.dtype for name, spec in specs.items()}
 
@@ -317,28 +304,27 @@ def _start_state(
         state = TrainState.create(variables.pop("params"), model.optimizer_def)
         return state, variables
 
-    fresh = None
-    try:
-        like, other_variables = jax.eval_shape(create, init_rng)
-    except jax.errors.TracerArrayConversionError:
-        # A model that computes initial values with NumPy is initialised as it is.
-        fresh, other_variables = create(init_rng)
-        like = jax.eval_shape(lambda: fresh)
+    (like, other_variables), computed = shapes_of(create, init_rng)
     shardings = partitioner.state_shardings(like, logical_axis_names(other_variables))
     restored = manager.restore_latest(like, shardings)
     if restored is not None:
-        _LOG.info("resuming at step %d", int(restored[0].step))
-        return restored[0], shardings, restored[1].get("source")
-    restore_cfg = checkpoint_cfg.restore
-    if restore_cfg is not None and restore_cfg.path:
+        state, position = restored[0], restored[1].get("source")
+        _LOG.info("resuming at step %d", int(state.step))
+    elif restore_cfg is not None and restore_cfg.path:
         state, position = checkpoints.restore_for_finetuning(
             restore_cfg, like, shardings, model.optimizer_def
         )
-        return state, shardings, position
-    if fresh is not None:
-        return jax.device_put(fresh, shardings), shardings, None
-    initialize = jax.jit(lambda rng: create(rng)[0], out_shardings=shardings)
-    return initialize(init_rng), shardings, None
+    else:
+        position = None
+        if computed is not None:
+            state = jax.device_put(computed[0], shardings)
+        else:
+            state = jax.jit(lambda rng: create(rng)[0], out_shardings=shardings)(
+                init_rng
+            )
+    if position is not None:
+        source.restore(position)
+    return state, shardings
 
 
 def _write_model_config(folder: Path, model: Any, *data: Any) -> None:

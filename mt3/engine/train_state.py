@@ -9,7 +9,7 @@ keys '0', '1' and so on, without what is empty.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
@@ -85,3 +85,16 @@ def _optax_dict(opt_state: Any) -> dict[str, Any]:
     tree = serialization.to_state_dict(opt_state)
     # An optimiser whose state is one array, or nothing.
     return tree if isinstance(tree, dict) else {"state": tree}
+
+
+def shapes_of(create: Callable[[jax.Array], Any], rng: jax.Array) -> tuple[Any, Any]:
+    """Returns the shapes of what `create(rng)` makes, without making it.
+
+    A model that computes initial values with NumPy cannot be traced: then the second
+    result is what `create` made; otherwise it is None.
+    """
+    try:
+        return jax.eval_shape(create, rng), None
+    except jax.errors.TracerArrayConversionError:
+        made = create(rng)
+        return jax.eval_shape(lambda: made), made

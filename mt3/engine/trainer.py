@@ -58,14 +58,13 @@ def metric_sums(
 ) -> Metrics:
     """Returns a model's metrics as float32 sums that add up over batches.
 
-    The result has a tuple for each name: `(total, count)` for an average (clu's
-    `Average` and its like), whose value is total / count; `(total,)` for a value that
-    counts once per step. T5X's models count `_PER_STEP` in the latter way, so that
-    microbatches add up to their step.
+    The result has a tuple for each name: `(total, count)` for an average (an object
+    with these attributes), whose value is total / count; `(total,)` for a value that
+    counts once per step. T5X counts `_PER_STEP` in the latter way, so that microbatches
+    add up to their step.
 
-    Beside the model's own names there are `accuracy`, where the model tells
-    `num_correct`, `loss_per_token` (the loss before any division by the model, over
-    non-padding targets) and `objective` (what is minimised).
+    Beside the model's own names there are `loss`, `loss_per_token` (the loss before any
+    division by the model, over non-padding targets) and `objective` (what is minimised).
 
     Args:
       model: its `_loss_normalizing_factor` tells how the loss is divided.
@@ -81,14 +80,10 @@ def metric_sums(
             sums[name] = (total,)
     factor = getattr(model, "_loss_normalizing_factor", None)
     divisor, weights = losses.normalizing_factor_and_weights(factor, batch)
-    num_tokens = jnp.sum(weights > 0)
-    sums.pop("num_tokens", None)
-    if "num_correct" in sums:
-        sums["accuracy"] = (*sums.pop("num_correct"), num_tokens)
     sums.setdefault("loss", (objective,))
     loss = sums["loss"][0]
     undivided = loss if divisor is None else loss * divisor
-    sums["loss_per_token"] = (undivided, num_tokens)
+    sums["loss_per_token"] = (undivided, jnp.sum(weights > 0))
     sums["objective"] = (objective,)
     return jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), sums)
 

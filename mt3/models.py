@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mt3 import losses
-from mt3.errors import ConfigError, DataError
+from mt3.errors import TRAIN_EXTRA, ConfigError, DataError
 from mt3.losses import Metrics
 
 Array = jax.Array
@@ -51,9 +51,6 @@ _OPTIONAL_FEATURES = (
     "decoder_positions",
 )
 
-# pip's name of what training needs beyond transcribing.
-_TRAIN_EXTRA = "mt3-transcription[train]"
-
 
 class _LazyFeatureConverter:
     """Imports the feature converter when it is asked for: seqio is optional."""
@@ -67,7 +64,7 @@ class _LazyFeatureConverter:
         except ImportError as error:
             raise ConfigError(
                 "models: FEATURE_CONVERTER_CLS needs seqio, which is not installed "
-                f"({error}); install {_TRAIN_EXTRA}"
+                f"({error}); install {TRAIN_EXTRA}"
             ) from error
         return feature_converters.ContinuousInputsEncDecFeatureConverter
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,10 +13,8 @@ from mt3 import spectrograms
 from mt3.configs import ModelConfig
 from mt3.engine import (
     data_sources,
-    metrics_writer,
     partitioning,
     synthetic_data,
-    trainer,
     utils,
 )
 from mt3.engine.train_state import TrainState
@@ -377,45 +374,3 @@ def test_partitions_must_divide_the_devices():
         partitioning.PjitPartitioner(1, (1, 1, 1, 1))
     with pytest.raises(ConfigError, match="pods"):
         partitioning.PjitPartitioner(ici_mesh_shape=(1, 1))
-
-
-def test_metrics_are_sums_with_their_counts():
-    class Model:
-        _loss_normalizing_factor = "NUM_REAL_TARGET_TOKENS"
-
-    class Average:
-        def __init__(self, total, count):
-            self.total, self.count = jnp.float32(total), jnp.int32(count)
-
-    batch = {"decoder_target_tokens": jnp.array([[5, 6, 0, 0], [7, 1, 0, 0]])}
-    metrics = {
-        "loss": Average(2.0, 1),
-        "non_padding_fraction/loss_weights": Average(4.0, 8),
-        "accuracy": Average(3.0, 4),
-        "note_loss": jnp.float32(0.25),
-    }
-    sums = trainer.metric_sums(Model(), jnp.float32(3.5), metrics, batch)
-    assert jax.tree.all(jax.tree.map(lambda x: x.dtype == jnp.float32, sums))
-    sums = metrics_writer.to_host([sums])[0]
-    assert sums == {
-        # Once per step; in microbatches too.
-        "loss": (2.0,),
-        "non_padding_fraction/loss_weights": (4.0, 8.0),
-        "accuracy": (3.0, 4.0),
-        "note_loss": (0.25,),
-        # The loss before the model divided it by four tokens.
-        "loss_per_token": (8.0, 4.0),
-        "objective": (3.5,),
-    }
-    second = {name: tuple(3 * part for part in value) for name, value in sums.items()}
-    assert metrics_writer.summarize([sums, second]) == {
-        "loss": 4.0,
-        "non_padding_fraction/loss_weights": 0.5,
-        "accuracy": 0.75,
-        "note_loss": 0.5,
-        "loss_per_token": 2.0,
-        "objective": 7.0,
-    }
-    nothing = {"accuracy": (0.0, 0.0)}
-    assert metrics_writer.summarize([nothing]) == {"accuracy": 0.0}
-    assert metrics_writer.summarize([]) == {}

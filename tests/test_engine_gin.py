@@ -12,7 +12,9 @@ import jax
 import numpy as np
 import pytest
 
+import gin
 from mt3 import checkpoints as model_checkpoints
+from mt3 import network
 from mt3.engine import checkpoints, export, gin_utils, launch
 from mt3.errors import ConfigError
 
@@ -179,3 +181,23 @@ def test_every_gin_file_is_a_lab_note():
 
 def test_logging_is_only_set_up_by_the_launcher():
     assert not logging.getLogger("mt3").handlers
+
+
+def test_sizes_of_t5x_example_network_are_those_of_ours():
+    """magenta/mt3's local_tiny.gin binds them, beside a model.gin that binds ours."""
+    gin.clear_config()
+    with launch.engine_as_t5x():
+        gin.parse_config(
+            "from __gin__ import dynamic_registration\n"
+            "from mt3 import network\n"
+            "network.Transformer.config = @network.T5Config()\n"
+            "network.T5Config.vocab_size = 11"
+        )
+        gin.parse_config(
+            "from __gin__ import dynamic_registration\n"
+            "from t5x.examples.t5 import network\n"
+            "network.T5Config.emb_dim = 8"
+        )
+        config = gin.get_configurable(network.Transformer)().config
+    gin.clear_config()
+    assert (config.vocab_size, config.emb_dim) == (11, 8)

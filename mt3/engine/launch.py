@@ -205,10 +205,14 @@ def engine_as_t5x(
       module_name: module of `mt3.engine` that stands for T5X's program.
       function_name: its function, which the files bind as `__main__`'s.
     """
-    engine = importlib.import_module("mt3.engine")
-    mapped = {"t5x": engine}
+    mapped = {"t5x": importlib.import_module("mt3.engine")}
     for name in T5X_MODULES:
         mapped[f"t5x.{name}"] = importlib.import_module(f"mt3.engine.{name}")
+    # magenta/mt3's local_tiny.gin binds the sizes of T5X's example network, where
+    # those of MT3's are meant.
+    mapped["t5x.examples.t5.network"] = importlib.import_module("mt3.network")
+    for name in ("t5x.examples.t5", "t5x.examples"):
+        mapped[name] = types.ModuleType(name)
     # A module of its own, without a file: worker processes started by `spawn`
     # would otherwise import the whole engine again as their `__main__`.
     script = types.ModuleType("__main__")

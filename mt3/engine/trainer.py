@@ -63,8 +63,8 @@ def metric_sums(
     counts once per step. T5X counts `_PER_STEP` in the latter way, so that microbatches
     add up to their step.
 
-    Beside the model's own names there are `loss`, `loss_per_token` (the loss before any
-    division by the model, over non-padding targets) and `objective` (what is minimised).
+    Beside the model's own names there are `loss`, `loss_per_token` (before any division
+    by the model, over non-padding targets) and `objective` (what is minimised).
 
     Args:
       model: its `_loss_normalizing_factor` tells how the loss is divided.

@@ -1,7 +1,8 @@
 """The same few batches for either engine, from the golden files; nothing is random.
 
-`GIN` is a run of ten steps on them from the golden T5X checkpoint. T5X takes TensorFlow's
-datasets only: there `training.tensorflow` and `evaluation.tensorflow` are bound to True.
+`GIN` is a run of ten steps on them from the golden T5X checkpoint. T5X takes
+TensorFlow's datasets only: there `training.tensorflow` and `evaluation.tensorflow` are
+bound to True.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import numpy as np
 DATA = Path(__file__).parents[1] / "golden" / "data"
 STEPS = 10
 EVAL_STEPS = 2
+# T5X's values of this run, as its TensorBoard files have them: split -> name -> step
+# -> value.
+EXPECTED = DATA / "t5x_run_metrics.json"
 
 GIN = """
 from __gin__ import dynamic_registration

@@ -19,8 +19,7 @@ from mt3 import (
 from mt3.beyond import grids, guided
 from mt3.errors import CheckpointError, ConfigError
 from mt3.note_sequences import Note, notes_to_array
-from mt3.synthesis.augmentation import AugmentationConfig
-from mt3.synthesis.sampler import HISTORY_SAMPLES
+from mt3.synthesis.augmentation import HISTORY_SAMPLES, AugmentationConfig
 
 CONFIG = configs.ModelConfig(
     network={

@@ -22,8 +22,7 @@ from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import NOTE_DTYPE
 from mt3.spectrograms import SpectrogramConfig
 from mt3.synthesis import corpus
-from mt3.synthesis.augmentation import NO_AUGMENTATION
-from mt3.synthesis.sampler import HISTORY_SAMPLES
+from mt3.synthesis.augmentation import HISTORY_SAMPLES, NO_AUGMENTATION
 from mt3.tokenizer import NoteTokenizer
 
 CONFIG = ModelConfig(

@@ -1,8 +1,7 @@
-"""Corpora, samplers, augmentation and the command."""
+"""Corpora, samplers and the command."""
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 
 import numpy as np
@@ -13,9 +12,9 @@ from mt3.errors import ConfigError, DataError
 from mt3.midi import reader as midi_reader
 from mt3.note_sequences import NOTE_DTYPE
 from mt3.synthesis import corpus, recipes
-from mt3.synthesis.augmentation import NO_AUGMENTATION, AugmentationConfig, Augmenter
+from mt3.synthesis.augmentation import NO_AUGMENTATION
 from mt3.synthesis.command import synthesize
-from mt3.synthesis.sampler import HISTORY_SAMPLES, ClipSampler
+from mt3.synthesis.sampler import ClipSampler
 from tests.support.midi_files import make_library
 
 OPTIONS = {"seed": 5, "clip_seconds": 3.0, "clips_per_shard": 8}
@@ -225,40 +224,6 @@ def test_new_shards_are_taken_up_and_old_counts_can_be_kept(built, tmp_path):
 def test_folders_that_are_no_corpus_are_named(tmp_path):
     with pytest.raises(DataError, match="mt3 synthesize"):
         ClipSampler(tmp_path)
-
-
-def test_augmentation_is_repeatable_and_off_when_told(rng):
-    audio = rng.normal(0, 0.1, HISTORY_SAMPLES + 4000).astype(np.float32)
-    effects = [field.name for field in dataclasses.fields(AugmentationConfig)]
-    always = AugmentationConfig(
-        **{name: 1.0 for name in effects if not name.endswith("_db")}
-    )
-    augment = Augmenter(4000, config=always, seed=1)
-    first, again = (augment(np.random.default_rng(2), audio) for _ in range(2))
-    np.testing.assert_array_equal(first, again)
-    assert first.shape == (4000,)
-    assert first.dtype == np.float32
-    assert np.abs(first).max() <= 1.0
-    assert not np.allclose(first, augment(np.random.default_rng(3), audio))
-    plain = Augmenter(4000, config=NO_AUGMENTATION)(rng, audio)
-    kept = audio[HISTORY_SAMPLES:]
-    np.testing.assert_allclose(plain / np.std(plain), kept / np.std(kept), rtol=1e-3)
-
-
-def test_rooms_never_sound_before_their_cause(rng):
-    room = dataclasses.replace(NO_AUGMENTATION, room=1.0)
-    augment = Augmenter(8000, config=room)
-    audio = np.zeros(HISTORY_SAMPLES + 8000, np.float32)
-    audio[HISTORY_SAMPLES + 4000] = 1.0
-    heard = augment(rng, audio)
-    assert np.argmax(np.abs(heard)) == 4000
-    assert np.abs(heard[:4000]).max() < 1e-4 * np.abs(heard).max()
-    assert np.abs(heard[4100:]).max() > 1e-4 * np.abs(heard).max()
-
-
-def test_silence_stays_silence_without_noise(rng):
-    augment = Augmenter(1000, config=AugmentationConfig(noise=0.0))
-    assert not augment(rng, np.zeros(HISTORY_SAMPLES + 1000, np.float32)).any()
 
 
 def test_the_command_writes_pairs_and_skips_what_is_there(midi, tmp_path):

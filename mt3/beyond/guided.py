@@ -169,13 +169,8 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         self.guide = guide or GuideConfig()
         self.augmenter = None
         if augmentation is not None:
-            # Transcribing needs no synthesis code, and may do without SciPy.
-            from mt3.synthesis import device_augmentation
-
-            self.augmenter = device_augmentation.DeviceAugmenter(
-                config.segment_samples,
-                sample_rate=config.spectrogram.sample_rate,
-                config=augmentation,
+            self.augmenter = augmentation.augmenter(
+                config.segment_samples, sample_rate=config.spectrogram.sample_rate
             )
         heads = self.module.config.num_heads
         if len(self.guide.local_distances) > heads:
@@ -274,7 +269,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
             audio = audio[:, -self.config.segment_samples :]
         else:
             audio_rng, frames_rng = jax.random.split(rng)
-            audio = augmenter.samples(audio_rng, audio)
+            audio = augmenter.batch(audio_rng, audio)
         frames = spectrograms.compute_spectrogram(
             audio, self.config.spectrogram, xp=jnp
         )

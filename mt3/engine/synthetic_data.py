@@ -490,7 +490,6 @@ def _open_sampler(
         seed=seed,
         mix=mix,
         augmentation=augmentation,
-        augment=augmentation is not None,
         num_shards=num_shards,
     )
     if sampler.sample_rate != sample_rate:

@@ -17,11 +17,10 @@ import numpy as np
 from mt3.errors import DataError, near_misses
 from mt3.midi import note_arrays
 from mt3.synthesis import corpus
-from mt3.synthesis.augmentation import AugmentationConfig, Augmenter
+from mt3.synthesis.augmentation import HISTORY_SAMPLES, AugmentationConfig
 
-# Audio before the segment that the room augmentation lets ring on: half a second.
-HISTORY_SAMPLES = 8192
 MOST_CLIPS = 4
+_DEFAULT_AUGMENTATION = AugmentationConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +49,8 @@ class ClipSampler:
       seed: examples are a function of it and of their index.
       mix: chance that another clip is added, and after that another, up to
         `MOST_CLIPS`.
-      augment: change the audio; if not, examples have the unchanged samples with
-        `HISTORY_SAMPLES` more before them.
-      augmentation: how audio is changed; `augmentation.NO_AUGMENTATION` for not.
+      augmentation: how audio is changed. None: not at all, and examples have
+        `HISTORY_SAMPLES` more samples at their beginning.
       num_shards: use the first so many shards (for an exact resume while the corpus
         still grows); all that are there if None.
 
@@ -67,8 +65,7 @@ class ClipSampler:
         segment_seconds: float = 2.048,
         seed: int = 0,
         mix: float = 0.2,
-        augment: bool = True,
-        augmentation: AugmentationConfig | None = None,
+        augmentation: AugmentationConfig | None = _DEFAULT_AUGMENTATION,
         num_shards: int | None = None,
     ):
         self.folder = Path(folder)
@@ -85,13 +82,9 @@ class ClipSampler:
                 f"{self.config.clip_seconds} s."
             )
         self._augment = None
-        if augment:
-            self._augment = Augmenter(
-                self.num_samples,
-                history=HISTORY_SAMPLES,
-                sample_rate=self.sample_rate,
-                config=augmentation or AugmentationConfig(),
-                seed=seed,
+        if augmentation is not None:
+            self._augment = augmentation.augmenter(
+                self.num_samples, sample_rate=self.sample_rate, seed=seed
             )
         self.num_shards = 0
         self.refresh(num_shards)

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from mt3 import checkpoints as model_checkpoints
@@ -41,6 +42,21 @@ VALIDATION = [
     "tasks.construct_task_name.task_suffix='validation'",
     "utils.DatasetConfig.batch_size=8",
 ]
+
+
+# What both engines write at each step.
+METRICS = {
+    "accuracy",
+    "cross_ent_loss",
+    "cross_ent_loss_per_all_target_tokens",
+    "learning_rate",
+    "loss",
+    "loss_per_all_target_tokens",
+    "loss_per_nonpadding_target_token",
+    "non_padding_fraction/loss_weights",
+    "z_loss",
+    "z_loss_per_all_target_tokens",
+}
 
 
 def arguments(mode, *bindings, finetune=False):
@@ -87,28 +103,28 @@ def starts(repository, data, tmp_path_factory):
     }
 
 
-def t5x_losses(folder):
-    """Reads T5X's TensorBoard files: step -> loss."""
+def t5x_metrics(folder):
+    """Reads T5X's TensorBoard files: (step, name) -> value."""
     import tensorflow as tf
     from tensorflow.python.summary.summary_iterator import summary_iterator
 
     return {
-        event.step: float(tf.make_ndarray(value.tensor))
+        (event.step, value.tag): float(tf.make_ndarray(value.tensor))
         for path in (folder / "train").glob("events*")
         for event in summary_iterator(str(path))
         for value in event.summary.value
-        if value.tag == "loss"
+        if tf.make_ndarray(value.tensor).dtype == np.float32
     }
 
 
-def our_losses(folder):
-    """Reads metrics.jsonl: step -> loss."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return {line["step"]: line["loss"] for line in map(json.loads, lines)}
+def our_metrics(folder):
+    """Reads metrics.jsonl: (step, name) -> value."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {(line["step"], name): line[name] for line in lines for name in line}
 
 
 @pytest.mark.parametrize("start", ["ours", "theirs"])
-def test_losses_and_parameters_are_equal(repository, data, starts, tmp_path, start):
+def test_metrics_and_parameters_are_equal(repository, data, starts, tmp_path, start):
     """Ten steps of both engines from one checkpoint, on the same batches."""
 
     def args(folder):
@@ -124,11 +140,14 @@ def test_losses_and_parameters_are_equal(repository, data, starts, tmp_path, sta
 
     launch.run(args(tmp_path / "ours"))
     t5x(repository, "train", args(tmp_path / "theirs"))
-    found = our_losses(tmp_path / "ours")
-    expected = t5x_losses(tmp_path / "theirs")
-    assert sorted(found) == sorted(expected) == list(range(START + 1, START + 11))
-    for step, loss in expected.items():
-        assert found[step] == pytest.approx(loss, rel=1e-5), step
+    found = our_metrics(tmp_path / "ours")
+    expected = t5x_metrics(tmp_path / "theirs")
+    common = {name for _, name in found.keys() & expected.keys()}
+    assert common == METRICS
+    for step in range(START + 1, START + STEPS + 1):
+        for name in common:
+            value = pytest.approx(expected[step, name], rel=1e-5)
+            assert found[step, name] == value, (step, name)
     one, other = (
         model_checkpoints.load_t5x(
             tmp_path / engine / f"checkpoint_{START + STEPS}", with_state=True

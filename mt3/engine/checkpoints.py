@@ -7,11 +7,11 @@ Layout, below the run's `model_dir`:
     model.json                  sizes, vocabulary, spectrogram (ModelConfig)
     config.gin                  the run's configuration
 
-That is what T5X writes today, with `data` beside it. With `use_orbax=False` a
-checkpoint is a folder in the form of the released weights (msgpack and zarr, see
-`mt3.checkpoints.t5x`), with the position in its file `data.json`. Restored are both
-forms, from T5X as well, and what this engine wrote at first (Orbax trees of 'params',
-'opt_state' and 'step').
+T5X writes the same today, without `data`. With `use_orbax=False` a checkpoint is a
+folder in the form of the released weights (msgpack and zarr, see
+`mt3.checkpoints.t5x`), with the position in its file `data.json`. Both forms are
+restored, whether T5X or this engine wrote them, and so are the Orbax trees of early
+versions of this engine ('params', 'opt_state' and 'step').
 
 A checkpoint is written under a temporary name and renamed when complete, so that
 one cut off in the middle is never taken for a valid one.
@@ -180,7 +180,7 @@ class CheckpointManager:
           (state, data position), or None when there is no checkpoint.
 
         Raises:
-          CheckpointError: the newest checkpoint is of another model.
+          CheckpointError: the newest checkpoint belongs to another model.
         """
         self.wait()
         put_aside = False
@@ -257,7 +257,7 @@ def restore(
       (state, data position; empty where T5X wrote the checkpoint).
 
     Raises:
-      CheckpointError: it cannot be read, or parameters or optimiser state are of other
+      CheckpointError: it cannot be read, or parameters or optimiser state have other
         names or shapes.
     """
     saved, position = _read(Path(path).absolute())
@@ -313,7 +313,7 @@ def restore_for_finetuning(
       (state, data position; None unless `config.restore_dataset`).
 
     Raises:
-      CheckpointError: nothing there, or of another model.
+      CheckpointError: there is nothing, or it belongs to another model.
     """
     path = config.path
     if isinstance(path, list | tuple) and len(path) == 1:
@@ -387,7 +387,7 @@ def check_same_tree(source: Any, saved: Any, wanted: Any) -> None:
         else ""
     )
     raise CheckpointError(
-        f"{source}: the checkpoint is of another {what}: {shown}{hint}"
+        f"{source}: the checkpoint belongs to another {what}: {shown}{hint}"
     )
 
 
@@ -495,7 +495,7 @@ class OrbaxWriter:
 
 
 class LegacyWriter:
-    """Folders in the form of the released weights, with the data position beside."""
+    """Folders in the form of the released weights, with the data position in a file."""
 
     def __init__(
         self, folder: Path, *, keep: int | None, dtype: str | None, asynchronous: bool

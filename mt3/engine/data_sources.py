@@ -4,8 +4,8 @@ A `DataSource` is an endless iterator of batches (dicts of NumPy arrays) that ca
 tell and take back its position. `as_data_source` makes one of
 
 - an object with `batch(index)`: a pure function of the batch's number, the best
-  kind, since any batch can be prepared by any worker. What it depends on beside the
-  number it may tell with `settings()` and take back with `apply_settings(dict)`;
+  kind, since any batch can be prepared by any worker. Other settings that its batches
+  depend on are saved with `settings()` and restored with `apply_settings(dict)`;
 - an iterator with `state()` and `restore(state)`;
 - any other iterable: its position is the number of batches drawn, and going back
   to it draws and drops that many.
@@ -58,9 +58,9 @@ class IndexedSource:
     """Numbers the batches of a `BatchFunction`.
 
     With `num_workers` processes, several batches are prepared at once; the
-    function must then be picklable. The order and the batches are the same. Of a
-    function with a `pool` greater than 1, which draws so many batches together, a
-    process prepares all of a pool, so that none is drawn twice.
+    function must then be picklable. The order and the batches are the same. A function
+    with a `pool` greater than 1 draws that many batches together: one process prepares
+    the whole pool, so that no batch is drawn twice.
     """
 
     def __init__(self, function: BatchFunction, *, num_workers: int = 0):
@@ -69,7 +69,8 @@ class IndexedSource:
         self._index = 0
         self._pool: concurrent.futures.Executor | None = None
         self._pending: collections.deque = collections.deque()
-        # What is ready of the pool in progress, and the first batch not asked for yet.
+        # The batches of the current pool that are ready, and the number of the first
+        # batch that no process has been asked for.
         self._ready: collections.deque = collections.deque()
         self._ahead = 0
 
@@ -203,7 +204,7 @@ class CountedSource:
 
 
 def as_data_source(data: Any, *, num_workers: int = 0) -> DataSource:
-    """Returns a `DataSource` of what a `get_dataset_fn` handed over.
+    """Turns what a `get_dataset_fn` returned into a `DataSource`.
 
     Args:
       data: see the module docstring.
@@ -227,8 +228,8 @@ def as_data_source(data: Any, *, num_workers: int = 0) -> DataSource:
 def batch_specs(source: DataSource) -> Mapping[str, Any]:
     """Returns a batch's features as objects with shape and dtype.
 
-    A source that knows them (`specs`) tells; of others the next batch is looked at,
-    which costs as much as drawing it.
+    A source may know them (`specs`). Otherwise they come from the next batch, which
+    costs as much as drawing it.
     """
     specs = source.specs() if hasattr(source, "specs") else None
     return peek(source) if specs is None else specs

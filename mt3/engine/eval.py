@@ -10,7 +10,7 @@ The function has T5X's name and parameters, so that T5X's gin files bind it. Bel
 
 Differences from T5X's function:
 
-1. Any form of checkpoint that `mt3.checkpoints` reads will do.
+1. Every form of checkpoint that `mt3.checkpoints` reads is accepted.
 2. It returns the metrics.
 3. Without loggers bound, metrics are logged as JSON lines and to TensorBoard.
 """
@@ -74,7 +74,7 @@ def evaluate(
 
     Raises:
       ConfigError: no such task or split, no metric, other vocabularies.
-      CheckpointError: no checkpoint, or of another model.
+      CheckpointError: there is no checkpoint, or it belongs to another model.
       DataError: the data cannot be read, or a metric failed.
       OutputError: `output_dir` cannot be written.
     """

@@ -8,8 +8,8 @@ The function has T5X's name and parameters, so that T5X's gin files bind it. Bel
     tmp-<task>-00000-of-00001/                    chunks, while it is not
 
 The work goes in chunks of `checkpoint_period` batches. A run that was stopped goes on
-with the first chunk that is not complete; the ones before are read again, not decoded
-again.
+with the first chunk that is not complete; the data of earlier chunks are read again,
+but not decoded again.
 
 Differences from T5X's function:
 
@@ -186,7 +186,7 @@ def infer(
     Raises:
       ConfigError: no such task, split or mode; other vocabularies; not one
         checkpoint.
-      CheckpointError: no checkpoint, or of another model.
+      CheckpointError: there is no checkpoint, or it belongs to another model.
       DataError: the data cannot be read, or has no example.
       OutputError: `output_dir` cannot be written, or holds other results.
     """

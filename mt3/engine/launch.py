@@ -1,9 +1,9 @@
 """Runs T5X gin files on the embedded engine: `mt3 train|eval|infer --gin_file=...`.
 
 T5X's files import modules of `t5x` and bind functions of `__main__`. For its
-process this launcher maps the module name `t5x` to `mt3.engine`, and puts a
-module with the engine's functions in the place of `__main__`, before it parses
-any gin file. Nothing else asks which engine runs.
+process this launcher maps the module name `t5x` to `mt3.engine`, and replaces
+`__main__` by a module with the engine's functions, before it parses any gin file.
+No other code asks which engine runs.
 """
 
 from __future__ import annotations
@@ -71,24 +71,23 @@ def main(argv: Sequence[str] | None = None, mode: str = "train") -> int:
         stream=sys.stderr,
     )
     _LOG.setLevel(logging.INFO)
-    # seqio says this of every histogram, sound and picture at every evaluation.
+    # seqio logs this for every histogram, sound and picture of an evaluation.
     logging.getLogger("absl").addFilter(
         lambda record: not str(record.msg).startswith("Skipping JSON logging")
     )
-    # TensorFlow, where the files import it, reports on itself for half a page; its
-    # errors are still shown.
+    # Silences TensorFlow's messages at start-up; its errors are still shown.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # A dependency of note_seq looks for a program that is not used here.
+    # A dependency of note_seq warns about a program that is not used here.
     warnings.filterwarnings("ignore", "Couldn't find ffmpeg", RuntimeWarning)
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        # A run that is resumed starts without compiling again.
+        # A resumed run starts without compiling again.
         from mt3 import decoding
 
         decoding.enable_compilation_cache()
         run(argv, mode)
     except MT3Error as error:
-        # Gin adds where it was called from, which says nothing to who reads this.
+        # Gin appends its own call stack, which does not help the reader.
         message = re.sub(r"\s*In call to configurable '.*", "", str(error))
         print(f"mt3 {mode}: {message}", file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
 """Weights for evaluation and inference: which checkpoints, and one of them.
 
-Any form that `mt3.checkpoints` reads will do: folders of this engine and of T5X,
+Every form that `mt3.checkpoints` reads is accepted: folders of this engine and of T5X,
 single files, URLs. Only parameters and step are read.
 
 Differences from T5X: with several folders of checkpoints all of them count, not the
@@ -118,7 +118,8 @@ class WeightLoader:
           dtype: type of the parameters; None for the model's.
 
         Raises:
-          CheckpointError: nothing there, damaged, or of another model.
+          CheckpointError: there is nothing, or it is damaged or belongs to another
+            model.
         """
         params, step = _read(path)
         check_same_tree(path, params, self.like.params)

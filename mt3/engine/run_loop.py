@@ -24,10 +24,11 @@ _LOG = logging.getLogger("mt3")
 
 @dataclasses.dataclass(frozen=True)
 class Periods:
-    """When a run pauses: every so many steps, and at certain ones.
+    """The steps at which a run pauses: periodic ones and given ones.
 
     Attributes:
-      stats: steps between lines of metrics, or None for a fitting number.
+      stats: steps between lines of metrics, or None for the default of
+        `stats_period`.
       evaluation: steps between evaluations, or None.
       checkpoint: steps between checkpoints, or None.
       checkpoint_steps: further steps with a checkpoint.

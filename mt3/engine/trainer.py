@@ -173,7 +173,7 @@ class Trainer:
           num_microbatches: parts of a batch that run one after the other.
           weight_metrics_computer: refused unless None.
           peak_flops: what one device can do in a second, for the FLOP utilisation;
-            'auto' for what is known of it or else measured; None for no such figure.
+            'auto' for the listed or else a measured figure; None for no such metric.
 
         Raises:
           ConfigError: an option that is not offered is set.

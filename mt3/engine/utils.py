@@ -127,7 +127,7 @@ class RestoreCheckpointConfig:
         list of these; an empty list or None for none.
       mode: 'specific', 'latest', or, for `evaluate` only, 'all': each in turn.
       assignment_map: refused unless None.
-      strict: False takes the parameters alone where the optimiser's state is of another
+      strict: False takes the parameters alone where the state belongs to another
         optimiser; names and shapes of parameters are always checked.
       fallback_to_scratch: accepted only as False.
       dtype: type of the parameters once loaded; None as saved.

@@ -5,14 +5,19 @@ Segments of all files flow through one decoder (`decoding.SegmentDecoder`), so m
 short files are as fast as one long one; notes come out segment by segment, in order,
 and memory does not grow with the length of a recording.
 
-`write_inferences_to_file` is what an inference job over a task calls with its
-predictions.
+An inference job over a task calls `write_inferences_to_file` with its predictions.
 
 Differences from the original, numbered:
 
-1. Segment starts are rounded down to a step in integers (see `tokenizer`).
+1. `InferenceModel` rounds segment starts down to a step in integers;
+   `write_inferences_to_file` does so with `float_modulo=False`.
 2. `write_inferences_to_file` takes predictions alone or, as today's T5X hands them
-   over, a pair of predictions and auxiliary values.
+   over, a pair of predictions and auxiliary values. It needs no feature `sequence` or
+   `raw_inputs`, writes an empty file for no examples, and the file appears whole or not
+   at all.
+3. With `check=True` it refuses predictions that don't belong to the examples, and two
+   segments of a recording that begin at one time (two recordings with one id); the
+   original leaves out what has no partner, and joins the two recordings.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +43,11 @@ from mt3.event_codec import Codec
 from mt3.note_sequences import Note
 from mt3.outputs import Transcription, atomic_file
 from mt3.vocabularies import VocabularyConfig
+
+try:
+    from gin import REQUIRED
+except ImportError:  # Only the engines install it.
+    REQUIRED: Any = object()
 
 Audio = str | os.PathLike | np.ndarray | reading.AudioSource
 
@@ -602,101 +612,90 @@ def write_inferences_to_file(
     task_ds: Iterable[Mapping[str, Any]],
     mode: str,
     vocabulary: Any = None,
+    vocab_config: VocabularyConfig = REQUIRED,
+    onsets_only: bool = REQUIRED,
+    use_ties: bool = REQUIRED,
     *,
-    vocab_config: VocabularyConfig | None = None,
-    onsets_only: bool = False,
-    use_ties: bool = True,
-    note_filter: Callable[[Note], bool] | None = None,
+    float_modulo: bool = True,
+    check: bool = False,
+    counts: bool = False,
 ) -> None:
-    """Joins predictions by recording and writes one JSON line for each.
+    """Joins predictions by recording and writes a JSON line for each, sorted by id.
+
+    A line has `id` and `est_notes`: the fields of `Note`, in the order in which the
+    notes end.
 
     Args:
       path: the file to write; it appears whole or not at all.
-      inferences: predicted ids (or event tokens) of each example of `task_ds`, in
-        its order; or a pair of these and auxiliary values, which are not used.
+      inferences: predicted ids of each example of `task_ds`, in its order; or a pair
+        of these and auxiliary values by name, which are not used.
       task_ds: the examples: `unique_id` and `input_times` (seconds, of frames).
       mode: "predict".
-      vocabulary: decodes ids; None if `inferences` are event tokens already.
-      vocab_config: resolution of time and velocity; one velocity bin if None.
+      vocabulary: decodes ids.
+      vocab_config: resolution of time and velocity.
       onsets_only: the model writes onsets alone.
       use_ties: segments begin with a tie section.
-      note_filter: which notes to write; None for all.
+      float_modulo: round segment starts as the original does, see `tokenizer`.
+      check: refuse examples and predictions that do not belong together.
+      counts: add `invalid_events` and `dropped_events` to each line.
 
     Raises:
-      ConfigError: another mode.
-      DataError: numbers of examples and predictions differ, an example lacks a
-        feature, or two recordings have the same id.
+      ConfigError: another mode, no vocabulary, ties of onsets, or a missing setting.
+      DataError: an example lacks a feature; or, with `check`, the numbers of examples
+        and predictions differ or two segments of a recording begin at one time.
     """
+    settings = {
+        "vocabulary": vocabulary,
+        "vocab_config": vocab_config,
+        "onsets_only": onsets_only,
+        "use_ties": use_ties,
+    }
+    for name, value in settings.items():
+        if value is None or value is REQUIRED:
+            raise ConfigError(f"write_inferences_to_file: {name} is missing")
     if mode != "predict":
         raise ConfigError(
             f"write_inferences_to_file: mode is {mode!r}; expected 'predict'"
         )
-    if isinstance(inferences, tuple) and len(inferences) == 2:
+    if isinstance(inferences, tuple) and isinstance(inferences[-1], Mapping):
         inferences = inferences[0]
     if hasattr(task_ds, "as_numpy_iterator"):
         task_ds = task_ds.as_numpy_iterator()
     examples = list(task_ds)
-    if len(examples) != len(inferences):
+    if check and len(examples) != len(inferences):
         raise DataError(
             f"write_inferences_to_file: {len(inferences)} predictions for "
             f"{len(examples)} examples"
         )
-    config = ModelConfig(
-        network={},
-        vocabulary=vocab_config or VocabularyConfig(num_velocity_bins=1),
-        include_ties=use_ties,
-        onsets_only=onsets_only,
+    coder = tokenizer.NoteTokenizer(
+        ModelConfig(
+            network={},
+            vocabulary=vocab_config,
+            include_ties=use_ties,
+            onsets_only=onsets_only,
+        )
     )
-    note_tokenizer = tokenizer.NoteTokenizer(config)
+    rate = vocab_config.steps_per_second
     songs: dict[str, list[tuple[float, np.ndarray]]] = {}
-    seen: set[tuple[str, float]] = set()
-    for example, prediction in zip(examples, inferences, strict=True):
-        unique_id, start = _segment_of(example, config)
-        segment = unique_id, float(np.ravel(example["input_times"])[0])
-        if segment in seen:
+    for example, ids in zip(examples, inferences, strict=False):
+        unique_id, start = tokenizer.segment_of(
+            example, rate, float_modulo=float_modulo
+        )
+        song = songs.setdefault(unique_id, [])
+        if check and start in (before for before, _ in song):
             raise DataError(
                 f"write_inferences_to_file: two segments of {unique_id!r} begin at "
-                f"{segment[1]:.3f} s; ids must be unique within the data set"
+                f"{start:.3f} s; ids must be unique within the data set"
             )
-        seen.add(segment)
-        tokens = np.asarray(prediction)
-        if vocabulary is not None:
-            tokens = (
-                np.asarray(vocabulary.decode_tf(tokens))
-                if not hasattr(vocabulary, "decode")
-                else np.asarray(vocabulary.decode(tokens.tolist()))
-            )
-        songs.setdefault(unique_id, []).append((start, tokens[tokens != -1]))
+        tokens = vocabulary.decode(np.asarray(ids).tolist())
+        song.append((start, tokenizer.trim_eos(tokens)))
     with atomic_file(path) as stream:
-        for unique_id, predictions in songs.items():
-            notes, invalid, dropped = tokenizer.decode_predictions(
-                predictions, note_tokenizer
-            )
-            record = {
-                "unique_id": unique_id,
-                "est_notes": [
-                    dataclasses.asdict(note)
-                    for note in notes
-                    if note_filter is None or note_filter(note)
-                ],
-                "invalid_events": invalid,
-                "dropped_events": dropped,
+        for unique_id, predictions in sorted(songs.items()):
+            notes, invalid, dropped = tokenizer.decode_predictions(predictions, coder)
+            line: dict[str, Any] = {
+                "id": unique_id,
+                "est_notes": [dataclasses.asdict(note) for note in notes],
             }
-            stream.write((json.dumps(record) + "\n").encode())
-
-
-def _segment_of(example: Mapping[str, Any], config: ModelConfig) -> tuple[str, float]:
-    """Returns an example's recording and start time (s), rounded down to a step."""
-    for feature in ("unique_id", "input_times"):
-        if feature not in example:
-            raise DataError(
-                f"write_inferences_to_file: an example has no feature {feature!r}; "
-                f"it has {sorted(example)}"
-            )
-    unique_id = np.asarray(example["unique_id"]).reshape(-1)[0]
-    if isinstance(unique_id, bytes):
-        unique_id = unique_id.decode()
-    rate = config.vocabulary.steps_per_second
-    start = float(np.asarray(example["input_times"]).reshape(-1)[0])
-    # The sum keeps a time such as 0.57 s, stored as float32, from losing a step.
-    return str(unique_id), np.floor(start * rate + 1e-4) / rate
+            if counts:
+                line |= {"invalid_events": invalid, "dropped_events": dropped}
+            stream.write((json.dumps(line) + "\n").encode())

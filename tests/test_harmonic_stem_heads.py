@@ -11,7 +11,7 @@ import orbax.checkpoint
 import pytest
 
 from mt3 import checkpoints, harmonic_stem, models, network
-from mt3.beyond import guided
+from mt3.beyond import guided, starts
 from mt3.engine import checkpoints as engine_checkpoints
 from mt3.engine import export, optimizers, utils
 from mt3.engine.train_state import TrainState
@@ -36,7 +36,7 @@ def exported(params, tmp_path_factory):
     engine_checkpoints.write_model_config(folder, config)
     heads = {**params[harmonic_stem.HEADS], "next_event": jnp.ones((16, 64))}
     tree = {key: params[key] for key in ("encoder", "decoder")}
-    tree = jax.tree.map(np.asarray, {**tree, guided.AUXILIARY: heads})
+    tree = jax.tree.map(np.asarray, {**tree, starts.AUXILIARY: heads})
     item = folder / "checkpoint_3"
     orbax.checkpoint.PyTreeCheckpointer().save(
         item / "state", {"target": tree, "step": np.asarray(3)}
@@ -119,7 +119,7 @@ def test_training_goes_on_from_exported_heads(exported, params):
         "decoder_target_tokens": (1, 8),
     }
     variables = model.get_initial_variables(jax.random.key(0), shapes)
-    heads = variables["params"][guided.AUXILIARY]
+    heads = variables["params"][starts.AUXILIARY]
     for name, value in params[harmonic_stem.HEADS].items():
         np.testing.assert_array_equal(heads[name], value)
     assert "next_event" in heads
@@ -132,7 +132,7 @@ def test_plain_training_starts_without_the_heads(exported, params):
         optimizer_def=optimizers.adamw(),
         input_depth=PLAIN.input_depth,
     )
-    network_params = guided.network_params(params)
+    network_params = starts.network_params(params)
     zeros = jax.tree.map(jnp.zeros_like, network_params)
     like = TrainState(
         jnp.zeros((), jnp.int32), zeros, model.optimizer_def.init_state(zeros)

@@ -10,7 +10,7 @@ from typing import Any
 
 from mt3 import checkpoints as model_checkpoints
 from mt3 import harmonic_stem
-from mt3.beyond import guided
+from mt3.beyond import starts
 from mt3.engine import checkpoints
 from mt3.errors import CheckpointError
 
@@ -50,7 +50,7 @@ def export(
     folder = checkpoints.checkpoint_path(model_dir, step)
     saved = model_checkpoints.load_orbax(folder)
     found = dict(saved.params)
-    heads = guided.trained_heads(found, config)
+    heads = starts.trained_heads(found, config)
     if heads:
         network = {**config.network, "frame_heads": True}
         config = dataclasses.replace(config, network=network)

@@ -45,7 +45,7 @@ from benchmarks import input_stages, synthesis_inputs
 from benchmarks import original_inputs as original
 from benchmarks.original_inputs import CONFIG, DATASET, FRAMES, LENGTHS, RATE
 from mt3 import datasets, note_sequences, preprocessors
-from mt3.data import note_sequence_io, records
+from mt3.data import records
 from mt3.data.tf_bridge import numpy_map
 from mt3.example_encoder import SegmentEncoder
 from mt3.note_sequences import Note
@@ -100,7 +100,7 @@ def write_records(root: str, options: argparse.Namespace) -> None:
             values = {
                 "id": f"song {index}".encode(),
                 "audio": stream.getvalue(),
-                "sequence": note_sequence_io.from_notes(notes).SerializeToString(),
+                "sequence": note_sequences.to_note_sequence(notes).SerializeToString(),
             }
             features = {
                 name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))

@@ -48,10 +48,12 @@ SONG = {
 
 def index_events_one_by_one(notes: list[Note], num_frames: int) -> IndexedEvents:
     """Writes a song's events in a loop over steps, and indexes them by frame."""
-    timed = note_sequences.note_events(notes, CODEC)
+    times, values = note_sequences.note_sequence_to_onsets_and_offsets_and_programs(
+        notes
+    )
     by_step: dict[int, list[int]] = {}
-    for number, at in enumerate(timed.times.tolist()):
-        by_step.setdefault(round(at * 100), []).append(number)
+    for number in np.argsort(times, kind="stable").tolist():
+        by_step.setdefault(round(float(times[number]) * 100), []).append(number)
     frame_steps = [
         frame * CONFIG.spectrogram.hop_width * 100 // RATE
         for frame in range(num_frames)
@@ -60,21 +62,22 @@ def index_events_one_by_one(notes: list[Note], num_frames: int) -> IndexedEvents
     starts: list[int] = []
     state: list[int] = []
     state_starts: list[int] = []
-    sounding: set[int] = set()
+    sounding = note_sequences.NoteEncodingState()
     frame = 0
     for step in range(max(frame_steps[-1] + 1, *by_step, 0) + 1):
         while frame < num_frames and frame_steps[frame] == step:
             starts.append(len(events))
             state_starts.append(len(state))
-            for key in sorted(sounding):
-                state += [PROGRAM_RANGE[0] + key // 128, 1001 + key % 128]
-            state.append(TIE)
+            state += map(
+                CODEC.encode_event,
+                note_sequences.note_encoding_state_to_events(sounding),
+            )
             frame += 1
         for number in by_step.get(step, []):
-            events += [token for token in timed.tokens[number].tolist() if token >= 0]
-            key = int(timed.keys[number])
-            if key >= 0:
-                (sounding.add if timed.is_on[number] else sounding.discard)(key)
+            encoded = note_sequences.note_event_data_to_events(
+                sounding, values[number], CODEC
+            )
+            events += map(CODEC.encode_event, encoded)
         events.append(1)
     events.pop()
     arrays = (events, starts, [*starts[1:], len(events)], state, state_starts)

@@ -4,19 +4,21 @@ An event is a type and a value ("pitch", 60). A `Codec` lays the ranges of all
 types side by side, so that every event has one index. The first range is always
 the time shift, 0 to `max_shift_steps`.
 
-Pure NumPy; faithful to the codec of MT3 (Gardner et al., ICLR 2022). Beyond it:
-whole arrays of indices are classified and decoded at once.
+This is the codec of MT3 (Gardner et al., ICLR 2022), in NumPy alone. In addition it
+classifies, encodes and decodes whole arrays of indices at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
 from mt3.errors import TokenError, near_misses
 
+# The type of time shifts, whose index is their number of steps.
 SHIFT = "shift"
 
 
@@ -30,7 +32,7 @@ class EventRange:
 
     @property
     def size(self) -> int:
-        """How many values the range holds."""
+        """Number of values in the range."""
         return self.max_value - self.min_value + 1
 
 
@@ -59,7 +61,7 @@ class Codec:
           event_ranges: ranges of the other event types, in index order.
 
         Raises:
-          TokenError: two ranges have one type, or a range is empty.
+          TokenError: two ranges have the same type, or a range is empty.
         """
         self.steps_per_second = steps_per_second
         self.event_ranges = (EventRange(SHIFT, 0, max_shift_steps), *event_ranges)
@@ -99,9 +101,11 @@ class Codec:
         """Event types in index order."""
         return tuple(self._range)
 
-    def has(self, event_type: str) -> bool:
-        """Whether the codec knows events of this type."""
-        return event_type in self._range
+    @functools.cached_property
+    def events(self) -> tuple[Event, ...]:
+        """The events of all indices, in index order."""
+        types = np.array(self.types)[self._type_of_index].tolist()
+        return tuple(map(Event, types, self._value_of_index.tolist()))
 
     def event_type_range(self, event_type: str) -> tuple[int, int]:
         """Returns the first and the last index of a type.
@@ -159,8 +163,7 @@ class Codec:
             raise TokenError(
                 f"event codec: index {index} is outside 0..{self._num_classes - 1}"
             )
-        event_range = self.event_ranges[self._type_of_index[index]]
-        return Event(event_range.type, int(self._value_of_index[index]))
+        return self.events[index]
 
     def is_type(self, indices: np.ndarray, event_type: str) -> np.ndarray:
         """Marks the indices of one type, as bool [...]; none if it is unknown."""
@@ -173,10 +176,6 @@ class Codec:
     def is_shift_event_index(self, index: int) -> bool:
         """Whether an index is a time shift."""
         return 0 <= index <= self.max_shift_steps
-
-    def type_numbers(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the position in `types` of valid indices, as int64 [...]."""
-        return self._type_of_index[indices]
 
     def values(self, indices: np.ndarray) -> np.ndarray:
         """Returns the values of valid indices, as int64 [...]."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mt3 import run_length_encoding, spectrograms, vocabularies
+from mt3 import spectrograms
 from mt3.configs import ModelConfig
 from mt3.errors import DataError
 from mt3.run_length_encoding import IndexedEvents
@@ -29,10 +29,6 @@ class SegmentEncoder:
     def __init__(self, config: ModelConfig, sequence_length: SequenceLength = None):
         self.tokenizer = NoteTokenizer(config)
         self._config = config
-        self._codec = self.tokenizer.codec
-        self._map_programs = vocabularies.program_granularity(
-            config.program_granularity
-        ).tokens_map_fn
         self._frames = (sequence_length or {}).get("inputs") or config.inputs_length
 
     def extract(
@@ -45,14 +41,11 @@ class SegmentEncoder:
           first: the first of its frames.
           frames: how many; all if None.
         """
-        frames = part.num_frames if frames is None else frames
-        events = run_length_encoding.extract_segment(part, first, frames, self._codec)
-        events = self._map_programs(events, self._codec)
-        return run_length_encoding.run_length_encode_shifts(events, self._codec)
+        return self.tokenizer.extract(part, first, frames)
 
     def reduce(self, events: np.ndarray) -> np.ndarray:
         """Returns events without redundant state changes, int32 [n]."""
-        return run_length_encoding.remove_redundant_state_changes(events, self._codec)
+        return self.tokenizer.reduce(events)
 
     def mel_frames(self, hops: np.ndarray) -> np.ndarray:
         """Returns the mel frames of hops [frames, hop_width], float32."""

@@ -40,7 +40,7 @@ from mt3.beyond.type_first import TypeFirst
 from mt3.configs import ModelConfig
 from mt3.errors import AudioError, ConfigError, DataError, MT3Error
 from mt3.event_codec import Codec
-from mt3.note_sequences import Note
+from mt3.note_sequences import Note, NoteDecodingState, to_note_sequence
 from mt3.outputs import Transcription, atomic_file
 from mt3.vocabularies import VocabularyConfig
 
@@ -68,7 +68,7 @@ class TranscribeOptions:
         model's settings of it; None leaves it to the model.
       programs: General MIDI programs to transcribe; None for all.
       drums: whether to transcribe drums.
-      unclosed_ties: "keep" or "end", see `note_sequences.NoteDecoder`.
+      unclosed_ties: "keep" or "end", see `note_sequences.NoteEncodingSpecType`.
       num_slots: segments decoded at once; None for the device's default.
       max_length: most tokens of a segment; None for the model's.
       dtype: computation type, e.g. "bfloat16"; None for the model's.
@@ -418,8 +418,9 @@ class _Recording:
     """One recording on its way through the decoder."""
 
     source: str
-    stitcher: tokenizer.SegmentStitcher
-    notes: list[Note] = dataclasses.field(default_factory=list)
+    state: NoteDecodingState
+    invalid_events: int = 0
+    dropped_events: int = 0
     # Event tokens of segments that finished before their predecessors.
     waiting: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
     next_segment: int = 0
@@ -439,6 +440,9 @@ class Feed:
         """Takes the model's settings and the recordings, which are pulled lazily."""
         self._model = model
         self._config = model.config
+        self._spec = model.tokenizer.decoding_spec(
+            unclosed_ties=model.options.unclosed_ties
+        )
         self._recordings = enumerate(recordings)
         self._open: dict[int, _Recording] = {}
         self._failed: list[FileResult] = []
@@ -446,15 +450,8 @@ class Feed:
     def segments(self) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
         """Yields ((recording, segment), frames [inputs_length, mel bands])."""
         for number, audio in self._recordings:
-            codec, decoder = (
-                self._model.tokenizer.codec,
-                self._model.tokenizer.decoder(
-                    unclosed_ties=self._model.options.unclosed_ties
-                ),
-            )
-            recording = _Recording(
-                _source_name(audio), tokenizer.SegmentStitcher(codec, decoder)
-            )
+            state = self._spec.init_decoding_state_fn()
+            recording = _Recording(_source_name(audio), state)
             self._open[number] = recording
             try:
                 for segment, samples in enumerate(self._cut(audio, recording)):
@@ -531,30 +528,35 @@ class Feed:
         segment = recording.next_segment
         recording.next_segment += 1
         last = recording.next_segment == recording.num_segments
-        notes = recording.stitcher.add(
-            self._start_time(segment),
+        self._spec.begin_decoding_segment_fn(recording.state)
+        invalid, dropped = self._spec.decode_tokens(
+            recording.state,
             recording.waiting.pop(segment),
+            self._start_time(segment),
             None if last else self._start_time(segment + 1),
+            self._model.tokenizer.codec,
         )
+        recording.invalid_events += invalid
+        recording.dropped_events += dropped
         if last:
-            notes = notes + recording.stitcher.finish()
-        recording.notes += notes
+            recording.state.finish()
         samples = min(
             recording.next_segment * self._config.segment_samples, recording.samples
         )
-        return samples / self._config.spectrogram.sample_rate, notes
+        end_time = samples / self._config.spectrogram.sample_rate
+        return end_time, recording.state.take_notes()
 
     def _finish(self, recording: _Recording) -> Transcription:
         model = self._model
         return Transcription(
-            notes=recording.notes,
+            notes=recording.state.notes,
             duration=recording.samples / self._config.spectrogram.sample_rate,
             source=recording.source,
             model=model.name,
             model_sha256=model.sha256,
             settings=model.resolved.settings(),
-            invalid_events=recording.stitcher.invalid_events,
-            dropped_events=recording.stitcher.dropped_events,
+            invalid_events=recording.invalid_events,
+            dropped_events=recording.dropped_events,
         )
 
 
@@ -588,22 +590,6 @@ def _opened(audio: Audio, sample_rate: int) -> Audio:
     if isinstance(audio, (str, os.PathLike, reading.AudioSource)):
         return audio
     return reading.from_samples(audio, sample_rate)
-
-
-def to_note_sequence(notes: Sequence[Note], *, ticks_per_quarter: int = 220) -> Any:
-    """Makes a NoteSequence, with instruments numbered as the original does.
-
-    Raises:
-      ConfigError: note-seq is not installed.
-    """
-    try:
-        from mt3.data import note_sequence_io
-    except ImportError as error:
-        raise ConfigError(
-            "a NoteSequence needs the package note-seq; install "
-            "mt3-transcription[train], or use the notes as they are"
-        ) from error
-    return note_sequence_io.from_notes(notes, ticks_per_quarter=ticks_per_quarter)
 
 
 def write_inferences_to_file(

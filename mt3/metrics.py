@@ -96,7 +96,7 @@ def metric_fns(
       beyond_original: whether to add scores that the original does not have.
       histograms: whether to add the distribution of every score over the songs.
         seqio's JSON logger cannot write them and says so of each.
-      unclosed_ties: see `note_sequences.NoteDecoder`.
+      unclosed_ties: see `note_sequences.NoteEncodingSpecType`.
       empty: see `metrics.scores_of_counts`.
       **options: the original's habits, as for `metrics.song_counts`.
 
@@ -110,7 +110,7 @@ def metric_fns(
     _check_options(options)
     metrics.scores_of_counts([], empty=empty)
     note_tokenizer = tokenizer.NoteTokenizer(config)
-    note_tokenizer.decoder(unclosed_ties=unclosed_ties)
+    note_tokenizer.decoding_spec(unclosed_ties=unclosed_ties)
     specs = list(track_specs or ())
 
     # The names of the two arguments are how seqio knows what the function wants.
@@ -156,7 +156,7 @@ def join_songs(
       targets: records of `postprocess`, of all segments, in any order.
       predictions: likewise.
       note_tokenizer: the encoding of the predictions.
-      unclosed_ties: see `note_sequences.NoteDecoder`.
+      unclosed_ties: see `note_sequences.NoteEncodingSpecType`.
 
     Returns:
       Songs in the order in which their targets first appear.

@@ -184,7 +184,7 @@ class Mixer:
     def merge(self, streams: Sequence[np.ndarray]) -> np.ndarray:
         """Returns the events of streams that sound together, int32 [n]."""
         merged = run_length_encoding.merge_run_length_encoded_targets(
-            streams, self._codec
+            streams, self._codec, one_tie_section=True
         )
         return self._encoder.reduce(merged)
 

@@ -13,9 +13,9 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from mt3 import mixing, preprocessors
+from mt3 import mixing, preprocessors, vocabularies
 from mt3.configs import ModelConfig
-from mt3.data import records, seqio_vocabularies
+from mt3.data import records
 from mt3.datasets import DatasetConfig
 from mt3.errors import ConfigError
 
@@ -70,10 +70,12 @@ def output_features(config: ModelConfig) -> dict[str, seqio.Feature]:
     """Returns the features that a task gives: mel frames, and ids with EOS."""
     return {
         "inputs": seqio.ContinuousFeature(
-            vocabulary=seqio_vocabularies.pass_through(), dtype=tf.float32, rank=2
+            vocabulary=seqio.PassThroughVocabulary(size=0), dtype=tf.float32, rank=2
         ),
         "targets": seqio.Feature(
-            vocabulary=seqio_vocabularies.build_vocabulary(config.vocabulary)
+            vocabulary=vocabularies.vocabulary_from_codec(
+                vocabularies.build_codec(config.vocabulary)
+            )
         ),
     }
 

@@ -9,26 +9,38 @@ Differences from the original, numbered:
 
 1. A segment's start is rounded down to a step in integers. The original's float
    modulo starts about every tenth segment one step early (`float_modulo=True`).
+2. A song's state at its end, and notes that begin before the first frame, are right:
+   see `run_length_encoding`, differences 1 (`stale_end_state=True` for the original's
+   way) and 2.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from mt3 import run_length_encoding, vocabularies
+from mt3 import event_codec, note_sequences, run_length_encoding, vocabularies
 from mt3.configs import ModelConfig
 from mt3.errors import DataError
-from mt3.note_sequences import Note, NoteDecoder, note_events, note_onset_events
+from mt3.note_sequences import Note, NoteDecodingState
 from mt3.run_length_encoding import IndexedEvents
-from mt3.spectrograms import number_of_frames
+from mt3.spectrograms import SpectrogramConfig
 
 
 class NoteTokenizer:
-    """Encodes notes as the ids that a model is trained to write."""
+    """Encodes notes as the ids that a model is trained to write.
+
+    Attributes:
+      codec: event indices.
+      vocabulary: ids of these.
+      spec: the encoding of notes as events.
+      spectrogram: the frame rate.
+      config: the settings that it was made from; None if made by `from_codec`.
+    """
 
     def __init__(self, config: ModelConfig):
         """Builds codec and vocabulary.
@@ -36,63 +48,139 @@ class NoteTokenizer:
         Args:
           config: vocabulary, encoding, program granularity, frame rate.
         """
-        self.config = config
-        self.codec = vocabularies.build_codec(config.vocabulary)
-        self.vocabulary = vocabularies.vocabulary_from_codec(self.codec)
+        self._set(
+            vocabularies.build_codec(config.vocabulary),
+            config.spectrogram,
+            config.onsets_only,
+            config.include_ties,
+            config.program_granularity,
+        )
+        self.config: ModelConfig | None = config
+
+    @classmethod
+    def from_codec(
+        cls,
+        codec: event_codec.Codec,
+        spectrogram: SpectrogramConfig | None = None,
+        *,
+        onsets_only: bool,
+        include_ties: bool,
+        program_granularity: str = "full",
+    ) -> NoteTokenizer:
+        """Makes a tokenizer without a model's configuration.
+
+        Args:
+          codec: event indices; may lack ranges that the notes do not need.
+          spectrogram: the frame rate; the default one if None.
+          onsets_only: encode onsets alone.
+          include_ties: begin each segment with the notes that go on sounding.
+          program_granularity: "flat", "midi_class" or "full".
+
+        Raises:
+          ConfigError: settings that exclude one another, or an unknown granularity.
+        """
+        tokenizer = cls.__new__(cls)
+        spectrogram = spectrogram or SpectrogramConfig()
+        tokenizer._set(
+            codec, spectrogram, onsets_only, include_ties, program_granularity
+        )
+        tokenizer.config = None
+        return tokenizer
+
+    def _set(
+        self,
+        codec: event_codec.Codec,
+        spectrogram: SpectrogramConfig,
+        onsets_only: bool,
+        include_ties: bool,
+        program_granularity: str,
+    ) -> None:
+        self.codec = codec
+        self.spectrogram = spectrogram
+        self.vocabulary = vocabularies.token_vocabulary(codec)
+        self._encoding = (onsets_only, include_ties)
+        self.spec = self.decoding_spec()
+        self._times_and_values = (
+            note_sequences.note_sequence_to_onsets
+            if onsets_only
+            else note_sequences.note_sequence_to_onsets_and_offsets_and_programs
+        )
+        self._tie = codec.event_type_range("tie")[0] if include_ties else None
         self._map_programs = vocabularies.program_granularity(
-            config.program_granularity
+            program_granularity
         ).tokens_map_fn
-        self._frames_per_second = config.spectrogram.frames_per_second
 
     def encode_song(
         self,
-        notes: Sequence[Note] | np.ndarray,
+        notes: Any,
         num_frames: int,
         *,
         start_time: float = 0.0,
+        stale_end_state: bool = False,
     ) -> IndexedEvents:
         """Writes a song as one event stream indexed by frame.
 
         Args:
-          notes: the notes, or a structured array of `NOTE_DTYPE`.
+          notes: `Note`s, a structured array of `NOTE_DTYPE`, or a NoteSequence.
           num_frames: frames of the song.
           start_time: time of frame 0, seconds; notes that began earlier are in
             the state sections alone.
+          stale_end_state: see `run_length_encoding`, difference 1.
 
         Returns:
           The stream.
+
+        Raises:
+          ShapeError: there are no frames.
+          TokenError: the codec has no event for a note.
         """
-        encode = note_onset_events if self.config.onsets_only else note_events
-        frame_times = start_time + np.arange(num_frames) / self._frames_per_second
+        times, values = self._times_and_values(notes)
         return run_length_encoding.encode_and_index_events(
-            encode(notes, self.codec),
-            frame_times,
+            self.spec.init_encoding_state_fn(),
+            times,
+            values,
+            self.spec.encode_event_fn,
             self.codec,
-            with_state=self.config.include_ties,
+            start_time + np.arange(num_frames) / self.spectrogram.frames_per_second,
+            self.spec.encoding_state_to_events_fn,
+            stale_end_state=stale_end_state,
+            clip_early_events=False,
         )
 
-    def encode_duration(
-        self, notes: Sequence[Note] | np.ndarray, seconds: float
-    ) -> IndexedEvents:
-        """As `encode_song`, for a recording of some seconds."""
-        samples = int(round(seconds * self.config.spectrogram.sample_rate))
-        frames = number_of_frames(samples, self.config.spectrogram)
-        return self.encode_song(notes, frames)
+    def extract(
+        self, song: IndexedEvents, first_frame: int = 0, num_frames: int | None = None
+    ) -> np.ndarray:
+        """Returns a segment's events, run-length coded, int32 [n].
+
+        Args:
+          song: a song's stream, or a part of it.
+          first_frame: first frame of the segment.
+          num_frames: its frames, fewer at the end of the stream; all if None.
+
+        Raises:
+          ShapeError: the stream has no such frame.
+        """
+        if num_frames is None:
+            num_frames = song.num_frames - first_frame
+        events = run_length_encoding.extract_segment(
+            song, first_frame, num_frames, self._tie
+        )
+        events = self._map_programs(events, self.codec)
+        return run_length_encoding.run_length_encode_shifts(events, self.codec)
+
+    def reduce(self, events: np.ndarray) -> np.ndarray:
+        """Returns events without redundant changes of velocity and program, int32."""
+        return run_length_encoding.remove_redundant_state_changes(events, self.codec)
 
     def segment_events(
         self, song: IndexedEvents, first_frame: int, num_frames: int
     ) -> np.ndarray:
         """Returns the event tokens of a segment, int32 [n], without EOS."""
-        events = run_length_encoding.extract_segment(
-            song, first_frame, num_frames, self.codec
-        )
-        events = self._map_programs(events, self.codec)
-        events = run_length_encoding.run_length_encode_shifts(events, self.codec)
-        return run_length_encoding.remove_redundant_state_changes(events, self.codec)
+        return self.reduce(self.extract(song, first_frame, num_frames))
 
     def to_ids(self, event_tokens: Sequence[int]) -> np.ndarray:
         """Returns vocabulary ids with EOS, int32 [n + 1]."""
-        ids = self.vocabulary.encode(event_tokens)
+        ids = self.vocabulary.encode_array(event_tokens)
         return np.append(ids, np.int32(self.vocabulary.eos_id))
 
     def segment_ids(
@@ -102,11 +190,7 @@ class NoteTokenizer:
         return self.to_ids(self.segment_events(song, first_frame, num_frames))
 
     def encode_segment(
-        self,
-        notes: Sequence[Note] | np.ndarray,
-        num_frames: int | None = None,
-        *,
-        start_time: float = 0.0,
+        self, notes: Any, num_frames: int | None = None, *, start_time: float = 0.0
     ) -> np.ndarray:
         """Encodes one stand-alone segment, as training on clips does.
 
@@ -124,18 +208,21 @@ class NoteTokenizer:
         song = self.encode_song(notes, num_frames + 1, start_time=start_time)
         return self.segment_ids(song, 0, num_frames)
 
-    def decoder(self, *, unclosed_ties: str = "keep") -> NoteDecoder:
-        """Returns a decoder for what this tokenizer writes."""
-        return NoteDecoder(
-            self.codec,
-            ties=self.config.include_ties,
-            onsets_only=self.config.onsets_only,
-            unclosed_ties=unclosed_ties,
+    def decoding_spec(
+        self, *, unclosed_ties: Literal["keep", "end"] = "keep"
+    ) -> note_sequences.NoteEncodingSpecType:
+        """Returns `spec` with another rule for tie sections without an end.
+
+        Raises:
+          ConfigError: an unknown rule.
+        """
+        return note_sequences.note_encoding_spec(
+            *self._encoding, unclosed_ties=unclosed_ties
         )
 
     def predicted_events(self, ids: Sequence[int]) -> np.ndarray:
         """Returns the event tokens before EOS; special ids are -2 (invalid)."""
-        events = self.vocabulary.decode(ids)
+        events = self.vocabulary.decode_array(ids)
         return events[events != vocabularies.DECODED_EOS_ID]
 
     def segment_start_time(
@@ -150,101 +237,39 @@ class NoteTokenizer:
         Returns:
           Seconds.
         """
-        rate = self.config.vocabulary.steps_per_second
-        samples = first_frame * self.config.spectrogram.hop_width
+        rate = self.codec.steps_per_second
         if float_modulo:
-            start = first_frame / self._frames_per_second
+            start = first_frame / self.spectrogram.frames_per_second
             return start - math.fmod(start, 1 / rate)
-        return samples * rate // self.config.spectrogram.sample_rate / rate
-
-
-class SegmentStitcher:
-    """Turns predictions into notes, segment by segment, in time order.
-
-    Attributes:
-      invalid_events: tokens so far that were invalid where they stood.
-      dropped_events: tokens so far that lay past their segment's end.
-    """
-
-    def __init__(self, tokenizer_codec, decoder: NoteDecoder):
-        """Starts with silence.
-
-        Args:
-          tokenizer_codec: event indices.
-          decoder: a fresh decoder.
-        """
-        self._codec = tokenizer_codec
-        self._decoder = decoder
-        self._given = 0
-        self.invalid_events = 0
-        self.dropped_events = 0
-
-    @property
-    def sounding(self) -> list[tuple[int, int]]:
-        """(pitch, program) of the notes that go on into the next segment."""
-        return self._decoder.sounding
-
-    def add(
-        self, start_time: float, tokens: Sequence[int], next_start: float | None
-    ) -> list[Note]:
-        """Takes one segment.
-
-        Args:
-          start_time: start of the segment, seconds.
-          tokens: its event tokens, without EOS.
-          next_start: start of the next segment; None for the last.
-
-        Returns:
-          Notes that ended in this segment.
-        """
-        self._decoder.begin_segment(start_time)
-        invalid, dropped = run_length_encoding.decode_events(
-            self._decoder, tokens, start_time, next_start, self._codec
-        )
-        self.invalid_events += invalid
-        self.dropped_events += dropped
-        return self._new_notes()
-
-    def finish(self) -> list[Note]:
-        """Ends what still sounds, and returns those notes."""
-        self._decoder.flush()
-        return self._new_notes()
-
-    def _new_notes(self):
-        new = self._decoder.notes[self._given :]
-        self._given = len(self._decoder.notes)
-        return new
+        samples = first_frame * self.spectrogram.hop_width
+        return samples * rate // self.spectrogram.sample_rate / rate
 
 
 def decode_predictions(
     predictions: Iterable[tuple[float, Sequence[int]]],
     tokenizer: NoteTokenizer,
     *,
-    unclosed_ties: str = "keep",
+    unclosed_ties: Literal["keep", "end"] = "keep",
 ) -> tuple[list[Note], int, int]:
     """Joins the predictions of one song's segments to notes.
 
     Args:
       predictions: (start time in seconds, event tokens without EOS) in any order.
       tokenizer: the codec and the encoding.
-      unclosed_ties: see `NoteDecoder`.
+      unclosed_ties: see `note_sequences.NoteEncodingSpecType`.
 
     Returns:
       Notes in the order in which they ended, the number of invalid events, and
       the number of dropped events.
     """
-    predictions = sorted(predictions, key=lambda prediction: prediction[0])
-    starts = [start for start, _ in predictions]
-    stitcher = SegmentStitcher(
-        tokenizer.codec, tokenizer.decoder(unclosed_ties=unclosed_ties)
+    spec = tokenizer.decoding_spec(unclosed_ties=unclosed_ties)
+    return run_length_encoding.decode_segments(
+        predictions,
+        spec.init_decoding_state_fn,
+        spec.begin_decoding_segment_fn,
+        functools.partial(spec.decode_tokens, codec=tokenizer.codec),
+        NoteDecodingState.finish,
     )
-    notes: list[Note] = []
-    for (start, tokens), next_start in zip(
-        predictions, [*starts[1:], None], strict=False
-    ):
-        notes += stitcher.add(start, tokens, next_start)
-    notes += stitcher.finish()
-    return notes, stitcher.invalid_events, stitcher.dropped_events
 
 
 def trim_eos(tokens: Sequence[int] | np.ndarray) -> np.ndarray:

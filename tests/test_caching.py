@@ -136,6 +136,6 @@ def test_a_mixture_of_data_sets_reads_the_cache(cache, data_root, monkeypatch):
         seqio.MixtureRegistry.remove(mixture.name)
     vocabulary = mixture.output_features["targets"].vocabulary
     codec = vocabularies.build_codec(vocabularies.VocabularyConfig(num_velocity_bins=1))
-    events = np.concatenate([vocabulary.decode(ids)[:-1] for ids in targets])
+    events = np.concatenate([vocabulary.decode_array(ids)[:-1] for ids in targets])
     programs = codec.values(events[codec.is_type(events, "program")])
     assert set(programs.tolist()) == {24, 40, 42, 73}

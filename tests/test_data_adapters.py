@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt3 import datasets
+from mt3 import datasets, note_sequences
 from mt3.audio import reading
 from mt3.data import adapters, note_sequence_io, records
 from mt3.errors import ConfigError, DataError
@@ -242,7 +242,7 @@ def test_a_record_without_notes_is_a_song():
 def test_notes_without_a_duration_are_dropped_by_trimming_alone():
     record = record_of("synthetic")
     notes = [Note(0.5, 0.5, 60), Note(1.0, 2.0, 62)]
-    stored = note_sequence_io.from_notes(notes).SerializeToString()
+    stored = note_sequences.to_note_sequence(notes).SerializeToString()
     record["sequence"] = stored
     assert adapt("synthetic", record, training=True).notes == notes[1:]
     with pytest.raises(DataError, match="note 0: ends where it begins"):

@@ -6,6 +6,7 @@ import note_seq
 import pytest
 from hypothesis import given
 
+from mt3 import note_sequences
 from mt3.data import note_sequence_io
 from mt3.errors import DataError
 from mt3.note_sequences import Note
@@ -42,7 +43,7 @@ def ends(notes):
 
 @given(note_lists())
 def test_notes_come_back(notes):
-    data = note_sequence_io.from_notes(notes).SerializeToString()
+    data = note_sequences.to_note_sequence(notes).SerializeToString()
     assert note_sequence_io.to_notes(note_sequence_io.parse(data)) == notes
 
 
@@ -105,11 +106,3 @@ def test_notes_without_a_duration():
     with pytest.raises(DataError, match="song: note 1: ends where it begins"):
         note_sequence_io.to_notes(stored, name="song")
     assert len(note_sequence_io.to_notes(stored, allow_empty=True)) == 2
-
-
-def test_instruments_and_length():
-    notes = [Note(0, 1, 60, program=40), Note(0, 2, 38, is_drum=True), Note(1, 2, 61)]
-    made = note_sequence_io.from_notes(notes)
-    assert [note.instrument for note in made.notes] == [0, 9, 1]
-    assert made.total_time == 2
-    assert note_sequence_io.from_notes([]).total_time == 0

@@ -13,9 +13,16 @@ import soundfile
 import tensorflow as tf
 
 from mt3 import metrics as evaluation_metrics
-from mt3 import metrics_utils, postprocessors, summaries
+from mt3 import (
+    metrics_utils,
+    note_sequences,
+    postprocessors,
+    spectrograms,
+    summaries,
+    vocabularies,
+)
 from mt3.configs import MT3
-from mt3.data import feature_converters, note_sequence_io, seqio_vocabularies
+from mt3.data import feature_converters
 from mt3.errors import ConfigError, DataError
 from mt3.metrics_utils import DecodedSong
 from mt3.note_sequences import Note
@@ -38,8 +45,10 @@ DRUMS = [Note(t, t + 0.01, 38, 127, 0, True) for t in range(4)]
 def examples(unique_id, reference, estimate, seconds=6.0):
     """Pairs of a segment's features and the ids that a model would predict for it."""
     num_frames = round(seconds * MT3.spectrogram.frames_per_second)
-    song = TOKENIZER.encode_duration(estimate, seconds)
-    sequence = note_sequence_io.from_notes(reference).SerializeToString()
+    samples = round(seconds * MT3.spectrogram.sample_rate)
+    frames_of_song = spectrograms.number_of_frames(samples, MT3.spectrogram)
+    song = TOKENIZER.encode_song(estimate, frames_of_song)
+    sequence = note_sequences.to_note_sequence(reference).SerializeToString()
     for first in range(0, num_frames, FRAMES):
         frames = min(FRAMES, num_frames - first)
         example = {
@@ -56,7 +65,7 @@ def examples(unique_id, reference, estimate, seconds=6.0):
 def records(*songs, **options):
     """What seqio hands to a metric function: targets and predictions."""
     post = postprocessors.postprocess_fn(MT3)
-    vocabulary = seqio_vocabularies.build_vocabulary(MT3.vocabulary)
+    vocabulary = vocabularies.vocabulary_from_codec(TOKENIZER.codec)
     targets, predictions = [], []
     for song in songs:
         for example, ids in examples(*song, **options):
@@ -182,7 +191,7 @@ def test_bad_tokens_are_counted_per_song():
 
 def test_a_reference_may_be_a_note_sequence():
     targets, predictions = records(("a", PIANO, PIANO))
-    targets[0]["ref_ns"] = note_sequence_io.from_notes(PIANO)
+    targets[0]["ref_ns"] = note_sequences.to_note_sequence(PIANO)
     (metric_fn,) = evaluation_metrics.metric_fns(MT3, num_summary_examples=0)
     assert metric_fn(targets, predictions)["Onset F1"].value == 1.0
 
@@ -249,10 +258,10 @@ def evaluation_task():
         preprocessors=[],
         output_features={
             "inputs": seqio.Feature(
-                seqio_vocabularies.pass_through(), dtype=tf.float32, rank=2
+                seqio.PassThroughVocabulary(size=0), dtype=tf.float32, rank=2
             ),
             "targets": seqio.Feature(
-                seqio_vocabularies.build_vocabulary(MT3.vocabulary)
+                vocabularies.vocabulary_from_codec(TOKENIZER.codec)
             ),
         },
         postprocess_fn=postprocessors.postprocess_fn(MT3),

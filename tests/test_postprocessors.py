@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import seqio
 
-from mt3 import postprocessors
+from mt3 import note_sequences, postprocessors, vocabularies
 from mt3.configs import ISMIR2021, MT3
-from mt3.data import note_sequence_io, seqio_vocabularies
 from mt3.errors import DataError
 from mt3.note_sequences import Note
 from mt3.tokenizer import NoteTokenizer
@@ -24,7 +23,7 @@ def example(first_frame=0, **features):
         "unique_id": np.array([b"song"], object),
         "input_times": np.arange(first_frame, first_frame + 4, dtype=np.float32)
         * np.float32(0.008),
-        "sequence": note_sequence_io.from_notes(NOTES).SerializeToString(),
+        "sequence": note_sequences.to_note_sequence(NOTES).SerializeToString(),
         "raw_inputs": np.ones(512, np.float32),
         **features,
     }
@@ -65,7 +64,8 @@ def test_recordings_are_kept_of_the_first_seconds():
 
 
 def test_special_ids_are_told_from_eos():
-    vocabulary = seqio_vocabularies.build_vocabulary(MT3.vocabulary)
+    codec = vocabularies.build_codec(MT3.vocabulary)
+    vocabulary = vocabularies.vocabulary_from_codec(codec)
     decoded = vocabulary.decode([10, 0, 2, 11, 1, 12, 0])
     got = postprocessors.postprocess(decoded, example(), is_target=False, config=MT3)
     assert got["est_tokens"].tolist() == [7, -2, -2, 8]

@@ -13,7 +13,15 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from mt3 import configs, datasets, errors, preprocessors, spectrograms, tokenizer
+from mt3 import (
+    configs,
+    datasets,
+    errors,
+    note_sequences,
+    preprocessors,
+    spectrograms,
+    tokenizer,
+)
 from mt3.configs import ModelConfig
 from mt3.data import note_sequence_io, records
 from mt3.errors import ConfigError, DataError
@@ -35,7 +43,7 @@ def payload(notes, seconds, name="song"):
     """A record of silence with notes."""
     audio = tiny_datasets.wav(np.zeros(round(seconds * RATE), np.float32))
     features = {"id": name, "audio": audio}
-    features["sequence"] = note_sequence_io.from_notes(notes).SerializeToString()
+    features["sequence"] = note_sequences.to_note_sequence(notes).SerializeToString()
     return example(**features)
 
 

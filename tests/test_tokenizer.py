@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mt3 import configs, note_sequences, run_length_encoding, tokenizer
-from mt3.errors import ConfigError, MidiError
-from mt3.note_sequences import Note, NoteDecoder
+from mt3.errors import ConfigError
+from mt3.event_codec import Event
+from mt3.note_sequences import Note
 from mt3.vocabularies import VocabularyConfig
 from tests.support.note_strategies import expressible, note_lists, rounded
 
@@ -65,9 +66,9 @@ def test_merge_and_separate(one, other, first_frame):
         return tok.segment_events(song, first_frame, 256)
 
     merged = run_length_encoding.merge_run_length_encoded_targets(
-        [stream(one), stream(other)], tok.codec
+        [stream(one), stream(other)], tok.codec, one_tie_section=True
     )
-    merged = run_length_encoding.remove_redundant_state_changes(merged, tok.codec)
+    merged = tok.reduce(merged)
     together = stream([*one, *other])
     # The order within one step may differ; as notes they are the same.
     assert _one_segment(tok, merged) == _one_segment(tok, together)
@@ -167,63 +168,59 @@ def test_unclosed_tie_section():
         assert notes[0].end_time == pytest.approx(end)
 
 
-def test_decoder_options():
+def test_settings_that_exclude_one_another():
     with pytest.raises(ConfigError, match="unclosed_ties"):
-        NoteDecoder(TIES.codec, ties=True, unclosed_ties="maybe")
-    with pytest.raises(ConfigError, match="ties"):
-        NoteDecoder(TIES.codec, ties=True, onsets_only=True)
+        TIES.decoding_spec(unclosed_ties="maybe")
+    with pytest.raises(ConfigError, match="onsets have no ties"):
+        tokenizer.NoteTokenizer.from_codec(
+            TIES.codec, onsets_only=True, include_ties=True
+        )
+    with pytest.raises(ConfigError, match="granularity"):
+        tokenizer.NoteTokenizer.from_codec(
+            TIES.codec, onsets_only=True, include_ties=False, program_granularity="no"
+        )
 
 
-def test_trim_overlapping_notes():
-    notes = [Note(0, 2, 60), Note(1, 3, 60), Note(0, 2, 60, program=1), Note(1, 4, 61)]
-    trimmed = note_sequences.trim_overlapping_notes(notes)
-    assert rounded(trimmed) == rounded([Note(0, 1, 60), *notes[1:]])
-    assert note_sequences.trim_overlapping_notes([]) == []
+def test_a_tokenizer_of_a_codec_is_that_of_the_configuration():
+    notes = [Note(0.1, 5.0, 60, 90, 3), Note(0.31, 0.33, 38, 100, 0, True)]
+    for config in (configs.MT3, configs.ISMIR2021):
+        whole = tokenizer.NoteTokenizer(config)
+        part = tokenizer.NoteTokenizer.from_codec(
+            whole.codec,
+            config.spectrogram,
+            onsets_only=config.onsets_only,
+            include_ties=config.include_ties,
+            program_granularity=config.program_granularity,
+        )
+        song = part.encode_song(notes, 700)
+        ids = part.segment_ids(song, 256, 256)
+        assert ids.tolist() == whole.segment_ids(song, 256, 256).tolist()
+        assert part.to_ids(part.reduce(part.extract(song, 256))).tolist() == (
+            whole.segment_ids(song, 256, 700).tolist()
+        )
 
 
-def test_trimming_is_that_of_a_loop():
-    rng = np.random.default_rng(0)
-    # Times on a coarse grid, so that many are equal.
-    notes = [
-        Note(start, start + rng.integers(1, 6), 60 + p, 100 + v, program, bool(is_drum))
-        for start, p, v, program, is_drum in rng.integers(0, [30, 2, 3, 2, 2], (300, 5))
+def test_state_after_the_last_event():
+    """The original declares notes as tied that have ended; golden cases have none."""
+    notes = [Note(0.1, 0.5, 60, 90, 3)]
+    tie = TIES.codec.event_type_range("tie")[0]
+    song = TIES.encode_song(notes, 300)
+    assert TIES.segment_events(song, 256, 44).tolist() == [tie]
+    stale = TIES.encode_song(notes, 300, stale_end_state=True)
+    assert TIES.segment_events(stale, 256, 44).tolist() == [
+        TIES.codec.encode_event(Event("program", 3)),
+        TIES.codec.encode_event(Event("pitch", 60)),
+        tie,
     ]
-    last, expected = {}, []
-    for note in sorted(notes):
-        key = (note.pitch, note.program, note.is_drum)
-        if key in last:
-            before = expected[last[key]]
-            end = min(before.end_time, note.start_time)
-            expected[last[key]] = dataclasses.replace(before, end_time=end)
-        last[key] = len(expected)
-        expected.append(note)
-    expected = [note for note in expected if note.end_time > note.start_time]
-    assert 20 < len(expected) < 300
-    assert note_sequences.trim_overlapping_notes(notes) == expected
-
-
-def test_assign_instruments():
-    programs = [5, 5, 7, *range(20, 29)]
-    notes = [Note(0, 1, 60, program=p) for p in programs]
-    notes.insert(2, Note(0, 1, 38, is_drum=True))
-    numbers = note_sequences.assign_instruments(notes)
-    assert numbers == [0, 0, 9, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11]
-
-
-@pytest.mark.parametrize(
-    ("note", "problem"),
-    [
-        (Note(1.0, 0.5, 60), "before its onset"),
-        (Note(-1.0, 0.5, 60), "before 0 s"),
-        (Note(0.0, float("nan"), 60), "not finite"),
-        (Note(0.0, 1.0, 128), "pitch"),
-        (Note(0.0, 1.0, 60, 0), "velocity"),
-        (Note(0.0, 1.0, 60, 100, 128), "program"),
-    ],
-)
-def test_validate_notes(note, problem):
-    with pytest.raises(MidiError, match=f"song.mid: note 1: .*{problem}"):
-        note_sequences.validate_notes([Note(0, 1, 60), note], "song.mid")
+    # Within the song both are the same, and so is a song without events.
+    for first in (0, 20, 61):
+        assert (
+            TIES.segment_events(song, first, 200).tolist()
+            == TIES.segment_events(stale, first, 200).tolist()
+        )
+    for option in (True, False):
+        empty = TIES.encode_song([], 300, stale_end_state=option)
+        assert TIES.segment_events(empty, 256, 44).tolist() == [tie]
 
 
 def test_configuration_round_trip_and_errors():

@@ -1,13 +1,20 @@
 """Ids, velocity bins and program granularities."""
 
+import itertools
 import math
+import pickle
+import sys
 
 import numpy as np
 import pytest
+import seqio
+import tensorflow as tf
 
-from mt3 import vocabularies
+from mt3 import event_codec, vocabularies
 from mt3.errors import ConfigError, TokenError
 from mt3.vocabularies import VocabularyConfig
+
+CODEC = vocabularies.build_codec(VocabularyConfig(num_velocity_bins=1))
 
 
 @pytest.mark.parametrize(
@@ -23,18 +30,89 @@ def test_sizes(bins, classes, size, rows):
     assert vocabularies.num_velocity_bins_from_codec(codec) == bins
 
 
-def test_encode_and_decode_ids():
-    vocabulary = vocabularies.GenericTokenVocabulary(10)
-    ids = vocabulary.encode([0, 9, 4])
-    assert ids.tolist() == [3, 12, 7]
-    assert vocabulary.decode(ids).tolist() == [0, 9, 4]
-    with_special = [3, 0, 2, 13, 112, 12, 1, 5, 0]
-    expected = [0, -2, -2, -2, -2, 9, -1, -1, -1]
-    assert vocabulary.decode(with_special).tolist() == expected
-    batch = vocabulary.decode([[3, 1, 4], [4, 5, 6]])
-    assert batch.tolist() == [[0, -1, -1], [1, 2, 3]]
-    with pytest.raises(TokenError, match="10 is outside 0..9"):
-        vocabulary.encode([3, 10])
+@pytest.fixture(params=["TokenVocabulary", "GenericTokenVocabulary"])
+def vocabulary(request):
+    """Ten events and four extra ids."""
+    return getattr(vocabularies, request.param)(10, extra_ids=4)
+
+
+def test_ids_of_vocabularies(vocabulary):
+    assert (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id) == (0, 1, 2)
+    assert vocabulary.bos_id is None
+    assert (vocabulary.base_vocab_size, vocabulary.vocab_size) == (13, 17)
+    assert type(vocabulary)(10).extra_ids == 0
+
+
+def test_encode_adds_three(vocabulary):
+    assert vocabulary.encode([0, 9, 4]) == [3, 12, 7]
+    assert vocabulary.encode([]) == []
+    assert vocabulary.encode_array([[0], [9]]).tolist() == [[3], [12]]
+    found = vocabulary.encode_tf(tf.constant([0, 9, 4], tf.int64))
+    assert (found.dtype, found.numpy().tolist()) == (tf.int64, [3, 12, 7])
+
+
+@pytest.mark.parametrize("wrong", [-1, 10])
+def test_encode_refuses_what_is_no_event(vocabulary, wrong):
+    with pytest.raises(TokenError, match=f"{wrong} is outside 0..9"):
+        vocabulary.encode([3, wrong])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"outside 0\.\.9"):
+        vocabulary.encode_tf(tf.constant([3, wrong]))
+
+
+def test_decode_ids(vocabulary):
+    ids = [3, 0, 2, 13, 17, -1, 12, 1, 5, 1, 0]
+    expected = [0, -2, -2, -2, -2, -2, 9, -1]
+    # As the original: a list that ends with EOS.
+    assert vocabulary.decode(ids) == expected
+    assert vocabulary.decode(tf.constant(ids)) == expected
+    assert vocabulary.decode([4, 5]) == [1, 2]
+    assert vocabulary.decode([]) == []
+    # These keep the shape.
+    expected += [-1, -1, -1]
+    assert vocabulary.decode_array(ids).tolist() == expected
+    assert vocabulary.decode_tf(tf.constant(ids)).numpy().tolist() == expected
+    batch = [[3, 1, 4], [4, 5, 6]]
+    expected = [[0, -1, -1], [1, 2, 3]]
+    assert vocabulary.decode_array(batch).tolist() == expected
+    in_graph = tf.function(vocabulary.decode_tf)(tf.constant(batch, tf.int64))
+    assert in_graph.numpy().tolist() == expected
+
+
+def test_with_and_without_seqio_are_equal():
+    plain = vocabularies.token_vocabulary(CODEC)
+    full = vocabularies.vocabulary_from_codec(CODEC)
+    assert isinstance(full, vocabularies.GenericTokenVocabulary)
+    assert isinstance(full, seqio.Vocabulary)
+    assert not isinstance(plain, seqio.Vocabulary)
+    for one, other in itertools.product([plain, full], repeat=2):
+        assert one == other
+        # Engines compare with `!=`.
+        assert not one != other  # noqa: SIM202
+        assert hash(one) == hash(other)
+    for kind in (vocabularies.TokenVocabulary, vocabularies.GenericTokenVocabulary):
+        assert kind(10, 4) != full
+        assert plain != kind(10, 4)
+        assert kind(10, 4) != kind(11, 3)
+    assert full != seqio.PassThroughVocabulary(size=0)
+    assert plain != seqio.PassThroughVocabulary(size=0)
+    assert "1388, extra_ids=100" in repr(full)
+
+
+def test_vocabularies_can_be_pickled():
+    full = vocabularies.vocabulary_from_codec(CODEC)
+    assert type(pickle.loads(pickle.dumps(full))) is type(full)
+
+
+def test_without_seqio(monkeypatch):
+    uncached = vocabularies._generic_token_vocabulary.__wrapped__
+    monkeypatch.setattr(vocabularies, "_generic_token_vocabulary", uncached)
+    monkeypatch.setitem(sys.modules, "seqio", None)
+    found = vocabularies.vocabulary_from_codec(CODEC)
+    assert type(found) is vocabularies.TokenVocabulary
+    with pytest.raises(ImportError):
+        _ = vocabularies.GenericTokenVocabulary
+    with pytest.raises(AttributeError, match="GenericTokenVocab"):
+        _ = vocabularies.GenericTokenVocab
 
 
 @pytest.mark.parametrize("bins", [1, 4, 127])
@@ -48,21 +126,42 @@ def test_velocity_bins_match_their_formula(bins):
         assert vocabularies.velocity_to_bin(velocity, bins) == velocity_bin
 
 
-def test_program_granularities():
-    codec = vocabularies.build_codec(VocabularyConfig(num_velocity_bins=1))
-    program = codec.encode_values("program", np.array([0, 7, 8, 33]))
-    pitch = codec.encode_values("pitch", np.array([60]))
-    tokens = np.concatenate([program, pitch])
-    flat = vocabularies.program_granularity("flat").tokens_map_fn(tokens, codec)
-    assert flat.tolist() == pitch.tolist()
-    classes = vocabularies.program_granularity("midi_class").tokens_map_fn(
-        tokens, codec
-    )
-    assert codec.values(classes).tolist() == [0, 0, 8, 32, 60]
-    full = vocabularies.program_granularity("full").tokens_map_fn(tokens, codec)
-    assert full.tolist() == tokens.tolist()
+@pytest.mark.parametrize("kind", [np.array, tf.constant])
+def test_program_granularities(kind):
+    program = CODEC.encode_values("program", np.array([0, 7, 8, 33])).tolist()
+    pitch = CODEC.encode_values("pitch", np.array([60])).tolist()
+    tokens = kind([*program, *pitch])
+    expected = {
+        "flat": pitch,
+        "midi_class": [program[0], program[0], program[2], program[3] - 1, *pitch],
+        "full": [*program, *pitch],
+    }
+    for name, events in expected.items():
+        granularity = vocabularies.program_granularity(name)
+        found = granularity.tokens_map_fn(tokens, CODEC)
+        assert tf.is_tensor(found) == tf.is_tensor(tokens)
+        assert np.asarray(found).tolist() == events
     with pytest.raises(ConfigError, match="midi_class"):
         vocabularies.program_granularity("midi_clas")
+
+
+def test_program_granularities_in_a_graph():
+    @tf.function
+    def classes(tokens):
+        return vocabularies.programs_to_midi_classes(tokens, CODEC)
+
+    first = CODEC.event_type_range("program")[0]
+    found = classes(tf.constant([first + 33], tf.int64))
+    assert (found.dtype, found.numpy().tolist()) == (tf.int64, [first + 32])
+
+
+def test_codecs_without_a_range():
+    codec = event_codec.Codec(9, 100, [event_codec.EventRange("pitch", 0, 127)])
+    with pytest.raises(TokenError, match="velocity"):
+        vocabularies.num_velocity_bins_from_codec(codec)
+    with pytest.raises(TokenError, match="program"):
+        vocabularies.programs_to_midi_classes(np.array([12]), codec)
+    assert vocabularies.drop_programs(np.array([12]), codec).tolist() == [12]
 
 
 @pytest.mark.parametrize("bins", [0, 128, 1.5])

@@ -141,7 +141,7 @@ class Song:
     @functools.cached_property
     def sequence(self) -> bytes:
         """The notes as a serialized NoteSequence."""
-        sequence = note_sequence_io.from_notes(self.notes)
+        sequence = note_sequences.to_note_sequence(self.notes)
         sequence.id = self.id
         return sequence.SerializeToString()
 
@@ -199,7 +199,7 @@ def recording(
         allow_empty=trim and training,
     )
     if trim and training:
-        notes = note_sequences.trim_overlaps(notes)
+        notes = note_sequences.trim_overlapping_notes(notes)
     if audio_is_samples:
         audio = float_samples(record, "audio", "sample_rate", sample_rate)
     else:
@@ -320,7 +320,7 @@ def stems(
     return Song(
         _song_id(record, with_position=True),
         float_samples(record, "mix", "audio_sample_rate", sample_rate),
-        note_sequences.trim_overlaps(notes) if training else notes,
+        note_sequences.trim_overlapping_notes(notes) if training else notes,
     )
 
 

@@ -1,12 +1,11 @@
-"""The border between `Note` and note_seq's `NoteSequence`.
+"""Notes from the NoteSequences that data sets store.
 
-Data sets store NoteSequences; everything inside the package works on `Note`. This
-module is the only one that knows both: it parses the stored bytes, holds notes for
-as long as the sustain pedal does, checks what the encodings rely on, and writes
-NoteSequences for those who read them.
+This module parses the stored bytes, lengthens notes for as long as the sustain pedal
+is down, and checks what the encodings rely on. `note_sequences.to_note_sequence` is the
+way back.
 
-Pedalled notes are held by `note_seq.apply_sustain_control_changes`: per instrument,
-until the pedal is released or the same pitch is struck again; drums are not touched.
+`note_seq.apply_sustain_control_changes` lengthens the notes: for each instrument, until
+the pedal is released or the same pitch is struck again; drums stay as they are.
 
 Differences from the original, numbered:
 
@@ -16,8 +15,6 @@ Differences from the original, numbered:
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import note_seq
@@ -31,8 +28,6 @@ SUSTAIN_CONTROL_NUMBER = 64
 
 PitchBends = Literal["error", "ignore"]
 
-_FIELDS = operator.attrgetter(*note_sequences.NOTE_DTYPE.names)
-
 
 def parse(data: bytes, name: str = "NoteSequence") -> note_seq.NoteSequence:
     """Parses a serialized NoteSequence.
@@ -45,7 +40,7 @@ def parse(data: bytes, name: str = "NoteSequence") -> note_seq.NoteSequence:
       The NoteSequence.
 
     Raises:
-      DataError: the bytes are none.
+      DataError: the bytes are not a NoteSequence.
     """
     try:
         return note_seq.NoteSequence.FromString(data)
@@ -108,48 +103,18 @@ def to_array(
                 note.is_drum = is_drum
             sequence = copy
         sequence = note_seq.apply_sustain_control_changes(sequence)
-    rows = map(_FIELDS, sequence.notes)
-    stored = np.fromiter(rows, note_sequences.WIDE_DTYPE, count=len(sequence.notes))
+    stored = note_sequences.note_sequence_rows(sequence)
     if program is not None:
         stored["program"] = program
     if is_drum is not None:
         stored["is_drum"] = is_drum
     try:
-        note_sequences.validate_array(stored, name)
+        note_sequences.validate_notes(stored, name)
     except MidiError as error:
         raise DataError(str(error)) from error
     if not allow_empty:
         _check_durations(stored, name)
     return stored.astype(note_sequences.NOTE_DTYPE)
-
-
-def from_notes(
-    notes: Sequence[Note], *, ticks_per_quarter: int = 220
-) -> note_seq.NoteSequence:
-    """Makes a NoteSequence.
-
-    Args:
-      notes: the notes; their order is kept.
-      ticks_per_quarter: resolution of a MIDI file made of it.
-
-    Returns:
-      The sequence, with instruments numbered by program in order of appearance,
-      drums 9.
-    """
-    sequence = note_seq.NoteSequence(ticks_per_quarter=ticks_per_quarter)
-    numbers = note_sequences.assign_instruments(notes)
-    for note, instrument in zip(notes, numbers, strict=True):
-        sequence.notes.add(
-            instrument=instrument,
-            start_time=note.start_time,
-            end_time=note.end_time,
-            pitch=note.pitch,
-            velocity=note.velocity,
-            program=note.program,
-            is_drum=note.is_drum,
-        )
-    sequence.total_time = max((note.end_time for note in notes), default=0.0)
-    return sequence
 
 
 def _has_pedal(sequence: note_seq.NoteSequence) -> bool:

@@ -130,7 +130,7 @@ class GrammarMask(LogitFilter):
             max_steps = codec.max_shift_steps
         if max_steps < 0:
             raise ConfigError(f"logit mask: max_steps is {max_steps}; expected >= 0")
-        vocabulary = vocabularies.vocabulary_from_codec(codec)
+        vocabulary = vocabularies.token_vocabulary(codec)
         return cls(
             vocab_size=vocab_size or vocabularies.num_embeddings(vocabulary),
             max_shift=codec.max_shift_steps,

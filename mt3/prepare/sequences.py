@@ -14,7 +14,7 @@ from pathlib import Path
 from note_seq import midi_io
 from note_seq.protobuf import music_pb2
 
-from mt3.data import note_sequence_io
+from mt3 import note_sequences
 from mt3.errors import MidiError
 from mt3.note_sequences import Note
 
@@ -69,7 +69,7 @@ def from_notes(
       name: goes into the sequence as its id.
     """
     order = sorted(range(len(notes)), key=lambda i: notes[i])
-    sequence = note_sequence_io.from_notes([notes[i] for i in order])
+    sequence = note_sequences.to_note_sequence([notes[i] for i in order])
     if instruments is not None:
         for note, index in zip(sequence.notes, order, strict=True):
             note.instrument = instruments[index]

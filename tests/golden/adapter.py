@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mt3 import tokenizer
+from mt3 import spectrograms, tokenizer
 from mt3.configs import ModelConfig
 from mt3.note_sequences import Note
 from mt3.vocabularies import VocabularyConfig
@@ -47,7 +47,9 @@ def notes_to_tokens(
 ):
     """Returns event tokens and vocabulary ids (with EOS) of one segment, as lists."""
     tok = _tokenizer(num_velocity_bins, ties, onsets_only, program_granularity)
-    song = tok.encode_duration(_notes(notes), seconds)
+    samples = round(seconds * tok.spectrogram.sample_rate)
+    frames = spectrograms.number_of_frames(samples, tok.spectrogram)
+    song = tok.encode_song(_notes(notes), frames)
     events = tok.segment_events(song, first_frame, num_frames)
     return events.tolist(), tok.to_ids(events).tolist()
 

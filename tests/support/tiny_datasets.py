@@ -273,7 +273,7 @@ def sequence(
 ) -> bytes:
     """Returns a serialized NoteSequence, with a pedal or a pitch bend if asked for."""
     result = music_pb2.NoteSequence(ticks_per_quarter=220, total_time=song.seconds)
-    for note, instrument in zip(notes, assign_instruments(notes), strict=True):
+    for note in notes:
         result.notes.add(
             start_time=note.start_time,
             end_time=note.end_time,
@@ -281,8 +281,8 @@ def sequence(
             velocity=note.velocity,
             program=note.program,
             is_drum=note.is_drum,
-            instrument=instrument,
         )
+    assign_instruments(result)
     for time, value in zip(pedal or (), (127, 0), strict=False):
         result.control_changes.add(time=time, control_number=64, control_value=value)
     if bend:

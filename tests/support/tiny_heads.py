@@ -21,7 +21,7 @@ VOCABULARY = vocabularies.VocabularyConfig(
 )
 CODEC = vocabularies.build_codec(VOCABULARY)
 NETWORK = network.T5Config(
-    vocab_size=vocabularies.num_embeddings(vocabularies.vocabulary_from_codec(CODEC)),
+    vocab_size=vocabularies.num_embeddings(vocabularies.token_vocabulary(CODEC)),
     emb_dim=16,
     num_heads=2,
     num_encoder_layers=1,

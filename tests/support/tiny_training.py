@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import pathlib
 
+import seqio
+
 from mt3 import decoding, models, network, tasks
 from mt3.configs import ModelConfig
-from mt3.data import feature_converters, seqio_vocabularies
+from mt3.data import feature_converters
 from mt3.engine import adafactor, partitioning, trainer, utils
 from mt3.engine import train as train_module
 from mt3.spectrograms import SpectrogramConfig
@@ -66,7 +68,7 @@ def make_model(**options) -> models.ContinuousInputsEncoderDecoderModel:
     )
     return models.ContinuousInputsEncoderDecoderModel(
         network.Transformer(sizes),
-        input_vocabulary=seqio_vocabularies.pass_through(),
+        input_vocabulary=seqio.PassThroughVocabulary(size=0),
         output_vocabulary=OUTPUT_VOCABULARY,
         optimizer_def=adafactor.Adafactor(),
         input_depth=SPECTROGRAM.num_mel_bins,

@@ -52,7 +52,7 @@ transcribe: $(VENV)/installed
 	@echo "The MIDI file, a picture and a report are in $(OUT)/transcribed."
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/installed-test
 	$(BIN)/python -m ruff check .

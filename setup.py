@@ -66,6 +66,7 @@ TEST = [
     "hypothesis>=6.170",
     "pytest>=9.2",
     "pytest-timeout>=2.4",
+    "pytest-xdist>=3.8",
     "ruff>=0.17.6",
 ]
 NOTEBOOKS = [

@@ -8,10 +8,13 @@ import pathlib
 # Before anything imports JAX. The suite must pass, and mean the same, on a machine
 # with an accelerator as on one without.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# The suite's processes share compiled programs, and leave the home folder alone.
-os.environ.setdefault(
-    "MT3_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla")
-)
+# The suite's processes, subprocesses included, share compiled programs, however small:
+# the same tiny networks are compiled in many tests. The home folder is left alone.
+_CACHE = str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla")
+os.environ.setdefault("MT3_CACHE_DIR", _CACHE)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis
 import jax

@@ -3,9 +3,9 @@
 The function has T5X's name and parameters, so that T5X's gin files bind it. Below
 `output_dir` it leaves
 
-    inference_eval/             what seqio's loggers write, <task>-metrics.jsonl say
+    inference_eval/             files of seqio's loggers, such as <task>-metrics.jsonl
     metrics.jsonl               every scalar, one line per checkpoint and task
-    eval.<task>.ckpt            checkpoints that are done, for mode 'all'
+    eval.<task>.ckpt            the evaluated checkpoints, for mode 'all'
     config.gin, model-info.txt  configuration and parameters
 
 Differences from T5X's function:
@@ -55,8 +55,8 @@ def evaluate(
     Args:
       model: offers predict_batch and its like, get_initial_variables.
       dataset_cfg: task or mixture, split, lengths, batch size.
-      restore_checkpoint_cfg: which checkpoints; with mode 'all' those that are done
-        according to `output_dir` are passed over.
+      restore_checkpoint_cfg: which checkpoints; mode 'all' skips those that were
+        evaluated before, according to `output_dir`.
       partitioner: the devices.
       output_dir: folder for the results.
       inference_evaluator_cls: `seqio.Evaluator` with its loggers bound; None for
@@ -173,7 +173,7 @@ class _Done:
         left = [path for path in paths if path not in self._paths]
         if len(left) < len(paths):
             _LOG.info(
-                "eval: %d checkpoints are done already, as %s says",
+                "eval: %d checkpoints were evaluated before, according to %s",
                 len(paths) - len(left),
                 self._path,
             )

@@ -3,9 +3,9 @@
 The function has T5X's name and parameters, so that T5X's gin files bind it. Below
 `output_dir` it leaves, for each task,
 
-    <task>-<mode>.jsonl-00000-of-00001            what `write_fn` wrote
-    <task>-<mode>.jsonl-00000-of-00001.COMPLETED  it is whole
-    tmp-<task>-00000-of-00001/                    chunks, while it is not
+    <task>-<mode>.jsonl-00000-of-00001            the output of `write_fn`
+    <task>-<mode>.jsonl-00000-of-00001.COMPLETED  a mark that it is complete
+    tmp-<task>-00000-of-00001/                    chunks, until then
 
 The work goes in chunks of `checkpoint_period` batches. A run that was stopped goes on
 with the first chunk that is not complete; the data of earlier chunks are read again,
@@ -53,7 +53,7 @@ Inferences = tuple[Sequence[Any], Mapping[str, Any]]
 WriteFn = Callable[[str, Inferences, Any, str, Any], None]
 MergeFn = Callable[[str, str, str, int | None], None]
 
-# What says which recording an example is of, in tasks of this package.
+# The feature that names an example's recording in tasks of this package.
 RECORDING = "unique_id"
 
 
@@ -153,7 +153,7 @@ def infer(
     keep_aux_as_numpy: bool = False,
     use_orbax: bool = True,
 ) -> list[str]:
-    """Runs a checkpoint over a seqio task or mixture, and writes what comes out.
+    """Runs a checkpoint over a seqio task or mixture, and writes the results.
 
     Args:
       mode: 'predict' (ids), 'predict_with_aux' (ids and their scores) or 'score'

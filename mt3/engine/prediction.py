@@ -4,12 +4,12 @@ Examples come with their number, and results are returned with it, as seqio's
 evaluator wants them. On one device, MT3's model decodes them as a stream of segments
 (`decoding.SegmentDecoder`), in which nothing waits for the slowest; the tokens are
 the ones `predict_batch` gives. Otherwise batches go through the model's own methods,
-compiled once and split over the devices; the last batch is filled up and what filled
-it is dropped.
+compiled once and split over the devices; the last batch is padded with copies of an
+example, whose results are dropped.
 
 Differences from T5X's `get_infer_fn`:
 
-1. No key is handed on: strategies that draw at random have a seed of their own.
+1. The model gets no key: strategies that draw at random have their own seed.
 2. Results are NumPy arrays, not lists of numbers.
 """
 

@@ -102,8 +102,8 @@ class _Window:
         """Returns means, speed, and how long data were waited for.
 
         Where the devices' peak is known, `flops_per_second` and its share of the peak
-        (`mfu`, the model's FLOP utilisation) are there too. What compiling another
-        shape of batch takes counts as time like any other.
+        (`mfu`, the model's FLOP utilisation) are there too. The time to compile for
+        another shape of batch counts like any other.
         """
         values = {
             **metrics_writer.summarize(self.steps),
@@ -120,7 +120,7 @@ class _Window:
 
 
 class RunLoop:
-    """The loop of one run and what it reports to."""
+    """The loop of one run: it trains, reports, saves and evaluates."""
 
     def __init__(
         self,

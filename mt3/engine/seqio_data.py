@@ -1,10 +1,10 @@
-"""Batches of seqio tasks and mixtures, with a position that can be gone back to.
+"""seqio tasks and mixtures: their examples, and batches with a position.
 
 A training source is a sequence of streams. Stream k is a fresh seqio pipeline with a
 seed of its own, cut off after `stream_batches` batches; its position is the pair
-(k, batches drawn from it). Going back to a position rebuilds stream k alone and drops
-what was drawn, so that it costs at most one stream. Checkpoints of TensorFlow's own
-iterators would hold the whole shuffle buffers, gigabytes of spectrograms.
+(k, batches drawn from it). Returning to a position rebuilds stream k alone and drops
+the batches drawn before, which costs at most one stream. Checkpoints of TensorFlow's
+own iterators would hold the whole shuffle buffers, gigabytes of spectrograms.
 
     seed of stream 0    the configuration's
     seed of stream k    drawn from (configuration's seed, k)
@@ -12,6 +12,9 @@ iterators would hold the whole shuffle buffers, gigabytes of spectrograms.
 Stream 0 therefore has the batches, in the order, that T5X draws with that seed. A
 stream should be several passes over a small data set, or a sizeable part of a large
 one: each begins by filling its shuffle buffers, and shuffles anew.
+
+Mistakes in names, splits and caches are `ConfigError`s before anything is read; errors
+inside TensorFlow's pipeline become a `DataError` with the message of their cause.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The training step, its evaluation twin, and running many of them.
+"""The training step, the evaluation step, and the loops over batches.
 
 Differences from T5X's `Trainer`:
 
@@ -221,8 +221,8 @@ class Trainer:
         )
         metrics["learning_rate"] = (jnp.asarray(learning_rate, jnp.float32),)
         metrics["grad_norm"] = (optax.tree.norm(grads),)
-        # A later step would show a parameter that is not finite, but a checkpoint
-        # may be written before.
+        # Catches a parameter that is not finite before a checkpoint is written; the
+        # loss would show it one step later.
         metrics["param_norm"] = (optax.tree.norm(params),)
         return TrainState(state.step + 1, params, opt_state), metrics
 
@@ -239,9 +239,9 @@ class Trainer:
     def step_flops(self, batch: Mapping[str, np.ndarray]) -> float:
         """Returns the floating-point operations of a step on such a batch.
 
-        Counted before XLA chooses library calls: of what cuBLAS and cuDNN do inside
-        it knows nothing, so that the compiled step of a GPU seems to need much less.
-        0 where the peak is not asked for, and where XLA does not tell.
+        Counted before XLA chooses library calls: it does not count the work inside
+        cuBLAS and cuDNN, so a compiled step for a GPU seems to need much less. 0 where
+        no peak is asked for or XLA gives no figure.
         """
         if self.peak_flops is None:
             return 0.0

@@ -318,7 +318,7 @@ def test_mt3_trains_and_is_evaluated_and_infers(data_root, tmp_path):
 
     common = (
         "TASK_PREFIX='guitarset_notes_ties'",
-        "tasks.construct_task_name.task_suffix='validation'",
+        "TASK_SUFFIX='validation'",
         f"CHECKPOINT_PATH='{run / 'checkpoint_3'}'",
         data,
     )

@@ -39,7 +39,7 @@ TRAIN = [
     "train/utils.DatasetConfig.seed=42",
 ]
 VALIDATION = [
-    "tasks.construct_task_name.task_suffix='validation'",
+    "TASK_SUFFIX='validation'",
     "utils.DatasetConfig.batch_size=8",
 ]
 

@@ -228,12 +228,9 @@ def main() -> None:
         path = arguments.output / f"{name}.mid"
         write_midi(path, notes, beats_per_minute)
         notes = read_midi(path)
-        audio = soundfont.render(
-            notes,
-            arguments.soundfont,
-            seconds=max(note.end_time for note in notes) + TAIL_SECONDS,
-            sample_rate=SAMPLE_RATE,
-        )
+        font = soundfont.open_soundfont(arguments.soundfont, SAMPLE_RATE)
+        seconds = max(note.end_time for note in notes) + TAIL_SECONDS
+        audio = font.render(notes, seconds=seconds)
         audio *= PEAK / np.abs(audio).max()
         # Level 1 is the smallest file.
         flac = path.with_suffix(".flac")

@@ -271,5 +271,5 @@ def test_the_command_makes_a_corpus(midi, tmp_path):
 def test_the_command_refuses_to_destroy_or_to_do_nothing(midi, tmp_path):
     with pytest.raises(ConfigError, match="Nothing to render"):
         synthesize(output=tmp_path)
-    with pytest.raises(ConfigError, match="written over"):
+    with pytest.raises(ConfigError, match="overwritten"):
         synthesize([midi], output=midi)

@@ -24,9 +24,10 @@ from mt3.configs import ModelConfig
 from mt3.engine.utils import DatasetConfig
 from mt3.errors import ConfigError, DataError
 from mt3.midi import note_arrays
-from mt3.synthesis import random_notes, soundfont
+from mt3.synthesis import random_notes
 from mt3.synthesis.augmentation import NO_AUGMENTATION, AugmentationConfig
 from mt3.synthesis.sampler import ClipSampler
+from mt3.synthesis.soundfont import open_soundfont
 from mt3.tokenizer import NoteTokenizer
 
 # Draws of one example before a source counts as unusable.
@@ -267,13 +268,9 @@ class RandomNotes:
             max_polyphony=self.max_polyphony,
             drums=self.drums,
         )
-        samples = soundfont.render(
-            notes,
-            self.soundfont,
-            seconds=seconds,
-            sample_rate=self.model_config.spectrogram.sample_rate,
-            start_time=start,
-        )
+        sample_rate = self.model_config.spectrogram.sample_rate
+        font = open_soundfont(self.soundfont, sample_rate)
+        samples = font.render(notes, seconds=seconds, start_time=start)
         peak = float(np.abs(samples).max(initial=0.0))
         level = rng.uniform(0.3, 0.95)
         if peak > 0:

@@ -31,10 +31,7 @@ from mt3.prepare.items import (
 from mt3.synthesis import random_notes, recipes
 from mt3.synthesis.soundfont import default_soundfont, open_soundfont
 
-# What still rings after the last note's end is kept.
-_TAIL_SECONDS = 1.0
 DEFAULT_SECONDS = 30.0
-_PEAK = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,16 +138,10 @@ class Synthetic:
         else:
             notes = random_notes.random_notes(rng, seconds=self.seconds)
         sounds = recipes.draw_sounds(rng, notes, font)
-        notes = note_arrays.resolve_overlaps(notes)
-        notes = notes[font.audible(notes, sounds)]
+        notes, samples = font.render_song(notes, sounds)
         if not len(notes):
             source = item.files[0] if item.files else item.id
             raise DataError(f"{source}: no notes that {font_path.name} has a sound for")
-        seconds = float(notes["end_time"].max()) + _TAIL_SECONDS
-        samples = font.render(notes, seconds=seconds, sounds=sounds)
-        peak = float(np.abs(samples).max(initial=0.0))
-        if peak > 0:
-            samples = samples * np.float32(_PEAK / peak)
         sequence = sequences.from_notes(note_arrays.to_notes(notes), name=item.id)
         rate = self.settings.sample_rate
         features = recordings.file_features(item.id, samples, rate, sequence)

@@ -13,11 +13,7 @@ from mt3.errors import ConfigError, MT3Error
 from mt3.midi import note_arrays, reader
 from mt3.note_sequences import Note
 from mt3.synthesis import corpus, orchestration, random_notes, recipes
-from mt3.synthesis.soundfont import SoundFont, default_soundfont, open_soundfont
-
-# What still rings after the last note's end is kept.
-_TAIL_SECONDS = 1.0
-_PEAK = 0.9
+from mt3.synthesis.soundfont import SoundFont, open_soundfont
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +21,9 @@ class Synthesized:
     """What was written.
 
     Attributes:
-      written: WAV files (a MIDI file of the same name lies beside each), or the
-        corpus folder.
-      skipped: outputs that were there already.
-      failures: one message for each input that could not be rendered or read.
+      written: WAV files, each with a MIDI file of the same name, or the corpus folder.
+      skipped: outputs that existed already.
+      failures: one message for each input that could not be read or rendered.
     """
 
     written: tuple[Path, ...]
@@ -54,31 +49,31 @@ def synthesize(
 ) -> Synthesized:
     """Renders MIDI files and random pieces, or a training corpus.
 
-    With `hours`, a corpus folder is made of the MIDI files (`corpus.build_corpus`);
-    without, each input becomes a WAV file with a MIDI file of the notes that sound
-    in it beside it.
+    With `hours`, the MIDI files become a corpus folder (`corpus.build_corpus`).
+    Otherwise each input becomes a WAV file and a MIDI file of the notes that sound in
+    it.
 
     Args:
       inputs: MIDI files and folders.
       output: folder to write to.
-      random: pieces of random notes to add.
+      random: number of pieces of random notes to add.
       seconds: length of each random piece.
-      hours: make a corpus of so many hours instead of single files.
-      soundfonts: .sf2 or .sf3 files, taken in turn; the default one if none.
-      seed: of everything that is drawn.
+      hours: make a corpus of this many hours instead of single files.
+      soundfonts: .sf2 or .sf3 files, used in turn; without any, the default one.
+      seed: of all random draws.
       reorchestrate: redraw instruments, key, tempo and velocities of the songs.
       sample_rate: in Hz.
-      overwrite: write anew what is there; else it is skipped.
-      clips_per_shard: clips of a corpus that are written at a time.
-      workers: processes that render a corpus.
-      log: called with a line of progress or about a failure.
+      overwrite: replace files that exist, instead of skipping them.
+      clips_per_shard: see `corpus.CorpusConfig`.
+      workers: number of processes that render a corpus.
+      log: called with a line about progress or a failure.
 
     Returns:
       What was written. Files that fail are listed and do not stop the others.
 
     Raises:
       ConfigError: if there is nothing to render.
-      DataError: if inputs or soundfonts are missing, or no synthesizer is there.
+      DataError: if inputs or soundfonts are missing, or no synthesizer is installed.
       OutputError: if the folder cannot be written to.
     """
     say = log or (lambda line: None)
@@ -111,10 +106,7 @@ def synthesize(
         inputs,
         random,
         Path(output),
-        fonts=[
-            open_soundfont(path, sample_rate)
-            for path in (list(soundfonts) or [default_soundfont()])
-        ],
+        fonts=[open_soundfont(f, sample_rate) for f in list(soundfonts) or [None]],
         seconds=seconds,
         seed=seed,
         reorchestrate=reorchestrate,
@@ -161,7 +153,7 @@ def _render_files(
 def _output_paths(
     files: Sequence[Path], inputs: Sequence[str | os.PathLike], output: Path
 ) -> list[Path]:
-    """Returns a WAV path for each file: its place below the folder it was found in."""
+    """Returns a WAV path for each file, relative to the folder it was found in."""
     folders = [Path(path) for path in inputs if Path(path).is_dir()]
     targets = []
     for path in files:
@@ -170,7 +162,7 @@ def _output_paths(
     for target, path in zip(targets, files, strict=True):
         if target.with_suffix(".mid").resolve() == path.resolve():
             raise ConfigError(
-                f"{path}: the notes of {target.name} would be written over it. Name "
+                f"{path}: would be overwritten with the notes of {target.name}. Name "
                 "another output folder."
             )
     repeated = {t for t in targets if targets.count(t) > 1}
@@ -203,22 +195,16 @@ def _render_file(
         notes = orchestration.let_ring_out(notes)
     if reorchestrate or path is None:
         sounds = recipes.draw_sounds(rng, notes, font)
-    notes = note_arrays.resolve_overlaps(notes)
-    notes = notes[font.audible(notes, sounds)]
-    length = float(notes["end_time"].max(initial=0.0)) + _TAIL_SECONDS
-    samples = font.render(notes, seconds=length, sounds=sounds)
-    peak = float(np.abs(samples).max(initial=0.0))
-    if peak > 0:
-        samples *= np.float32(_PEAK / peak)
+    notes, samples = font.render_song(notes, sounds)
     write_pair(target, samples, note_arrays.to_notes(notes), font.sample_rate)
 
 
 def write_pair(
     path: Path, samples: np.ndarray, notes: list[Note], sample_rate: int
 ) -> None:
-    """Writes a 16-bit WAV file, and the notes as a MIDI file beside it.
+    """Writes a 16-bit WAV file, and the notes as a MIDI file next to it.
 
-    The WAV comes last: where it is, both are complete.
+    The WAV file is written last: if it exists, both are complete.
 
     Raises:
       OutputError: if they cannot be written.

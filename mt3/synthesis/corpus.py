@@ -1,7 +1,7 @@
-"""A corpus of rendered clips on disk: making it.
+"""Makes a corpus of rendered clips on disk.
 
-Rendering costs more than a training step can wait for, so clips are rendered ahead
-of time; `mt3.synthesis.sampler` cuts and augments segments from them. Layout:
+Rendering takes longer than a training step, so clips are rendered in advance;
+`mt3.synthesis.sampler` cuts and augments segments from them. Layout:
 
     corpus.json              what the corpus was made from
     library.npz              the MIDI files' notes (a cache)
@@ -11,9 +11,9 @@ of time; `mt3.synthesis.sampler` cuts and augments segments from them. Layout:
                /offsets.npy  int64 [clips + 1]: where each clip's notes begin and end
                /clips.npy    CLIP_DTYPE [clips]
 
-A shard appears whole or not at all, and is a function of (seed, shard) and the
-inputs, so a build that was stopped goes on where it was, and training can begin on
-the first shards while the rest is rendered.
+A shard is written completely or not at all, and is a function of (seed, shard) and the
+inputs. A build that was stopped therefore continues where it was, and training can
+begin on the first shards while the others are rendered.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mt3.errors import ConfigError, DataError, near_misses
+from mt3.files import atomic_file
 from mt3.midi import note_arrays
 from mt3.synthesis import effects, orchestration, recipes
 from mt3.synthesis.song_library import Library, load_library
@@ -39,13 +41,13 @@ from mt3.synthesis.soundfont import SoundFont, default_soundfont, open_soundfont
 FORMAT = 1
 CLIP_DTYPE = np.dtype(
     [
-        ("kind", "u1"),  # place in the sorted names of the mixture
-        ("soundfont", "u1"),  # place in corpus.json's list of what plays most notes
-        ("parts", "u1"),  # programs that play, drums counted as one
+        ("kind", "u1"),  # index into the sorted names of the mixture
+        ("soundfont", "u1"),  # index in corpus.json of the one that plays most notes
+        ("parts", "u1"),  # number of programs that play; drums count as one
         ("notes_per_second", "<f4"),
     ]
 )
-# What is rendered where nothing else is said: shares of `recipes.KINDS`.
+# Shares of `recipes.KINDS`.
 DEFAULT_MIXTURE = {
     "solo_piano": 0.18,
     "solo": 0.20,
@@ -56,7 +58,7 @@ DEFAULT_MIXTURE = {
 }
 # Clips are stored at this peak; the sampler sets the level.
 _PEAK = 0.9
-# The share of clips whose speed, and with it pitch, is a little off; and by how much.
+# The share of clips whose speed, and with it pitch, is slightly off; and by how much.
 _DETUNED = 0.25
 _DETUNED_CENTS = 30.0
 
@@ -66,13 +68,18 @@ class CorpusConfig:
     """What a corpus is made from.
 
     Attributes:
-      midi_folders: folders or files of MIDI; none means random notes only.
-      soundfonts: .sf2 or .sf3 files; each part of a clip is played by one.
-      mixture: relative shares of the kinds of clips.
-      seed: of everything.
+      midi_folders: MIDI folders and files; without any, clips are random notes.
+      soundfonts: .sf2 or .sf3 files, of which each part of a clip is played by one;
+        without any, the one that `pretty_midi` contains.
+      mixture: relative shares of the kinds of clips (`recipes.KINDS`).
+      seed: a shard is a function of it, of the shard's number and of the inputs.
       clip_seconds: length of a clip.
-      clips_per_shard: clips written at a time.
+      clips_per_shard: clips that are written together.
       sample_rate: in Hz.
+
+    Raises:
+      ConfigError: for settings that cannot work.
+      DataError: if no soundfont is given or found.
     """
 
     midi_folders: tuple[str, ...] = ()
@@ -85,8 +92,11 @@ class CorpusConfig:
     clips_per_shard: int = 128
     sample_rate: int = 16000
 
-    def check(self) -> None:
-        """Raises ConfigError for settings that cannot work."""
+    def __post_init__(self):
+        fonts = tuple(map(str, self.soundfonts)) or (str(default_soundfont()),)
+        object.__setattr__(self, "soundfonts", fonts)
+        object.__setattr__(self, "midi_folders", tuple(map(str, self.midi_folders)))
+        object.__setattr__(self, "mixture", dict(sorted(self.mixture.items())))
         for kind, share in self.mixture.items():
             if kind not in recipes.KINDS:
                 raise ConfigError(
@@ -109,58 +119,36 @@ def build_corpus(
     folder: str | os.PathLike,
     *,
     hours: float,
-    midi_folders: Iterable[str | os.PathLike] = (),
-    soundfonts: Iterable[str | os.PathLike] = (),
-    mixture: Mapping[str, float] | None = None,
-    seed: int = 0,
-    clip_seconds: float = 8.0,
-    clips_per_shard: int = 128,
-    sample_rate: int = 16000,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
     log: Callable[[str], None] | None = None,
+    **settings: Any,
 ) -> Path:
-    """Renders a corpus, or what is missing of it.
+    """Renders a corpus, or the shards that are missing from it.
 
     Args:
       folder: where to write; made if it does not exist.
-      hours: audio in all; rounded up to whole shards. A later call may ask for more.
-      midi_folders: MIDI files and folders; without any, clips hold random notes.
-      soundfonts: soundfont files; without any, the one `pretty_midi` ships.
-      mixture: relative shares of the kinds of clips; `DEFAULT_MIXTURE` if None.
-      seed: a shard is a function of this, its number and the inputs.
-      clip_seconds: length of a clip.
-      clips_per_shard: clips written at a time.
-      sample_rate: in Hz.
-      workers: processes that render at once.
-      progress: called with (shards done, shards in all) after each.
+      hours: audio in total, rounded up to whole shards. A later call may ask for more.
+      workers: number of processes that render.
+      progress: called with (shards done, shards in total) after each shard.
       log: called with one line for each MIDI file that was left out.
+      **settings: fields of `CorpusConfig`.
 
     Returns:
       The folder.
 
     Raises:
       ConfigError: for settings that cannot work.
-      DataError: if inputs are missing, or the folder holds another corpus.
+      DataError: if inputs are missing, or the folder contains another corpus.
     """
-    fonts = [str(path) for path in soundfonts] or [str(default_soundfont())]
-    config = CorpusConfig(
-        midi_folders=tuple(str(path) for path in midi_folders),
-        soundfonts=tuple(fonts),
-        mixture=dict(sorted((mixture or DEFAULT_MIXTURE).items())),
-        seed=seed,
-        clip_seconds=clip_seconds,
-        clips_per_shard=clips_per_shard,
-        sample_rate=sample_rate,
-    )
-    config.check()
+    config = CorpusConfig(**settings)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_or_compare(folder / "corpus.json", config)
     problems = _open_library(str(folder), config.midi_folders)[1]
     for problem in problems if log is not None else ():
         log(f"left out: {problem}")
-    shard_seconds = clips_per_shard * clip_seconds
+    shard_seconds = config.clips_per_shard * config.clip_seconds
     shards = max(1, int(np.ceil(hours * 3600 / shard_seconds - 1e-9)))
     missing = [s for s in range(shards) if not _shard_path(folder, s).is_dir()]
     done = shards - len(missing)
@@ -175,7 +163,7 @@ def read_config(folder: str | os.PathLike) -> CorpusConfig:
     """Reads what a corpus was made from.
 
     Raises:
-      DataError: if the folder holds no corpus of this format.
+      DataError: if the folder contains no corpus of this format.
     """
     path = Path(folder) / "corpus.json"
     try:
@@ -187,16 +175,14 @@ def read_config(folder: str | os.PathLike) -> CorpusConfig:
         ) from error
     if stored.pop("format", None) != FORMAT:
         raise DataError(f"{path}: expected a corpus of format {FORMAT}.")
-    for name in ("midi_folders", "soundfonts"):
-        stored[name] = tuple(stored[name])
     return CorpusConfig(**stored)
 
 
 def shard_folders(folder: str | os.PathLike) -> list[Path]:
-    """Returns the finished shards of a corpus, in order, without gaps from the first.
+    """Returns the finished shards of a corpus, up to the first one that is missing.
 
-    A gap may be open while several processes render; what comes behind it waits, so
-    that the n-th clip is the same one later.
+    While several processes render, later shards may be finished first. They wait, so
+    that the n-th clip stays the same.
     """
     found = []
     while _shard_path(Path(folder), len(found)).is_dir():
@@ -207,7 +193,7 @@ def shard_folders(folder: str | os.PathLike) -> list[Path]:
 def render_shard(
     folder: Path, config: CorpusConfig, shard: int, library: Library | None
 ) -> Path:
-    """Renders and writes one shard; see the module's description."""
+    """Renders and writes one shard; see the module docstring."""
     kinds = sorted(config.mixture)
     shares = np.array([config.mixture[kind] for kind in kinds])
     count = config.clips_per_shard
@@ -241,7 +227,7 @@ def _render_clip(
     seconds: float,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Returns a clip's int16 samples, its notes, and the place of its soundfont."""
-    # Some clips are played a little too fast or too slow, drums and all.
+    # Some clips are played slightly too fast or too slow, including the drums.
     detuned = rng.random() < _DETUNED
     cents = float(rng.uniform(-_DETUNED_CENTS, _DETUNED_CENTS)) if detuned else 0.0
     num_samples = int(round(seconds * soundfonts[0].sample_rate))
@@ -287,7 +273,7 @@ def _write_shard(
 def _build_all(
     folder: Path, config: CorpusConfig, missing: list[int], workers: int
 ) -> Iterable[int]:
-    """Renders the missing shards, yielding each one's number when it is there."""
+    """Renders the missing shards; yields the number of each when it is finished."""
     if workers <= 1 or len(missing) <= 1:
         for shard in missing:
             yield _build_one(str(folder), config, shard)
@@ -315,21 +301,20 @@ def _open_library(
 
 
 def _write_or_compare(path: Path, config: CorpusConfig) -> None:
-    """Writes the description of a new corpus, or makes sure that it is the same."""
+    """Writes the description of a new corpus, or checks that it is the same."""
     if path.exists():
         stored = read_config(path.parent)
         for field in dataclasses.fields(CorpusConfig):
             was, now = getattr(stored, field.name), getattr(config, field.name)
             if was != now:
                 raise DataError(
-                    f"{path.parent}: holds a corpus made with {field.name} {was}, "
+                    f"{path.parent}: contains a corpus made with {field.name} {was}, "
                     f"now asked for with {now}. Name another folder."
                 )
         return
     text = json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text + "\n")
-    os.replace(partial, path)
+    with atomic_file(path) as file:
+        file.write(f"{text}\n".encode())
 
 
 def _shard_path(folder: Path, shard: int) -> Path:

@@ -30,18 +30,21 @@ from mt3.midi import note_arrays
 from mt3.note_sequences import Note
 from mt3.synthesis.synthesizers import DRUM_BANK, open_synthesizer
 
+# Of whole songs: audio after the last note's end, and the peak.
+TAIL_SECONDS = 1.0
+PEAK = 0.9
 # A drum hit rings at least this long, whatever length its MIDI note has.
 DRUM_SECONDS = 0.4
-# Slow attacks (strings, flutes) are meant to start softly: their label stays at the
+# Slow attacks (strings, flutes) start softly on purpose: their label stays at the
 # beginning of the rise, so no more than this is corrected.
 MAX_LATENCY_SECONDS = 0.008
 MIN_NOTE_SECONDS = 0.01
-# How often a vibrato's pitch is set anew.
+# The interval at which a vibrato's pitch is set.
 VIBRATO_STEP_SECONDS = 0.01
-# What a soundfont's loudness is measured with.
+# Programs and drum keys with which a soundfont's loudness is measured.
 _LEVEL_PROGRAMS = (0, 4, 11, 16, 24, 27, 40, 48, 56, 61, 65, 71, 73, 80)
 _DRUM_KEYS = (36, 38, 39, 45, 49, 54, 61, 75)
-# Kinds of events; what falls on one sample is done in this order.
+# Kinds of events; events at the same sample are handled in this order.
 _OFF, _BEND, _ON = range(3)
 
 
@@ -51,12 +54,11 @@ class Sound:
 
     Attributes:
       gain: linear factor on the part's loudness.
-      bank: soundfont bank (0: General MIDI; others hold variations). For drums it
-        has no meaning.
-      kit: preset of the percussion bank, used for drums only.
+      bank: soundfont bank (0: General MIDI; others contain variations); not for drums.
+      kit: preset of the percussion bank, for drums only.
       cents: detuning of the part in hundredths of a semitone.
-      vibrato_cents: how far a vibrato goes up and down.
-      vibrato_hz: how fast it is.
+      vibrato_cents: amplitude of a vibrato.
+      vibrato_hz: frequency of the vibrato.
     """
 
     gain: float = 1.0
@@ -68,7 +70,7 @@ class Sound:
 
 
 def default_soundfont() -> Path:
-    """Returns the General MIDI soundfont that the `pretty_midi` package ships.
+    """Returns the General MIDI soundfont that the `pretty_midi` package contains.
 
     Raises:
       DataError: if the package or its soundfont is not there.
@@ -115,17 +117,17 @@ class SoundFont:
         return tuple(p for p in range(128) if self._synth.has_preset(DRUM_BANK, p))
 
     def banks(self, program: int) -> tuple[int, ...]:
-        """Returns the banks that hold a sound for a program; 0 is General MIDI's."""
+        """Returns the banks that contain a program; bank 0 is General MIDI."""
         return tuple(b for b in range(128) if self._synth.has_preset(b, program))
 
     def preset(self, program: int, is_drum: bool, sound: Sound) -> tuple[int, int]:
         """Returns the (bank, preset) to play a part with.
 
-        Where the soundfont lacks the preset, the nearest program of the same General
-        MIDI class takes its place, and the first drum kit that of a missing one.
+        A missing preset is replaced by the nearest program of the same General MIDI
+        family, a missing drum kit by the first one.
 
         Raises:
-          DataError: if the soundfont has nothing of the kind.
+          DataError: if the soundfont has no such replacement.
         """
         if is_drum:
             if not self.kits:
@@ -151,23 +153,23 @@ class SoundFont:
 
     @functools.cached_property
     def level(self) -> float:
-        """How loud the soundfont is: the median over some of its presets.
+        """The soundfont's loudness: the median over some of its presets.
 
-        Each counts with the root mean square of the first 0.3 s of a loud note.
+        The loudness of a preset is the root mean square of the first 0.3 s of a note.
         """
         tried = [(0, p, 60) for p in _LEVEL_PROGRAMS if self._synth.has_preset(0, p)]
         tried += [(DRUM_BANK, kit, key) for kit in self.kits[:1] for key in _DRUM_KEYS]
         levels = [np.sqrt(np.mean(self._try_note(*t, 0.3) ** 2)) for t in tried]
-        # Programs and drums that are not there are silent.
+        # Missing drum keys are silent.
         heard = [level for level in levels if level > 1e-5]
         return float(np.median(heard)) if heard else 1.0
 
     def latency(self, bank: int, preset: int, pitch: int) -> float:
-        """Returns how late a preset's attack sounds, in seconds, as measured.
+        """Measures the delay of a preset's attack, in seconds.
 
-        It is the time from the start of a note until its level first reaches a
-        tenth of the maximum of the first 30 ms, at most `MAX_LATENCY_SECONDS`.
-        Pitched presets are measured once per octave, drum kits once per key.
+        It is the time from the start of a note until its level first reaches a tenth
+        of the maximum of the first 30 ms, at most `MAX_LATENCY_SECONDS`. Pitched
+        presets are measured once per octave, drum kits once per key.
         """
         key = pitch if bank == DRUM_BANK else min(pitch // 12 * 12 + 6, 127)
         place = (bank, preset, key)
@@ -182,10 +184,10 @@ class SoundFont:
         notes: np.ndarray,
         sounds: Mapping[tuple[int, bool], Sound] | None = None,
     ) -> np.ndarray:
-        """Tells which notes make a sound at all.
+        """Finds the notes that make a sound at all.
 
-        Drum kits have no sample for some keys, and some presets end before the
-        keyboard does; a label without a sound would teach a network to guess.
+        Drum kits have no sample for some keys, and some presets do not cover the whole
+        keyboard; a label without a sound would teach a network to guess.
 
         Args:
           notes: a note array.
@@ -223,7 +225,24 @@ class SoundFont:
         pre_roll: float = 2.0,
         sounds: Mapping[tuple[int, bool], Sound] | None = None,
     ) -> np.ndarray:
-        """Renders notes to mono audio; see the function `render`."""
+        """Renders notes to mono audio.
+
+        Args:
+          notes: `Note` objects or a note array, times in seconds. Notes of one program
+            and pitch should not overlap (`note_arrays.resolve_overlaps`).
+          seconds: length of the audio.
+          start_time: the time, on the notes' clock, at which the audio begins.
+          pre_roll: notes held from before `start_time` are started at most this many
+            seconds before it.
+          sounds: how each (program, is_drum) part is played; `Sound()` if missing.
+
+        Returns:
+          float32 [round(seconds * sample_rate)]. The level is the soundfont's own: loud
+          chords may exceed 1.
+
+        Raises:
+          DataError: if the soundfont has no preset for a part.
+        """
         array = note_arrays.to_array(notes)
         presets = {
             part: self.preset(*part, (sounds or {}).get(part, Sound()))
@@ -250,6 +269,26 @@ class SoundFont:
         events.sort()
         audio = self._play(events, lead + length)
         return _decimate(audio, self.oversample)[lead // self.oversample :]
+
+    def render_song(
+        self, notes: np.ndarray, sounds: Mapping[tuple[int, bool], Sound] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Renders a whole song, with a peak of `PEAK`.
+
+        Args:
+          notes: a note array; notes of one program and pitch may overlap.
+          sounds: as for `render`.
+
+        Returns:
+          The notes that sound, without overlaps, and float32 [samples] until
+          `TAIL_SECONDS` after the last one's end.
+        """
+        notes = note_arrays.resolve_overlaps(notes)
+        notes = notes[self.audible(notes, sounds)]
+        length = float(notes["end_time"].max(initial=0.0)) + TAIL_SECONDS
+        samples = self.render(notes, seconds=length, sounds=sounds)
+        peak = float(np.abs(samples).max(initial=0.0))
+        return notes, samples * np.float32(PEAK / peak if peak > 0 else 1.0)
 
     def _events(
         self,
@@ -309,51 +348,19 @@ class SoundFont:
         return audio
 
 
-def render(
-    notes: Iterable[Note] | np.ndarray,
-    soundfont: SoundFont | str | os.PathLike | None = None,
-    *,
-    seconds: float,
-    sample_rate: int = 16000,
-    start_time: float = 0.0,
-    pre_roll: float = 2.0,
-    gains: Mapping[tuple[int, bool], float] | None = None,
-    sounds: Mapping[tuple[int, bool], Sound] | None = None,
-) -> np.ndarray:
-    """Renders notes to mono audio.
+def open_soundfont(
+    path: str | os.PathLike | None = None, sample_rate: int = 16000
+) -> SoundFont:
+    """Opens a soundfont, once per process, path and sample rate.
 
     Args:
-      notes: `Note` objects or a note array, times in seconds. Notes of one program
-        and pitch should not overlap (`note_arrays.resolve_overlaps`).
-      soundfont: an open soundfont, a path, or None for the one `pretty_midi` ships.
-      seconds: length of the audio.
-      sample_rate: in Hz; an open soundfont keeps its own.
-      start_time: the time, on the notes' clock, at which the audio begins.
-      pre_roll: notes held from before `start_time` are started at most this many
-        seconds before it.
-      gains: linear loudness of each (program, is_drum) part, 1 where not given.
-      sounds: the same with bank, drum kit and tuning; instead of `gains`.
-
-    Returns:
-      float32 [round(seconds * sample_rate)]. The level is the soundfont's own: loud
-      chords may exceed 1.
+      path: a .sf2 or .sf3 file; None for `default_soundfont`.
+      sample_rate: of the audio that it renders, in Hz.
 
     Raises:
-      DataError: if there is no synthesizer, the soundfont cannot be read, or it has
-        no preset for a part.
+      DataError: as `SoundFont`.
     """
-    if not isinstance(soundfont, SoundFont):
-        soundfont = open_soundfont(soundfont or default_soundfont(), sample_rate)
-    if gains is not None and sounds is None:
-        sounds = {part: Sound(gain=gain) for part, gain in gains.items()}
-    return soundfont.render(
-        notes, seconds=seconds, start_time=start_time, pre_roll=pre_roll, sounds=sounds
-    )
-
-
-def open_soundfont(path: str | os.PathLike, sample_rate: int = 16000) -> SoundFont:
-    """Opens a soundfont, once per process, path and sample rate."""
-    return _open_cached(str(path), sample_rate)
+    return _open_cached(str(path or default_soundfont()), sample_rate)
 
 
 @functools.lru_cache(maxsize=64)

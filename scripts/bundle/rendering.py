@@ -48,7 +48,6 @@ def render(
       ConfigError: for settings that cannot work.
       DataError: songs or soundfonts cannot be read.
     """
-    config.check()
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": corpus.FORMAT, **dataclasses.asdict(config)}, indent=2)
     (folder / "corpus.json").write_text(text + "\n", encoding="utf-8")

@@ -42,6 +42,8 @@ DECODED_INVALID_ID = -2
 NUM_PITCHES = 128
 NUM_PROGRAMS = 128
 MAX_VELOCITY = 127
+# Programs of a General MIDI class, such as the 8 pianos.
+MIDI_CLASS_SIZE = 8
 
 DEFAULT_STEPS_PER_SECOND = 100
 DEFAULT_MAX_SHIFT_SECONDS = 10
@@ -322,6 +324,11 @@ def apply_to_array(function: Callable[..., np.ndarray], *arrays: Any) -> Any:
     return tf.ensure_shape(result, [None])
 
 
+def midi_class(program: Any) -> Any:
+    """Returns the General MIDI class, 0..15, of a program 0..127 or an array [...]."""
+    return program // MIDI_CLASS_SIZE
+
+
 def drop_programs(
     tokens: np.ndarray | tf.Tensor, codec: event_codec.Codec
 ) -> np.ndarray | tf.Tensor:
@@ -337,7 +344,8 @@ def programs_to_midi_classes(
 
     def to_class(events: np.ndarray) -> np.ndarray:
         is_program = codec.is_type(events, "program")
-        return np.where(is_program, events - (events - first) % 8, events)
+        programs = MIDI_CLASS_SIZE * midi_class(events - first)
+        return np.where(is_program, first + programs, events)
 
     return apply_to_array(to_class, tokens)
 
@@ -358,7 +366,8 @@ class ProgramGranularity:
 PROGRAM_GRANULARITIES = {
     "flat": ProgramGranularity(drop_programs, lambda program: 0),
     "midi_class": ProgramGranularity(
-        programs_to_midi_classes, lambda program: 8 * (program // 8)
+        programs_to_midi_classes,
+        lambda program: MIDI_CLASS_SIZE * midi_class(program),
     ),
     "full": ProgramGranularity(lambda tokens, codec: tokens, lambda program: program),
 }

@@ -204,7 +204,9 @@ def test_vocabularies_must_match(task):
     model = tiny_training.make_model()
     utils.verify_matching_vocabs(cfg, model)
     model.output_vocabulary = vocabulary_from_codec(build_codec(VocabularyConfig()))
-    with pytest.raises(ConfigError, match="output vocabulary is EventVocabulary of"):
+    with pytest.raises(
+        ConfigError, match="output vocabulary is GenericTokenVocabulary of"
+    ):
         utils.verify_matching_vocabs(cfg, model)
     model.output_vocabulary = None
     utils.verify_matching_vocabs(cfg, model)

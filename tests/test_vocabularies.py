@@ -145,6 +145,18 @@ def test_program_granularities(kind):
         vocabularies.program_granularity("midi_clas")
 
 
+def test_midi_classes():
+    assert [vocabularies.midi_class(program) for program in (0, 7, 8, 127)] == [
+        *[0, 0, 1, 15]
+    ]
+    assert (
+        vocabularies.midi_class(np.arange(128)).tolist()
+        == np.repeat(np.arange(16), 8).tolist()
+    )
+    to_class = vocabularies.program_granularity("midi_class").program_map_fn
+    assert [to_class(program) for program in (0, 33, 127)] == [0, 32, 120]
+
+
 def test_program_granularities_in_a_graph():
     @tf.function
     def classes(tokens):

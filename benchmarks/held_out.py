@@ -131,7 +131,7 @@ def make_pieces(
     for stem, notes in tunes:
         for kind, version in (
             (ALL, notes),
-            (PIANO, orchestration.piano_only(notes)),
+            (PIANO, orchestration.solo(notes, 0)),
         ):
             pieces[kind].append(_piece(kind, stem, "", version, font, seconds))
     if solos:

@@ -161,8 +161,8 @@ def test_dropping_tracks_never_drops_all(rng):
     np.testing.assert_array_equal(orchestration.drop_tracks(rng, notes, 0.0), notes)
 
 
-def test_piano_only_leaves_one_program_and_no_drums(rng):
-    piano = orchestration.piano_only(song(rng))
+def test_a_solo_leaves_one_program_and_no_drums(rng):
+    piano = orchestration.solo(song(rng), 0)
     assert note_arrays.parts(piano) == [(0, False)]
     assert overlaps(piano) == 0
 

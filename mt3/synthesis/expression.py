@@ -1,13 +1,13 @@
-"""How players play: pedal, rubato, spread chords, dynamics.
+"""Expressive playing: pedal, rubato, spread chords, dynamics.
 
-Scores and random notes are exact; recordings are not. Everything here changes the
-notes, and so the labels along with the audio. Synthesizers (`synthesizers`) know no
-pedal: what a pedal would do to the sound is done to the notes' ends.
+Scores and random notes are exact; recordings are not. All functions here change the
+notes, and with them the labels as well as the audio. The synthesizers (`synthesizers`)
+have no pedal: its effect on the sound is applied to the ends of the notes.
 
-All functions take and return note arrays (`note_arrays`), change nothing in place,
-and are functions of the `numpy.random.Generator` handed in. Notes of one key may
-overlap afterwards: call `note_arrays.resolve_overlaps`, as for a key that the pedal
-still holds when it is struck again.
+All functions take and return note arrays (`note_arrays`), change nothing in place, and
+take their randomness from the `numpy.random.Generator` that the caller passes. Notes of
+one key may overlap afterwards, as when a key is struck while the pedal still holds it:
+call `note_arrays.resolve_overlaps`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 SHORTEST_PEDAL_SECONDS = 0.4
 LONGEST_PEDAL_SECONDS = 4.0
 PEDAL_STYLES = ("free", "legato", "bar")
-# Acoustic and electric grand, and the electric pianos now and then.
+# Acoustic pianos, electric pianos, harpsichord and clavinet.
 PIANOS = range(8)
 _ACOUSTIC_PIANOS = range(4)
 # Onsets of one part closer than this were written as a chord.
@@ -30,14 +30,14 @@ SHORTEST_NOTE_SECONDS = 0.03
 
 @dataclasses.dataclass(frozen=True)
 class Expression:
-    """How often each habit of players is imitated, as chances for a clip.
+    """The chances in a clip that each habit of players is imitated.
 
     Attributes:
-      pedal: that pianos are played with the sustain pedal.
-      rubato: that the tempo wanders.
+      pedal: chance that pianos are played with the sustain pedal.
+      rubato: chance that the tempo varies.
       rubato_depth: greatest standard deviation of the tempo, as a fraction.
-      spread: that a part's chords are spread.
-      phrasing: that loudness rises and falls over phrases.
+      spread: chance that a part's chords are spread.
+      phrasing: chance that loudness rises and falls over phrases.
     """
 
     pedal: float = 0.3
@@ -51,7 +51,7 @@ SOLO_PIANO = Expression(
     pedal=0.65, rubato=0.7, rubato_depth=0.15, spread=0.6, phrasing=0.7
 )
 SOLO = Expression(pedal=0.6, rubato=0.6, rubato_depth=0.12, spread=0.5, phrasing=0.7)
-# Random notes have no beat that could wander.
+# Random notes have no beat that could vary.
 RANDOM = Expression(pedal=0.3, rubato=0.0, spread=0.3, phrasing=0.4)
 
 
@@ -68,9 +68,9 @@ def perform(
     Args:
       rng: source of randomness.
       notes: note array.
-      habits: how often each habit is imitated.
-      start: where the stretch begins whose tempo may wander.
-      end: where it ends; both stay where they are.
+      habits: chances of the habits.
+      start: beginning of the interval in which the tempo may vary.
+      end: its end; both keep their times.
     """
     if rng.random() < habits.rubato:
         depth = habits.rubato_depth * float(rng.uniform(0.2, 1.0))
@@ -82,7 +82,7 @@ def perform(
     if rng.random() < habits.phrasing:
         notes = phrase_velocities(rng, notes)
     for program in np.unique(notes["program"][~notes["is_drum"]]).tolist():
-        # Electric pianos and harpsichords are pedalled less.
+        # Electric pianos and harpsichords are played with less pedal.
         chance = habits.pedal * (1.0 if program in _ACOUSTIC_PIANOS else 0.4)
         if program in PIANOS and rng.random() < chance:
             chosen = (notes["program"] == program) & ~notes["is_drum"]
@@ -107,9 +107,9 @@ def pedal(
       chosen: bool [n]: the notes of the instrument with the pedal.
       start: the first time at which the pedal may go down.
       end: no pedal goes down later.
-      style: "free" pedals wherever it likes; "legato" lifts as the harmony changes
-        (the bass moves) and presses again at once; "bar" does so at equal times.
-        Drawn if None.
+      style: "free" presses and lifts at random times; "legato" lifts when the harmony
+        changes (the bass moves) and presses again at once; "bar" does so at regular
+        times. Drawn if None.
     """
     if style is None:
         style = PEDAL_STYLES[int(rng.choice(3, p=(0.3, 0.45, 0.25)))]
@@ -118,7 +118,7 @@ def pedal(
     if not len(downs):
         return changed
     ends = notes["end_time"]
-    # The last pedal that went down before the note's end, if it is still down then.
+    # The last pedal that went down before the note's end, if it is still down.
     span = np.searchsorted(downs, ends, "right") - 1
     held = chosen & (span >= 0) & (ends < ups[span])
     changed["end_time"] = np.where(held, ups[span], ends)
@@ -143,14 +143,14 @@ def _pedal_spans(
         lifts = lifts + rng.normal(0, 0.02, len(lifts))
     else:
         lifts = _bass_moves(notes)
-        # The foot follows the fingers: what sounded is damped after the new onset.
+        # The foot follows the fingers: the old notes are damped after the new onset.
         lifts = lifts + float(rng.uniform(0.0, 0.12))
         lifts = lifts[(lifts > start) & (lifts < end + LONGEST_PEDAL_SECONDS)]
     if len(lifts) < 2:
         return np.zeros(0), np.zeros(0)
     again = float(rng.uniform(0.04, 0.2))
     downs, ups = lifts[:-1] + again, lifts[1:]
-    # Nobody holds a pedal for ever; some harmonies get none.
+    # Pedals are held for a limited time, and not for all harmonies.
     ups = np.minimum(ups, downs + LONGEST_PEDAL_SECONDS)
     kept = (ups - downs > 0.1) & (rng.random(len(downs)) < rng.uniform(0.6, 1.0))
     return downs[kept], ups[kept]
@@ -176,14 +176,14 @@ def rubato(
     start: float,
     end: float,
 ) -> np.ndarray:
-    """Lets the tempo wander slowly, all parts alike.
+    """Varies the tempo slowly, in the same way for all parts.
 
     Args:
       rng: source of randomness.
       notes: note array.
       depth: standard deviation of the tempo, as a fraction.
-      start: from here on the tempo wanders.
-      end: up to here; both keep their times, and so does all outside of them.
+      start: beginning of the interval in which the tempo varies.
+      end: its end. Both, and everything outside, keep their times.
     """
     grid = np.linspace(start, end, 65)
     slowness = np.exp(depth * _wander(rng, grid))
@@ -200,10 +200,10 @@ def rubato(
 def spread_chords(
     rng: np.random.Generator, notes: np.ndarray, chosen: np.ndarray
 ) -> np.ndarray:
-    """Lets the notes of a part's chords begin one after the other.
+    """Spreads the onsets of a part's chords.
 
-    Either the whole part is a little uneven, as hands are, or some chords are
-    rolled, mostly upwards, as on a harp or a strummed guitar.
+    Either the whole part is slightly uneven, as hands are, or some chords are rolled,
+    mostly upwards, as on a harp or a strummed guitar.
     """
     places = np.flatnonzero(chosen)
     if len(places) < 2:
@@ -218,7 +218,7 @@ def spread_chords(
     size = np.diff(np.append(first, len(part)))[chord]
     rank = np.arange(len(part)) - first[chord]
     if rng.random() < 0.4:
-        # Hands: every note by itself, the melody (the highest) a little ahead.
+        # Hands: each note on its own, the melody (the highest) slightly ahead.
         late = np.abs(rng.normal(0, rng.uniform(0.002, 0.012), len(part)))
         ahead = float(rng.uniform(0.0, 0.02))
         late = np.where(rank == size - 1, 0.0, late + ahead)
@@ -227,7 +227,7 @@ def spread_chords(
         rolled = rng.random(count) < rng.uniform(0.1, 0.9)
         step = np.exp(rng.uniform(np.log(0.004), np.log(0.06)))
         step = step * rng.uniform(0.7, 1.4, count) * rolled
-        # A guitar's player strums downwards and upwards; others roll upwards.
+        # Guitars are strummed downwards and upwards; others roll mostly upwards.
         program = int(part["program"][0])
         down = rng.random(count) < (0.4 if 24 <= program < 32 else 0.1)
         place = np.where(down[chord], size - 1 - rank, rank)
@@ -243,12 +243,12 @@ def spread_chords(
 
 
 def phrase_velocities(rng: np.random.Generator, notes: np.ndarray) -> np.ndarray:
-    """Lets loudness rise and fall over seconds, and brings out the highest notes."""
+    """Makes loudness rise and fall over seconds, and emphasises the highest notes."""
     if not len(notes):
         return notes
     swing = float(rng.uniform(3, 18))
     gain = swing * _wander(rng, notes["start_time"])
-    # Drums keep the beat; they follow a little.
+    # Drums follow only a little.
     gain = np.where(notes["is_drum"], 0.3 * gain, gain)
     pitched = ~notes["is_drum"]
     if pitched.any():
@@ -263,7 +263,7 @@ def phrase_velocities(rng: np.random.Generator, notes: np.ndarray) -> np.ndarray
 
 
 def _wander(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
-    """A smooth random curve over time, of standard deviation about 1."""
+    """Returns a smooth random curve over time with a standard deviation near 1."""
     periods = np.exp(rng.uniform(np.log(2.0), np.log(12.0), 4))
     phases = rng.uniform(0, 2 * np.pi, 4)
     turns = 2 * np.pi * np.asarray(time, float)[..., None] / periods + phases

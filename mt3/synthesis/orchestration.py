@@ -1,8 +1,8 @@
-"""Songs -> other songs: who plays, how high, how fast, how loud.
+"""Variations of songs: instruments, pitch, tempo, loudness.
 
-All functions take and return note arrays (`note_arrays`), change nothing in place,
-and are functions of the `numpy.random.Generator` handed in. Drums keep their keys:
-transposing or re-programming them would make other instruments of them.
+All functions take and return note arrays (`note_arrays`), change nothing in place, and
+take their randomness from the `numpy.random.Generator` that the caller passes. Drums
+keep their keys, since other keys are other instruments.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def transpose(notes: np.ndarray, semitones: int) -> np.ndarray:
 
 
 def change_tempo(notes: np.ndarray, factor: float) -> np.ndarray:
-    """Plays the notes `factor` times as fast."""
+    """Makes the notes `factor` times as fast."""
     moved = notes.copy()
     moved["start_time"] /= factor
     moved["end_time"] /= factor
@@ -45,7 +45,7 @@ def keep_tracks(notes: np.ndarray, kept: np.ndarray | list[int]) -> np.ndarray:
 def drop_tracks(
     rng: np.random.Generator, notes: np.ndarray, chance: float
 ) -> np.ndarray:
-    """Leaves out each pitched track, and the drums, with some chance; never all."""
+    """Drops each pitched track, and the drums, with some chance, but never all."""
     numbers = tracks(notes)
     if not len(numbers):
         return notes
@@ -59,13 +59,13 @@ def drop_tracks(
 def redraw_programs(
     rng: np.random.Generator, notes: np.ndarray, *, anywhere: float = 0.0
 ) -> np.ndarray:
-    """Gives each pitched track another instrument, fitted to its range.
+    """Gives each pitched track another instrument, and moves it into its range.
 
     Args:
       rng: source of randomness.
       notes: a song.
       anywhere: the chance that a track's instrument is drawn among all programs;
-        else it stays in its MIDI class (programs 8k to 8k + 7).
+        otherwise it stays in its family (programs 8k to 8k + 7).
     """
     changed = notes.copy()
     for track in tracks(notes):
@@ -79,10 +79,11 @@ def redraw_programs(
 
 
 def assign_program(notes: np.ndarray, program: int) -> np.ndarray:
-    """Lets one instrument play all the notes, by octaves within its range.
+    """Gives all notes to one instrument, moved by octaves into its range.
 
-    The part moves by the octaves that bring its median nearest to the range; single
-    notes still outside then fold back by octaves. Notes that ring out are shortened.
+    The part moves by the octaves that bring its median nearest to the range; notes
+    that are still outside then move by octaves on their own. Notes longer than the
+    instrument's ring time are shortened.
     """
     changed = notes.copy()
     low, high = instruments.pitch_range(program)
@@ -103,7 +104,7 @@ def assign_program(notes: np.ndarray, program: int) -> np.ndarray:
 
 
 def let_ring_out(notes: np.ndarray) -> np.ndarray:
-    """Shortens notes of struck and plucked instruments to what is heard of them."""
+    """Shortens notes of struck and plucked instruments to their ring time."""
     changed = notes.copy()
     for program in np.unique(notes["program"][~notes["is_drum"]]).tolist():
         chosen = (notes["program"] == program) & ~notes["is_drum"]
@@ -115,10 +116,7 @@ def let_ring_out(notes: np.ndarray) -> np.ndarray:
 
 
 def melody(notes: np.ndarray) -> np.ndarray:
-    """Reduces a part to one note at a time: the highest of those that start together.
-
-    Each note ends where the next begins.
-    """
+    """Reduces a part to its highest notes, each of which ends where the next begins."""
     if not len(notes):
         return notes.copy()
     order = np.lexsort((-notes["pitch"].astype(int), notes["start_time"]))
@@ -133,7 +131,7 @@ def melody(notes: np.ndarray) -> np.ndarray:
 
 
 def solo(notes: np.ndarray, program: int) -> np.ndarray:
-    """Lets one instrument play the pitched notes alone.
+    """Gives all pitched notes to one instrument, without drums.
 
     Instruments that play one note at a time get the melody.
     """
@@ -143,15 +141,10 @@ def solo(notes: np.ndarray, program: int) -> np.ndarray:
     return note_arrays.resolve_overlaps(assign_program(pitched, program))
 
 
-def piano_only(notes: np.ndarray, program: int = 0) -> np.ndarray:
-    """Lets a piano play all pitched parts at once; drums are left out."""
-    return solo(notes, program)
-
-
 def vary_velocities(rng: np.random.Generator, notes: np.ndarray) -> np.ndarray:
-    """Bends the velocity curve and loosens it, for each track by itself.
+    """Bends the velocity curve, and adds random deviations for each track.
 
-    Scores often come with one velocity throughout; players do not.
+    Scores often have the same velocity throughout, unlike recordings of players.
     """
     changed = notes.copy()
     velocity = notes["velocity"].astype(float)
@@ -181,7 +174,7 @@ def jitter_onsets(
 def change_articulation(
     rng: np.random.Generator, notes: np.ndarray, chance: float = 0.3
 ) -> np.ndarray:
-    """Plays some tracks shorter (down to 30 %) or a little longer than written."""
+    """Makes the notes of some tracks shorter (down to 30 %) or slightly longer."""
     changed = notes.copy()
     for track in tracks(notes):
         if rng.random() < chance:
@@ -194,13 +187,13 @@ def change_articulation(
     return changed
 
 
-# Electronic kits send keys of their own for edges and rims; in General MIDI those
-# keys are silent or something else altogether (58 is a vibraslap).
+# Electronic kits have separate keys for edges and rims; in General MIDI these keys are
+# silent or other instruments (58 is a vibraslap).
 _ELECTRONIC_KIT = {22: 42, 26: 46, 58: 43}
 
 
 def general_midi_drums(notes: np.ndarray) -> np.ndarray:
-    """Moves an electronic kit's own keys (edges, rims) to General MIDI's."""
+    """Moves an electronic kit's keys for edges and rims to those of General MIDI."""
     changed = notes.copy()
     for key, general in _ELECTRONIC_KIT.items():
         changed["pitch"][notes["is_drum"] & (notes["pitch"] == key)] = general
@@ -208,7 +201,7 @@ def general_midi_drums(notes: np.ndarray) -> np.ndarray:
 
 
 def add_part(notes: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Adds a part under a track number of its own."""
+    """Adds a part with a new track number."""
     part = part.copy()
     part["track"] = int(notes["track"].max(initial=0)) + 1
     return note_arrays.sort(np.concatenate([notes, part]))
@@ -223,14 +216,14 @@ def add_groove(
     start: float,
     seconds: float,
 ) -> np.ndarray:
-    """Lays a drum groove under a song, in the song's tempo, repeated as needed.
+    """Adds a drum groove to a song, in the song's tempo, repeated as needed.
 
     Args:
       notes: the song; its own drums are replaced.
       groove: drum notes, from time 0.
       song_tempo: beats per minute of the song.
-      groove_tempo: beats per minute of the groove; halves and doubles of the song's
-        tempo count as the same, so that no groove is stretched by more than 1.5.
+      groove_tempo: beats per minute of the groove. Half and double tempo count as
+        equal, so that no groove is stretched by more than 1.5.
       start: where the drums begin, in seconds of the song; moved back to a beat.
       seconds: how long they play.
     """

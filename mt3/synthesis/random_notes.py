@@ -1,11 +1,11 @@
-"""Random note processes: music without the habits of music.
+"""Random note processes: notes that cannot be predicted from other notes.
 
-A network that hears only songs learns which notes usually sound together and
-writes them down unheard. Random notes cannot be guessed. Beside voices of wholly
-random notes there are chords, arpeggios, scales and repeated notes, whose rhythms
-and close attacks real playing has and independent voices lack.
+A network that is trained on songs alone learns which notes usually sound together and
+writes them even if they do not sound. Random notes cannot be guessed. Besides voices of
+completely random notes there are chords, arpeggios, scales and repeated notes, which
+have the rhythms and close attacks of real playing.
 
-Everything is a function of the `numpy.random.Generator` handed in.
+All draws come from the `numpy.random.Generator` that the caller passes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mt3.synthesis import instruments
 SHORTEST_SECONDS = 0.05
 LONGEST_SECONDS = 3.0
 PATTERNS = ("free", "chords", "arpeggio", "scale", "repeat")
-# How often each pattern is drawn.
+# Chances of the patterns.
 _SEVERAL_VOICES = (0.45, 0.2, 0.13, 0.12, 0.1)
 _ONE_VOICE = (0.6, 0.0, 0.0, 0.25, 0.15)
 _SCALES = (
@@ -42,8 +42,8 @@ def random_notes(
     Args:
       rng: source of randomness.
       seconds: length of the piece; no note begins later.
-      max_programs: 1 to this many programs play, few more often than many.
-      max_polyphony: 1 to this many voices each; in all, no more than about a dozen.
+      max_programs: 1 to this many programs play; small numbers are more frequent.
+      max_polyphony: 1 to this many voices each, and about a dozen in total.
       drums: the chance that random drums play along.
 
     Returns:
@@ -73,7 +73,7 @@ def part(
 
     Args:
       rng: source of randomness.
-      program: the instrument; its range and voices are kept to.
+      program: the instrument, which determines the range and limits the voices.
       seconds: no note begins later.
       voices: the most notes at a time (1 for instruments that play one at a time).
       pattern: one of `PATTERNS`; drawn if None.
@@ -84,9 +84,7 @@ def part(
     if instruments.is_monophonic(program):
         voices = 1
     if pattern is None:
-        chances = (
-            (0.45, 0.2, 0.13, 0.12, 0.1) if voices > 1 else (0.6, 0, 0, 0.25, 0.15)
-        )
+        chances = _SEVERAL_VOICES if voices > 1 else _ONE_VOICE
         pattern = PATTERNS[int(np.searchsorted(np.cumsum(chances), rng.random()))]
     low, high = _register(rng, program)
     if pattern == "free":
@@ -152,7 +150,7 @@ def durations(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _register(rng: np.random.Generator, program: int) -> tuple[int, int]:
-    """Returns a part of the instrument's range, at least an octave where it can."""
+    """Returns a part of the instrument's range, at least an octave if possible."""
     low, high = instruments.pitch_range(program)
     width = min(high - low, int(rng.integers(12, 49)))
     low = int(rng.integers(low, high - width + 1))
@@ -162,7 +160,7 @@ def _register(rng: np.random.Generator, program: int) -> tuple[int, int]:
 def _free_voice(
     rng: np.random.Generator, seconds: float, low: int, high: int, rests: bool
 ) -> list[tuple[float, float, int]]:
-    """A voice of random pitches, durations and rests."""
+    """Draws a voice of random pitches, durations and rests."""
     tempo = np.exp(rng.uniform(np.log(0.6), np.log(1.6)))
     gap_chance = rng.uniform(0.0, 0.5)
     time = float(rng.uniform(0, 0.6))
@@ -184,7 +182,7 @@ def _pattern_rows(
     high: int,
     voices: int,
 ) -> list[tuple[float, float, int]]:
-    """Chords, arpeggios, scales and repeated notes on a loose beat."""
+    """Draws chords, arpeggios, scales or repeated notes on a loose beat."""
     scale = _SCALES[int(rng.integers(len(_SCALES)))]
     ladder = [p for p in range(low, high + 1) if (p - low) % 12 in scale]
     time = float(rng.uniform(0, 0.5))
@@ -199,7 +197,7 @@ def _pattern_rows(
             chord = np.sort(rng.choice(ladder, size, replace=False))
             if rng.random() < 0.5:
                 chord = chord[::-1]
-            # Either every note is let go at once, or all ring to the figure's end.
+            # Either each note is released at once, or all ring to the figure's end.
             ringing = voices > 1 and rng.random() < 0.5
             figure_end = time + step * size
             for pitch in chord.tolist():
@@ -236,7 +234,7 @@ def _chord(
     voices: int,
     legato: float,
 ) -> float:
-    """Appends a chord, perhaps spread a little; returns the time behind it."""
+    """Appends a chord, sometimes slightly spread; returns the time of its end."""
     size = int(rng.integers(1, voices + 1)) if voices > 1 else 1
     size = min(max(size, min(2, voices)), len(ladder))
     length = float(durations(rng, 1)[0])

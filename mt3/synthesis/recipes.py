@@ -1,7 +1,7 @@
-"""Recipes for training clips: which notes, played by whom, with what sound.
+"""Recipes for training clips: which notes, which instruments, which sounds.
 
-A clip is a few seconds of music of one kind (`KINDS`), drawn from a library of songs
-or from random note processes. Everything is a function of the generator handed in.
+A clip is a few seconds of music of one kind (`KINDS`), drawn from a library of songs or
+from random note processes. All draws come from the generator that the caller passes.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from mt3.synthesis import expression, instruments, orchestration, random_notes
 from mt3.synthesis.song_library import Library
 from mt3.synthesis.soundfont import Sound, SoundFont
 
-# Music before the clip that is rendered along, so that notes held into the clip
-# sound as they should.
+# Music before the clip that is rendered too, so that notes held into the clip sound as
+# they do some time after their attack.
 PRE_ROLL_SECONDS = 2.0
-# Kits above play effects or orchestral percussion on other keys than General MIDI's.
+# Higher kits have effects or orchestral percussion on other keys than General MIDI.
 _LAST_DRUM_KIT = 47
 _LAST_VARIATION_BANK = 16
 # Bowed strings, voices, brass, reeds, pipes and synth leads.
 _VIBRATO_PROGRAMS = frozenset([*range(40, 45), 52, 53, 54, *range(56, 88)])
 _PIANOS = np.array([0.5, 0.1, 0.07, 0.04, 0.1, 0.09, 0.06, 0.04])
-# The chance that each part of a clip gets a soundfont of its own.
+# The chance that each part of a clip draws its own soundfont.
 _MIXED_FONTS = 0.5
 
 
@@ -35,8 +35,8 @@ class Clip:
     """Notes of a clip and how they sound.
 
     Attributes:
-      notes: note array, times relative to the clip's start (the pre-roll's are
-        negative), without overlaps of one (program, pitch).
+      notes: note array, times relative to the clip's start (negative in the pre-roll),
+        without overlaps of one (program, pitch).
       sounds: by (program, is_drum).
       fonts: the soundfont that plays each (program, is_drum).
     """
@@ -46,14 +46,14 @@ class Clip:
     fonts: Mapping[tuple[int, bool], SoundFont]
 
     def render(self, seconds: float) -> np.ndarray:
-        """Renders the clip: float32 [samples], the sum of what each soundfont plays."""
+        """Renders the clip: float32 [samples], the sum over its soundfonts."""
         keys = note_arrays.part_keys(self.notes)
         audio: np.ndarray | float = 0.0
         fonts = list(dict.fromkeys(self.fonts.values()))
         for font in fonts:
             parts = [part for part, player in self.fonts.items() if player is font]
             chosen = np.isin(keys, [128 if drum else p for p, drum in parts])
-            # Soundfonts differ in loudness by far more than parts of a mix do.
+            # The loudness of soundfonts differs far more than that of parts in a mix.
             level = 1.0 if len(fonts) == 1 else 1.0 / font.level
             audio = audio + np.float32(level) * font.render(
                 self.notes[chosen],
@@ -71,16 +71,16 @@ def draw_clip(
     soundfonts: SoundFont | Sequence[SoundFont],
     seconds: float,
 ) -> Clip:
-    """Draws a clip of a kind; without a library, or songs of that kind, random notes.
+    """Draws a clip of a kind, from random notes if the library has no such song.
 
     Args:
       rng: source of randomness.
       kind: one of `KINDS`.
       library: songs to draw from, or None.
-      soundfonts: what may play it. Half of the clips are played by one of those that
-        can play the most of it (and by others what that one cannot), half draw one
-        for each part. Kits and variations are chosen among theirs, and notes without
-        a sound dropped.
+      soundfonts: to choose from. Half of the clips are played by one of those that can
+        play most of their parts (other soundfonts play the rest); the other half draw
+        a soundfont for each part. Kits, variations and notes are limited to those that
+        the soundfonts contain.
       seconds: the clip's length.
 
     Raises:
@@ -119,7 +119,7 @@ def _draw_fonts(
     parts: Sequence[tuple[int, bool]],
     soundfonts: Sequence[SoundFont],
 ) -> dict[tuple[int, bool], SoundFont]:
-    """Draws who plays each part."""
+    """Draws the soundfont of each part."""
     counts = [sum(font.can_play(*part) for part in parts) for font in soundfonts]
     mains = [f for f, n in zip(soundfonts, counts, strict=True) if n == max(counts)]
     main = mains[int(rng.integers(len(mains)))]
@@ -182,10 +182,10 @@ def _solo_piano(
     if song is None:
         return _random_part(rng, program, seconds, int(rng.integers(1, 9)))
     notes = _excerpt(rng, song, seconds)
-    # Half are reductions of the whole piece, half the parts of one or two hands.
+    # Half are reductions of the whole piece, half are parts of one or two hands.
     if rng.random() < 0.5:
         notes = _some_tracks(rng, notes, int(rng.integers(1, 3)))
-    return orchestration.piano_only(notes, program)
+    return orchestration.solo(notes, program)
 
 
 def _solo(
@@ -293,7 +293,7 @@ _HABITS = {
 def _draw(
     rng: np.random.Generator, library: Library | None, kind: str, random: float = 0.0
 ) -> Song | None:
-    """Draws a song, or None where random notes are to take its place."""
+    """Draws a song, or None where random notes replace it."""
     by_chance = rng.random() < random
     if by_chance or library is None or not library.has(kind):
         return None
@@ -303,7 +303,7 @@ def _draw(
 def _excerpt(
     rng: np.random.Generator, song: Song, seconds: float, factor: float | None = None
 ) -> np.ndarray:
-    """Cuts a stretch with music in it, transposed, at another tempo, loosened.
+    """Cuts an excerpt, transposed, at another tempo, with changed articulation.
 
     Returns:
       A note array whose time 0 is the clip's start, with the pre-roll before it.
@@ -348,7 +348,7 @@ def _with_groove(
     tempo: float,
     seconds: float,
 ) -> np.ndarray:
-    """Lays a groove under the clip, entering at a random bar of the groove."""
+    """Adds a groove to the clip, which begins at a random beat of the groove."""
     start = -PRE_ROLL_SECONDS - float(rng.uniform(0, 4)) * 60.0 / tempo
     laid = orchestration.add_groove(
         notes,

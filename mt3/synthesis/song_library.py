@@ -1,4 +1,4 @@
-"""A library of songs in memory, from which material for clips is drawn."""
+"""A library of songs in memory, from which clips draw their music."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from pathlib import Path
 import numpy as np
 
 from mt3.errors import DataError, MidiError
+from mt3.files import atomic_file
 from mt3.midi.reader import Song, find_midi, read_song
+
+_LEAST_NOTES = 8
 
 
 class Library:
-    """Many songs in memory, by kind.
+    """Songs in memory, by kind.
 
     Args:
-      songs: the songs; those with fewer than `min_notes` notes are left out.
-      min_notes: see `songs`.
+      songs: the songs; those with fewer than 8 notes are dropped.
 
     Attributes:
-      songs: the songs kept.
+      songs: the songs that were not dropped.
       bands: indices of songs with drums and at least one pitched part.
       scores: indices of songs with pitched parts only.
       drums: indices of songs with drums only.
     """
 
-    def __init__(self, songs: Sequence[Song], min_notes: int = 8):
-        self.songs = [song for song in songs if len(song.notes) >= min_notes]
+    def __init__(self, songs: Sequence[Song]):
+        self.songs = [song for song in songs if len(song.notes) >= _LEAST_NOTES]
         self.bands, self.scores, self.drums = [], [], []
         for index, song in enumerate(self.songs):
             is_drum = song.notes["is_drum"]
@@ -44,15 +46,16 @@ class Library:
     def draw(self, rng: np.random.Generator, kind: str) -> Song:
         """Draws a song of a kind: "bands", "scores", "drums" or "pitched".
 
-        A folder is drawn by the square root of its notes, and a song in it likewise,
-        so that neither large folders nor long pieces drown the others.
+        The chance of a folder is proportional to the square root of its number of
+        notes, and so is that of a song in it, so that neither large folders nor long
+        pieces dominate.
 
         Raises:
           DataError: if the library has no such song.
         """
         pool = self._pool(kind)
         if not pool:
-            raise DataError(f"The MIDI folders hold no songs of the kind {kind!r}.")
+            raise DataError(f"The MIDI folders contain no songs of kind {kind!r}.")
         if kind not in self._chances:
             self._chances[kind] = np.cumsum(self._weights(pool))
         chances = self._chances[kind]
@@ -85,8 +88,8 @@ def load_library(
 
     Args:
       folders: MIDI folders or files.
-      cache: a file (.npz) to keep the notes in, so that the next call with the same
-        files needs no parsing.
+      cache: a file (.npz) for the notes, so that the next call with the same files
+        need not parse them again.
 
     Returns:
       The library, and one message for each file that could not be read.
@@ -127,14 +130,13 @@ def _unpack(stored: np.lib.npyio.NpzFile) -> list[Song]:
 
 def _store(path: Path, songs: list[Song], stamp: str, problems: list[str]) -> None:
     sizes = [0] + [len(song.notes) for song in songs]
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
-    np.savez(
-        partial,
-        stamp=np.array(stamp),
-        problems=np.array(problems, str),
-        names=np.array([song.name for song in songs], str),
-        tempos=np.array([song.beats_per_minute for song in songs]),
-        offsets=np.cumsum(sizes),
-        notes=np.concatenate([song.notes for song in songs]),
-    )
-    os.replace(partial, path)
+    with atomic_file(path) as file:
+        np.savez(
+            file,
+            stamp=np.array(stamp),
+            problems=np.array(problems, str),
+            names=np.array([song.name for song in songs], str),
+            tempos=np.array([song.beats_per_minute for song in songs]),
+            offsets=np.cumsum(sizes),
+            notes=np.concatenate([song.notes for song in songs]),
+        )

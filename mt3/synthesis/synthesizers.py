@@ -1,9 +1,9 @@
 """The synthesizers that play soundfonts, behind one small interface.
 
-Both have as many channels as there are parts, render mono blocks of any length, and
-are imported on first use: transcribing needs neither. tinysoundfont starts a note at
-its exact sample and repeats itself bit by bit; FluidSynth starts notes on blocks of 64
-samples (2 ms at 32 kHz) that run on from one rendering to the next.
+Both have a channel for each part, render mono blocks of any length, and are imported on
+first use, since transcribing needs neither. tinysoundfont starts a note at its exact
+sample, and its output repeats exactly. FluidSynth starts notes at multiples of 64
+samples (2 ms at 32 kHz), counted across renderings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INSTALL_HELP = (
 
 
 class Synthesizer(Protocol):
-    """What rendering needs of a synthesizer that has a soundfont loaded."""
+    """The methods that rendering needs, for a synthesizer with a loaded soundfont."""
 
     def has_preset(self, bank: int, preset: int) -> bool:
         """Tells whether the soundfont has a preset; drum kits are in bank 128."""
@@ -74,7 +74,7 @@ class TinySoundFont:
     def reset(self) -> None:
         """See `Synthesizer`."""
         self._font.reset()
-        # What sounded is faded out over 10 ms: let that go by unheard.
+        # Sounding notes fade out over 10 ms; discard that audio.
         self.render_into(self._fade)
 
     def start_channel(
@@ -112,8 +112,8 @@ class FluidSynth:
     def __init__(self, path: Path, sample_rate: int):
         import fluidsynth
 
-        # Settings count only before the synthesizer is made. Effects off: rooms are
-        # an augmentation's task.
+        # Settings have an effect only at construction. Effects are off, since rooms
+        # are the task of augmentation.
         self._synth = fluidsynth.Synth(
             gain=0.5,
             samplerate=float(sample_rate),
@@ -136,7 +136,7 @@ class FluidSynth:
             self._synth.cc(channel, 120, 0)  # all sounds off
         self._cents.clear()
         self._synth.system_reset()
-        # Even so, what sounded fades out over some tenths of a second.
+        # Even so, sounding notes fade out over some tenths of a second.
         for _ in range(100):
             self.render_into(self._fade)
             if np.abs(self._fade).max() < 1e-5:

@@ -39,7 +39,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mt3.errors import ConfigError, DataError, near_misses
-from mt3.scoring.counts import TrackSpec
+from mt3.note_sequences import TrackSpec
 
 DATA_ROOT_VARIABLE = "MT3_DATA_DIR"
 MANIFEST_NAME = "dataset.json"

@@ -1,324 +1,408 @@
-"""The scores of `mt3.scoring` as a seqio metric function.
+"""The scores of MT3 as a seqio metric function.
 
-seqio hands over what `mt3.postprocessors` made of every segment. Segments are joined
-to songs by their id, each song is decoded and scored, and what comes back are
-seqio's values for its loggers:
+seqio hands over what the task's `postprocess` made of every segment: a mapping for its
+targets, and one for its predictions. `transcription_metrics` joins the segments of each
+song, decodes the predictions to notes, and returns by name
 
-* Scalars: every score as the mean over songs, under the original's names; "Invalid
-  events" and "Dropped events", tokens per song; below "micro/", the scores of all
-  songs together; "Instrument leakage", "Instrument detection" and "Class ... F1
-  (Piano)", see `mt3.scoring.instruments`.
-* Histograms: every score over the songs, "... histogram".
-* Text: a table of the instrument classes.
-* Audio and Images of the first few songs, see `mt3.summaries`.
+* every score of `scoring.counts` as the mean over songs, and "Invalid events" and
+  "Dropped events", tokens per song;
+* the distribution of each over the songs, "... (hist)";
+* sound and pictures of the first songs, see `mt3.summaries`.
 
-A score that no song defines (drums, where nobody plays any) is left out: NaN is no
-JSON, and a curve with holes says less than no curve. `metrics.ORIGINAL` among the
-options brings back the original's zeros and its other habits.
+With `beyond_original` there are also the scores of all songs together (below "micro/"),
+the instrument scores of `scoring.instruments` ("Instrument leakage", "Instrument
+detection", "Class ... F1 (Piano)") with a table of the instrument classes, the
+synthesised references and pictures by instrument.
 
-Differences from the original, numbered:
+By default everything is as in the original, its crashes excepted. `metric_fns` makes
+the function that our own tasks register. Differences from the original, numbered; 1 to
+6 are options of `transcription_metrics` whose default is the original's way, and
+`metric_fns` chooses 1 to 5:
 
-1. Songs are told apart by their own ids rather than by order, so any number of hosts
-   may share the evaluation. Songs whose reference or predictions are missing are
-   named in an error; the original stops without saying why.
-2. One metric function computes everything, so that seqio decodes and keeps the
-   predictions once.
-3. Micro averages, instrument scores and classes (`beyond_original=False` leaves
-   them out).
+1. `original_side_effects=False`: the sweep of tolerances reads the notes as they are.
+   The original reads notes that its piano roll has lengthened to 50 ms.
+2. `original_drum_programs=False`: a drum is a drum whatever its program number. In the
+   original, drums match only drums of the same number.
+3. `original_reference_roll=False`: frame scores see every note of the reference. The
+   original shows, of those whose instrument number is 0, as it is where nobody set
+   one, only the notes of the highest program.
+4. `empty="skip"`: a score of nothing (drums in a piano piece) is left out, of the mean
+   as well. In the original it is 0.
+5. `beyond_original=True`: what MT3 itself does not have, see above.
+6. `unclosed_ties="end"`: a tie section without a tie event ends every note that it did
+   not name. In the original and by default it ends none.
+7. References without notes, tracks without notes and `num_summary_examples=0` work,
+   and no examples have no scores; the original stops.
+8. Songs whose reference or predictions are missing, or that share their id, are named
+   in an error; the original stops without saying why, or takes one of the references.
+9. References may be lists of `Note` instead of NoteSequences, and samples may be
+   missing. Pitch bends of references do not move the cells of a piano roll.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import inspect
-import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import seqio
 
-from mt3 import metrics_utils, summaries, tokenizer
+from mt3 import metrics_utils, note_sequences, summaries, vocabularies
 from mt3.configs import ModelConfig
-from mt3.data import note_sequence_io
 from mt3.errors import ConfigError, DataError, near_misses
-from mt3.metrics_utils import DecodedSong
-from mt3.note_sequences import Note
-from mt3.scoring import counts as metrics
-from mt3.scoring import instruments as instrument_metrics
+from mt3.event_codec import Codec
+from mt3.note_sequences import TrackSpec
+from mt3.scoring import counts, instruments, matching
+from mt3.spectrograms import SpectrogramConfig
 
-MetricFn = Callable[..., dict[str, seqio.metrics.MetricValue]]
+if TYPE_CHECKING:
+    import note_seq
+    import seqio
+
 Record = Mapping[str, Any]
+MetricFn = Callable[..., dict[str, Any]]
 
 CLASSES_TEXT = "Instrument classes"
+# What differs in our own tasks, see the module's docstring.
+_CORRECT: Mapping[str, Any] = {
+    "original_side_effects": False,
+    "original_drum_programs": False,
+    "original_reference_roll": False,
+    "empty": "skip",
+    "beyond_original": True,
+}
 _MAX_NAMED = 5
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluatedSong:
-    """One song, its segments joined.
+def _program_aware_note_scores(
+    ref_ns: note_seq.NoteSequence, est_ns: note_seq.NoteSequence, granularity_type: str
+) -> dict[str, float]:
+    """Scores notes that match within their instrument, drums by onset alone.
 
-    Attributes:
-      unique_id: the song's id.
-      reference: the true notes.
-      decoded: the transcribed notes and the counts of bad tokens.
-      raw_inputs: float32 [samples] of each segment from the first on, as far as
-        they were kept.
+    Args:
+      ref_ns: the true notes (a NoteSequence, `Note`s, or an array of `NOTE_DTYPE`).
+      est_ns: the transcribed notes.
+      granularity_type: a key of `vocabularies.PROGRAM_GRANULARITIES`.
+
+    Returns:
+      Precision, recall and F1 of all notes, of drums and of the others, by name.
     """
+    sides = matching.note_array(ref_ns), matching.note_array(est_ns)
+    matches = counts.program_counts(*sides, granularity_type)
+    return counts.scores_of_counts(matches, empty="zero")
 
-    unique_id: str
-    reference: Sequence[Note]
-    decoded: DecodedSong
-    raw_inputs: Sequence[np.ndarray]
+
+def _note_onset_tolerance_sweep(
+    ref_ns: note_seq.NoteSequence,
+    est_ns: note_seq.NoteSequence,
+    tolerances: Iterable[float] = counts.TOLERANCES,
+) -> dict[str, float]:
+    """Scores onsets with offsets at several tolerances, in seconds.
+
+    Arguments as in `_program_aware_note_scores`.
+
+    Returns:
+      Precision, recall and F1 at each tolerance, by name.
+    """
+    sides = matching.note_array(ref_ns), matching.note_array(est_ns)
+    matches = counts.tolerance_sweep(*sides, tolerances)
+    return counts.scores_of_counts(matches, empty="zero")
+
+
+def transcription_metrics(
+    targets: Sequence[Record],
+    predictions: Sequence[Record],
+    codec: Codec,
+    spectrogram_config: SpectrogramConfig,
+    onsets_only: bool,
+    use_ties: bool,
+    track_specs: Sequence[TrackSpec] | None = None,
+    num_summary_examples: int = 5,
+    frame_fps: float = matching.FRAMES_PER_SECOND,
+    frame_velocity_threshold: float = matching.REFERENCE_VELOCITY_THRESHOLD,
+    *,
+    original_side_effects: bool = True,
+    original_drum_programs: bool = True,
+    original_reference_roll: bool = True,
+    empty: Literal["skip", "zero"] = "zero",
+    beyond_original: bool = False,
+    unclosed_ties: Literal["keep", "end"] = "keep",
+    histograms: bool = True,
+    summary_seconds: float = 30.0,
+) -> dict[str, float | seqio.metrics.MetricValue]:
+    """Scores the songs whose segments these are.
+
+    Args:
+      targets: one per segment, in any order: "unique_id" (the song) and "ref_ns" (all
+        notes of the song in one of its segments, None in the others).
+      predictions: likewise: "unique_id", "start_time" (seconds), "est_tokens" (event
+        indices without EOS) and "raw_inputs" (float [samples], or None).
+      codec: event indices.
+      spectrogram_config: says the sample rate.
+      onsets_only: whether the tokens are onsets alone; offsets and velocities are not
+        scored then.
+      use_ties: whether segments begin with a tie section.
+      track_specs: tracks to score separately.
+      num_summary_examples: songs to make audible and visible.
+      frame_fps: frame rate of the piano rolls, Hz.
+      frame_velocity_threshold: cells of the reference at or below it are silent.
+      original_side_effects: see the module's docstring, 1.
+      original_drum_programs: see the module's docstring, 2.
+      original_reference_roll: see the module's docstring, 3.
+      empty: see the module's docstring, 4.
+      beyond_original: see the module's docstring, 5.
+      unclosed_ties: see the module's docstring, 6.
+      histograms: add the distributions over the songs. seqio's JSON logger cannot
+        write them and says so for each.
+      summary_seconds: how much of each song to make audible and visible.
+
+    Returns:
+      Numbers and seqio's values by name; nothing for no examples.
+
+    Raises:
+      DataError: a song lacks its reference, its predictions or its targets, or has
+        several references.
+    """
+    spec = note_sequences.note_encoding_spec(
+        onsets_only, use_ties, unclosed_ties=unclosed_ties
+    )
+    songs = join_songs(
+        targets,
+        predictions,
+        lambda song: metrics_utils.event_predictions_to_ns(song, codec, spec),
+    )
+    if not songs:
+        logging.getLogger(__name__).warning("evaluation: no examples, hence no scores")
+        return {}
+    sides = [
+        (matching.note_array(song["ref_ns"]), matching.note_array(song["est_ns"]))
+        for song in songs
+    ]
+    numbers = [
+        _instrument_numbers(song["ref_ns"]) if original_reference_roll else None
+        for song in songs
+    ]
+    matches = [
+        counts.song_counts(
+            *pair,
+            track_specs or (),
+            onsets_only=onsets_only,
+            original_side_effects=original_side_effects,
+            original_drum_programs=original_drum_programs,
+            reference_instruments=reference_instruments,
+            frames_per_second=frame_fps,
+            velocity_threshold=frame_velocity_threshold,
+        )
+        for pair, reference_instruments in zip(sides, numbers, strict=True)
+    ]
+    rows = [
+        {
+            "Invalid events": float(song["est_invalid_events"]),
+            "Dropped events": float(song["est_dropped_events"]),
+            **counts.scores_of_counts(row, empty=empty),
+        }
+        for song, row in zip(songs, matches, strict=True)
+    ]
+    others: dict[str, Any] = {}
+    single: dict[str, float] = {}
+    if beyond_original:
+        single, others = _instrument_scores(sides, matches, rows, empty)
+    values = counts.mean_metrics(rows) | single
+    values = {name: value for name, value in values.items() if not math.isnan(value)}
+    if histograms:
+        values |= _histograms(rows)
+    shown = songs[:num_summary_examples]
+    if shown:
+        others |= summaries.audio_summaries(
+            shown, shown, spectrogram_config, summary_seconds
+        )
+        others |= summaries.transcription_summaries(
+            shown,
+            shown,
+            spectrogram_config,
+            ns_feature_suffix="ns",
+            track_specs=track_specs,
+            num_seconds=summary_seconds,
+        )
+        rolls = _roll_pairs(sides[: len(shown)], numbers, track_specs or (), frame_fps)
+        others |= summaries.prettymidi_pianoroll(rolls, frame_fps, summary_seconds)
+    if beyond_original:
+        others |= summaries.instrument_summaries(
+            shown, shown, spectrogram_config, summary_seconds
+        )
+    return values | others
 
 
 def metric_fns(
-    config: ModelConfig,
-    track_specs: Iterable[metrics.TrackSpec | tuple[str, int, bool]] | None = None,
-    *,
-    num_summary_examples: int = 5,
-    summary_seconds: float = summaries.DEFAULT_SECONDS,
-    beyond_original: bool = True,
-    histograms: bool = True,
-    unclosed_ties: Literal["keep", "end"] = "keep",
-    empty: Literal["skip", "zero"] = "skip",
-    **options: Any,
+    config: ModelConfig, track_specs: Iterable[TrackSpec] | None = None, **options: Any
 ) -> list[MetricFn]:
-    """Makes the metric functions of an evaluation task.
+    """Makes the metric functions of our own evaluation tasks.
 
     Args:
       config: the encoding of the predictions, and the sample rate.
-      track_specs: tracks to score on their own, if the data set lists any.
-      num_summary_examples: songs to make audible and visible; 0 for none.
-      summary_seconds: how much of each, from its start.
-      beyond_original: whether to add scores that the original does not have.
-      histograms: whether to add the distribution of every score over the songs.
-        seqio's JSON logger cannot write them and says so of each.
-      unclosed_ties: see `note_sequences.NoteEncodingSpecType`.
-      empty: see `metrics.scores_of_counts`.
-      **options: the original's habits, as for `metrics.song_counts`.
+      track_specs: tracks to score separately.
+      **options: of `transcription_metrics`; by default the corrections that the
+        module's docstring lists.
 
     Returns:
       Functions of (targets, predictions), as `seqio.Task` takes them.
 
     Raises:
-      ConfigError: an option that does not exist or cannot be. It is looked at here,
-        not after the first hours of prediction.
+      ConfigError: an option that does not exist, or a wrong value. They are checked
+        here, not after the first hours of prediction.
     """
-    _check_options(options)
-    metrics.scores_of_counts([], empty=empty)
-    note_tokenizer = tokenizer.NoteTokenizer(config)
-    note_tokenizer.decoding_spec(unclosed_ties=unclosed_ties)
-    specs = list(track_specs or ())
-
-    # The names of the two arguments are how seqio knows what the function wants.
-    def transcription_metrics(
-        targets: Sequence[Record], predictions: Sequence[Record]
-    ) -> dict[str, seqio.metrics.MetricValue]:
-        songs = join_songs(
-            targets, predictions, note_tokenizer, unclosed_ties=unclosed_ties
-        )
-        if not songs:
-            logging.getLogger(__name__).warning(
-                "evaluation: no examples, hence no scores"
-            )
-            return {}
-        values = score_songs(
-            songs,
-            specs,
-            beyond_original=beyond_original,
-            histograms=histograms,
-            empty=empty,
-            **options,
-        )
-        shown = [_summary_song(song) for song in songs[:num_summary_examples]]
-        rate = config.spectrogram.sample_rate
-        values |= summaries.audio_summaries(
-            shown, sample_rate=rate, seconds=summary_seconds
-        )
-        return values | summaries.image_summaries(shown, seconds=summary_seconds)
-
-    return [transcription_metrics]
-
-
-def join_songs(
-    targets: Iterable[Record],
-    predictions: Iterable[Record],
-    note_tokenizer: tokenizer.NoteTokenizer,
-    *,
-    unclosed_ties: Literal["keep", "end"] = "keep",
-) -> list[EvaluatedSong]:
-    """Joins the segments of each song and decodes its predictions.
-
-    Args:
-      targets: records of `postprocess`, of all segments, in any order.
-      predictions: likewise.
-      note_tokenizer: the encoding of the predictions.
-      unclosed_ties: see `note_sequences.NoteEncodingSpecType`.
-
-    Returns:
-      Songs in the order in which their targets first appear.
-
-    Raises:
-      DataError: a song lacks its reference, its predictions or its targets, or has
-        several references: songs of one id would be taken for one.
-    """
-    references: dict[str, Any] = {}
-    repeated: dict[str, None] = {}
-    for target in targets:
-        song, reference = target["unique_id"], target["ref_ns"]
-        if references.get(song) is None:
-            references[song] = reference
-        elif reference is not None:
-            repeated[song] = None
-    decoded = metrics_utils.combine_predictions_by_id(
-        predictions,
-        lambda records: (
-            metrics_utils.event_predictions_to_ns(
-                records, note_tokenizer, unclosed_ties=unclosed_ties
-            ),
-            _raw_inputs(records),
-        ),
-    )
-    lacking = {
-        "no targets": [song for song in decoded if song not in references],
-        "no predictions": [song for song in references if song not in decoded],
-        "no reference, which its first segment should carry": [
-            song for song, notes in references.items() if notes is None
-        ],
-        "several references; ids must be unique within the data set": list(repeated),
+    settings = {
+        "codec": vocabularies.build_codec(config.vocabulary),
+        "spectrogram_config": config.spectrogram,
+        "onsets_only": config.onsets_only,
+        "use_ties": config.include_ties,
+        "track_specs": list(track_specs or ()),
     }
-    problems = [
-        f"{_names(songs)} with {problem}" for problem, songs in lacking.items() if songs
-    ]
-    if problems:
-        raise DataError(
-            f"evaluation: of {len(references | decoded)} songs, {'; '.join(problems)}; "
-            "expected the targets and predictions of every segment"
-        )
-    return [
-        EvaluatedSong(song, _notes(notes, song), *decoded[song])
-        for song, notes in references.items()
-    ]
-
-
-def score_songs(
-    songs: Sequence[EvaluatedSong],
-    track_specs: Iterable[metrics.TrackSpec | tuple[str, int, bool]] = (),
-    *,
-    beyond_original: bool = True,
-    histograms: bool = True,
-    empty: Literal["skip", "zero"] = "skip",
-    **options: Any,
-) -> dict[str, seqio.metrics.MetricValue]:
-    """Scores songs; arguments as in `metric_fns`.
-
-    Returns:
-      Scalars, histograms and a text by name.
-    """
-    references = [song.reference for song in songs]
-    estimates = [song.decoded.notes for song in songs]
-    specs = [
-        spec if isinstance(spec, metrics.TrackSpec) else metrics.TrackSpec(*spec)
-        for spec in track_specs
-    ]
-    counts = [
-        metrics.song_counts(reference, estimate, specs, **options)
-        for reference, estimate in zip(references, estimates, strict=True)
-    ]
-    rows = [metrics.scores_of_counts(row, empty=empty) for row in counts]
-    for row, song in zip(rows, songs, strict=True):
-        row["Invalid events"] = float(song.decoded.invalid_events)
-        row["Dropped events"] = float(song.decoded.dropped_events)
-    single: dict[str, float] = {}
-    others: dict[str, seqio.metrics.MetricValue] = {}
-    if beyond_original:
-        instruments = [
-            instrument_metrics.count_instruments(reference, estimate)
-            for reference, estimate in zip(references, estimates, strict=True)
-        ]
-        for row, song_instruments in zip(rows, instruments, strict=True):
-            row.update(song_instruments.scores())
-        micro = metrics.micro_metrics(
-            (
-                [*row, *song_instruments.detection]
-                for row, song_instruments in zip(counts, instruments, strict=True)
-            ),
-            empty=empty,
-        )
-        single = {f"micro/{name}": value for name, value in micro.items()}
-        classes = instrument_metrics.sum_classes(instruments)
-        single |= instrument_metrics.class_scores(classes)
-        table = instrument_metrics.class_table(classes)
-        others[CLASSES_TEXT] = seqio.metrics.Text(
-            "\n".join(instrument_metrics.format_rows(table, markdown=True))
-        )
-    if histograms:
-        others |= _histograms(rows)
-    scalars = metrics.mean_metrics(rows) | single
-    return {
-        name: seqio.metrics.Scalar(value)
-        for name, value in scalars.items()
-        if not math.isnan(value)
-    } | others
-
-
-def _histograms(
-    rows: Sequence[Mapping[str, float]],
-) -> dict[str, seqio.metrics.MetricValue]:
-    """Returns the distribution over songs of each score, of those where it exists."""
-    histograms: dict[str, seqio.metrics.MetricValue] = {}
-    for name in rows[0]:
-        values = np.array([row[name] for row in rows])
-        values = values[~np.isnan(values)]
-        if len(values):
-            histograms[f"{name} histogram"] = seqio.metrics.Histogram(values)
-    return histograms
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Refuses options that `metrics.song_counts` does not have."""
-    parameters = inspect.signature(metrics.song_counts).parameters.values()
-    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    known = inspect.signature(transcription_metrics).parameters.keys()
+    known -= {"targets", "predictions", *settings}
     for name in options:
         if name not in known:
             raise ConfigError(
                 f"evaluation metrics: unknown option {name!r}."
                 f"{near_misses(name, known)}"
             )
+    chosen = {**_CORRECT, **options}
+    counts.scores_of_counts([], empty=chosen["empty"])
+    note_sequences.note_encoding_spec(
+        config.onsets_only,
+        config.include_ties,
+        unclosed_ties=chosen.get("unclosed_ties", "keep"),
+    )
+    return [functools.partial(transcription_metrics, **settings, **chosen)]
 
 
-def _names(songs: Sequence[str]) -> str:
+def join_songs(
+    targets: Iterable[Record],
+    predictions: Iterable[Record],
+    combine_predictions_fn: metrics_utils.CombineExamplesFunctionType,
+) -> list[dict[str, Any]]:
+    """Joins the segments of each song.
+
+    Args:
+      targets: one per segment, in any order.
+      predictions: likewise.
+      combine_predictions_fn: makes one mapping of a song's predictions.
+
+    Returns:
+      For each song, in the order in which targets first appear, that mapping with
+      "unique_id" and "ref_ns".
+
+    Raises:
+      DataError: a song lacks its reference, its predictions or its targets, or has
+        several references: songs of one id would be taken for one.
+    """
+    references = metrics_utils.combine_predictions_by_id(
+        targets, lambda song: [t["ref_ns"] for t in song if t["ref_ns"] is not None]
+    )
+    combined = metrics_utils.combine_predictions_by_id(
+        predictions, combine_predictions_fn
+    )
+    lacking = {
+        "no targets": combined.keys() - references.keys(),
+        "no predictions": references.keys() - combined.keys(),
+        "no reference, which its first segment should carry": [
+            song for song, found in references.items() if not found
+        ],
+        "several references; ids must be unique within the data set": [
+            song for song, found in references.items() if len(found) > 1
+        ],
+    }
+    problems = [
+        f"{_names(songs)} with {problem}" for problem, songs in lacking.items() if songs
+    ]
+    if problems:
+        raise DataError(
+            f"evaluation: of {len(references | combined)} songs, "
+            f"{'; '.join(problems)}; expected the targets and predictions of every "
+            "segment"
+        )
+    return [
+        {**combined[song], "unique_id": song, "ref_ns": found[0]}
+        for song, found in references.items()
+    ]
+
+
+def _names(songs: Iterable[Hashable]) -> str:
     """Returns a count and the first few ids."""
-    named = ", ".join(repr(song) for song in songs[:_MAX_NAMED])
-    more = ", ..." if len(songs) > _MAX_NAMED else ""
-    return f"{len(songs)} ({named}{more})"
+    names = sorted(map(repr, songs))
+    more = ", ..." if len(names) > _MAX_NAMED else ""
+    return f"{len(names)} ({', '.join(names[:_MAX_NAMED])}{more})"
 
 
-def _notes(reference: Any, unique_id: str) -> list[Note]:
-    """Returns a reference's notes, which may come as a NoteSequence."""
+def _instrument_numbers(reference: Any) -> np.ndarray | int:
+    """Returns the instrument number of each note, or 0 if notes have none."""
     if not hasattr(reference, "notes"):
-        return list(reference)
-    return note_sequence_io.to_notes(
-        reference,
-        pitch_bends="ignore",
-        allow_empty=True,
-        name=f"evaluation: reference of {unique_id}",
+        return 0
+    return np.array([note.instrument for note in reference.notes], np.int64)
+
+
+def _instrument_scores(
+    sides: Sequence[tuple[np.ndarray, np.ndarray]],
+    matches: Sequence[Sequence[counts.MatchCounts]],
+    rows: Sequence[dict[str, float]],
+    empty: Literal["skip", "zero"],
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Adds each song's instrument scores to its row.
+
+    Returns:
+      The scores of all songs together, and the table of the classes, by name.
+    """
+    import seqio
+
+    played = [instruments.count_instruments(*pair) for pair in sides]
+    for row, song in zip(rows, played, strict=True):
+        row.update(song.scores())
+    micro = counts.micro_metrics(
+        ([*row, *song.detection] for row, song in zip(matches, played, strict=True)),
+        empty=empty,
+    )
+    classes = instruments.sum_classes(played)
+    table = instruments.format_rows(instruments.class_table(classes), markdown=True)
+    scores = {f"micro/{name}": value for name, value in micro.items()}
+    return (
+        scores | instruments.class_scores(classes),
+        {CLASSES_TEXT: seqio.metrics.Text("\n".join(table))},
     )
 
 
-def _raw_inputs(records: Iterable[Record]) -> list[np.ndarray]:
-    """Returns the samples of segments, in time order, up to the first without."""
-    kept = itertools.takewhile(lambda r: r.get("raw_inputs") is not None, records)
-    return [np.asarray(record["raw_inputs"], np.float32).reshape(-1) for record in kept]
+def _histograms(
+    rows: Sequence[Mapping[str, float]],
+) -> dict[str, seqio.metrics.MetricValue]:
+    """Returns the distribution of each score over the songs that have it."""
+    import seqio
+
+    histograms: dict[str, seqio.metrics.MetricValue] = {}
+    for name in rows[0]:
+        values = np.array([row[name] for row in rows])
+        values = values[~np.isnan(values)]
+        if len(values):
+            histograms[f"{name} (hist)"] = seqio.metrics.Histogram(values)
+    return histograms
 
 
-def _summary_song(song: EvaluatedSong) -> summaries.SummarySong:
-    return summaries.SummarySong(
-        name=song.unique_id,
-        reference=song.reference,
-        estimate=song.decoded.notes,
-        samples=np.concatenate([np.zeros(0, np.float32), *song.raw_inputs]),
-    )
+def _roll_pairs(
+    sides: Sequence[tuple[np.ndarray, np.ndarray]],
+    numbers: Sequence[np.ndarray | int | None],
+    track_specs: Sequence[TrackSpec],
+    fps: float,
+) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """Returns the piano rolls of estimate and reference, by track and song.
+
+    Arguments for each song are as in `counts.song_parts`.
+    """
+    rolls: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for pair, instrument_numbers in zip(sides, numbers, strict=False):
+        for part in counts.song_parts(*pair, track_specs, instrument_numbers):
+            estimate = matching.piano_roll(part.estimate, fps)
+            reference = matching.piano_roll(part.shown, fps)
+            of_track = rolls.setdefault(part.name or "all instruments", [])
+            of_track.append((estimate, reference))
+    return rolls

@@ -34,13 +34,11 @@ HEAVY = {"tensorflow", "seqio", "note_seq", "t5x", "clu", "mirdata"}
 DATA_LAYER = {
     "data",
     "engine/seqio_data.py",
-    "metrics.py",
     "mixing.py",
     "postprocessors.py",
     "prepare",
     "preprocessors.py",
     "registered_tasks.py",
-    "summaries.py",
     "task_pipelines.py",
     "tasks.py",
     "training_examples.py",

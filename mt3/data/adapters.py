@@ -48,8 +48,7 @@ from mt3.data import note_sequence_io
 from mt3.data.note_sequence_io import PitchBends
 from mt3.datasets import DatasetConfig
 from mt3.errors import AudioError, ConfigError, DataError, near_misses
-from mt3.note_sequences import Note
-from mt3.scoring.counts import TrackSpec
+from mt3.note_sequences import Note, TrackSpec
 
 Record = Mapping[str, "bytes | np.ndarray"]
 

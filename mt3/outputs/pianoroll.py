@@ -19,7 +19,7 @@ from mt3.note_sequences import Note
 from mt3.outputs.transcription import Transcription
 
 if TYPE_CHECKING:
-    from PIL import ImageDraw
+    from PIL import Image, ImageDraw
 
 WIDTH = 1600
 MAX_ROWS = 6
@@ -116,23 +116,46 @@ def write_png(result: Transcription, stream: BinaryIO) -> None:
       result: what to draw.
       stream: binary file to write to.
     """
+    model = result.model or "unknown model"
+    if result.model_sha256:
+        model += f" {result.model_sha256[:12]}"
+    origin = f"transcribed by mt3 {result.version} with {model}"
+    draw_picture(result, origin).save(stream, format="PNG", optimize=False)
+
+
+def draw_picture(
+    result: Transcription, origin: str, *, scale: Transcription | None = None
+) -> Image.Image:
+    """Draws a transcription.
+
+    Args:
+      result: what to draw.
+      origin: where the notes come from, for the picture's second line.
+      scale: length, pitches and instruments of the picture are chosen for these
+        notes, so that several pictures of one scale have the same axes and colours;
+        by default for those of `result`.
+
+    Returns:
+      The picture, RGB, `WIDTH` pixels wide.
+    """
     from PIL import Image, ImageDraw
 
+    scale = scale or result
     groups = result.by_instrument()
-    colours = instrument_colours(groups)
+    colours = instrument_colours(scale.by_instrument())
     legend = [
-        (colours[key], f"{general_midi.instrument_name(*key)} ({len(notes)})")
-        for key, notes in groups.items()
+        (colour, f"{general_midi.instrument_name(*key)} ({len(groups.get(key, ()))})")
+        for key, colour in colours.items()
     ]
     fonts = _Fonts()
     lines = _wrap_legend(legend, fonts)
-    layout = _choose_layout(result, header=74 + 24 * len(lines))
+    layout = _choose_layout(scale, header=74 + 24 * len(lines))
     image = Image.new("RGB", (WIDTH, layout.height), _WHITE)
     draw = ImageDraw.Draw(image)
-    _draw_header(draw, result, lines, fonts)
+    _draw_header(draw, result, origin, lines, fonts)
     stripes = _stripes(groups)
     for row in range(layout.num_rows):
-        _draw_grid(draw, layout, row, result.end_time, fonts)
+        _draw_grid(draw, layout, row, scale.end_time, fonts)
         for key, notes in groups.items():
             if key[1]:
                 _draw_drums(draw, layout, row, notes, colours[key])
@@ -143,7 +166,7 @@ def write_png(result: Transcription, stream: BinaryIO) -> None:
         middle = layout.row_top(0) + layout.plot_height / 2
         place = (layout.left + layout.plot_width / 2, middle)
         draw.text(place, "No notes", fill=_FAINT, font=fonts.title, anchor="mm")
-    image.save(stream, format="PNG", optimize=False)
+    return image
 
 
 def instrument_colours(
@@ -210,6 +233,7 @@ def _wrap_legend(
 def _draw_header(
     draw: ImageDraw.ImageDraw,
     result: Transcription,
+    origin: str,
     legend: Sequence[Sequence[tuple[int, str, str]]],
     fonts: _Fonts,
 ) -> None:
@@ -217,14 +241,9 @@ def _draw_header(
     title = result.source.encode("utf-8", "replace").decode() or "Transcription"
     title = "".join(c if c.isprintable() else " " for c in title)
     draw.text((_MARGIN, 16), _shorten(title, fonts.title), fill=_INK, font=fonts.title)
-    model = result.model or "unknown model"
-    if result.model_sha256:
-        model += f" {result.model_sha256[:12]}"
     plural = "" if len(result.notes) == 1 else "s"
-    facts = (
-        f"{clock_time(result.end_time)} long, {len(result.notes)} note{plural}, "
-        f"transcribed by mt3 {result.version} with {model}"
-    )
+    length = clock_time(result.end_time)
+    facts = f"{length} long, {len(result.notes)} note{plural}, {origin}"
     facts = _shorten(facts, fonts.text)
     draw.text((_MARGIN, 46), facts, fill=_FAINT, font=fonts.text)
     for number, line in enumerate(legend):

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         archive,
         data_root,
         source=getattr(options, "source", None) or options.dataset,
-        settings=archive.settings,
+        settings=getattr(archive, "settings", settings),
         options=run_options,
         log=None if options.quiet else _say,
     )

@@ -26,7 +26,6 @@ from mt3.errors import ConfigError, DataError
 from mt3.midi.reader import MIDI_SUFFIXES
 from mt3.prepare import recordings
 from mt3.prepare.items import (
-    Archive,
     Item,
     Listing,
     Problem,
@@ -48,7 +47,7 @@ _SPLIT_FOLDERS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder(Archive):
+class Folder:
     """See `mt3.prepare.items.Archive`."""
 
     root: Path

@@ -22,7 +22,6 @@ from mt3.prepare import recordings, sequences
 from mt3.prepare.folder import SPLITS, check_shares
 from mt3.prepare.items import (
     DEFAULT_SAMPLE_RATE,
-    Archive,
     Item,
     Listing,
     Record,
@@ -36,7 +35,7 @@ DEFAULT_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Synthetic(Archive):
+class Synthetic:
     """See `mt3.prepare.items.Archive`."""
 
     settings: Settings

@@ -33,8 +33,8 @@ Music Transcription", ICLR 2022). Its own way of counting, where it differs:
    has lengthened them, so "Onset + offset F1 (0.05)" differs from "Onset + offset F1".
 2. `original_drum_programs`: drums match only drums of the same program number, so a
    reference drum kit that is stored under another program than 0 never matches.
-3. `reference_instruments`: of the reference notes that share an instrument number, the
-   piano roll shows only those of the highest program.
+3. `reference_instruments`: of the reference notes whose instrument number is 0 (as it
+   is where nobody set one), the piano roll shows only those of the highest program.
 4. `empty="zero"`: a score of nothing is 0, as `mir_eval` has it.
 """
 
@@ -43,12 +43,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from mt3 import errors
-from mt3.note_sequences import Note
+from mt3.note_sequences import Note, TrackSpec
 from mt3.scoring import matching
 from mt3.scoring.matching import match_notes
 from mt3.vocabularies import PROGRAM_GRANULARITIES
@@ -62,21 +62,6 @@ MAIN_METRICS = (
     "Onset + offset + program F1 (midi_class)",
     "Drum onset F1 (midi_class)",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class TrackSpec:
-    """One track of a data set whose songs all have the same instruments.
-
-    Attributes:
-      name: prefix of the track's scores ("bass" gives "bass/Onset F1").
-      program: MIDI program of the track.
-      is_drum: whether it is the drum track; then its program does not matter.
-    """
-
-    name: str
-    program: int = 0
-    is_drum: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,11 +127,10 @@ def song_counts(
       estimated_notes: the transcribed notes.
       track_specs: tracks to count separately: name, program, is_drum.
       onsets_only: leave out what reads offsets and velocities of all notes or tracks.
-      original_side_effects: let the tolerance sweep read lengthened notes.
-      original_drum_programs: compare the program numbers of drums.
-      reference_instruments: instrument number of each reference note, or one for all:
-        of those that share a number, the piano roll shows only the highest program.
-        None shows all notes.
+      original_side_effects: see the module's docstring, 1.
+      original_drum_programs: see the module's docstring, 2.
+      reference_instruments: instrument number of each reference note, or one for all;
+        see the module's docstring, 3. None shows all notes.
       frames_per_second: frame rate of the piano rolls, Hz.
       velocity_threshold: cells of the reference at or below it are silent.
 
@@ -160,51 +144,87 @@ def song_counts(
     estimate = matching.note_array(estimated_notes)
     if not original_drum_programs:
         reference, estimate = one_drum_kit(reference), one_drum_kit(estimate)
-
-    def basic_counts(prefix, in_reference, in_estimate, offsets=True):
-        part = shown = reference[in_reference]
-        if reference_instruments is not None:
-            numbers = np.broadcast_to(reference_instruments, reference.shape)
-            shown = part[highest_programs(part, numbers[in_reference])]
-        return _basic_counts(
-            prefix,
-            part,
-            estimate[in_estimate],
-            shown,
-            offsets=offsets and not onsets_only,
-            velocities=not onsets_only,
-            frame_options=(frames_per_second, velocity_threshold),
+        track_specs = [
+            dataclasses.replace(spec, program=0) if spec.is_drum else spec
+            for spec in track_specs
+        ]
+    counts = []
+    for part in song_parts(reference, estimate, track_specs, reference_instruments):
+        counts += _note_counts(part, onsets_only)
+        rolls = (
+            matching.piano_roll(notes, frames_per_second)
+            for notes in (part.shown, part.estimate)
         )
-
-    pitched = ~reference["is_drum"], ~estimate["is_drum"]
-    counts = list(basic_counts("", *pitched))
-    for spec in track_specs:
-        program = spec.program if original_drum_programs or not spec.is_drum else 0
-        track = (
-            (notes["program"] == program) & (notes["is_drum"] == spec.is_drum)
-            for notes in (reference, estimate)
+        counts.append(
+            MatchCounts(
+                f"{part.prefix}Frame",
+                *matching.frame_counts(*rolls, velocity_threshold),
+                labels=("Precision", "Recall", "F1"),
+                has_notes=bool(len(part.reference) or len(part.estimate)),
+            )
         )
-        counts += basic_counts(f"{spec.name}/", *track, offsets=not spec.is_drum)
     for granularity in PROGRAM_GRANULARITIES:
         counts += program_counts(reference, estimate, granularity)
-    swept = reference[pitched[0]], estimate[pitched[1]]
+    swept = [notes[~notes["is_drum"]] for notes in (reference, estimate)]
     if original_side_effects:
-        swept = matching.lengthened(swept[0]), matching.lengthened(swept[1])
+        swept = map(matching.lengthened, swept)
     return counts + tolerance_sweep(*swept)
 
 
-def highest_programs(notes: np.ndarray, instruments: np.ndarray) -> np.ndarray:
-    """Returns, bool [n], which notes have the highest program of their instrument.
+class SongPart(NamedTuple):
+    """All pitched notes of a song, or one of its tracks.
 
-    That is what is left of a NoteSequence that `note_seq` turns into a `PrettyMIDI`
-    object, which keeps one program per instrument number. Drums count as higher than
-    pitched notes of their program.
+    Attributes:
+      name: of the track; "" for all pitched notes.
+      is_drum: whether it is a drum track.
+      reference: its true notes.
+      estimate: its transcribed notes.
+      shown: the true notes that the piano roll shows.
+    """
+
+    name: str
+    is_drum: bool
+    reference: np.ndarray
+    estimate: np.ndarray
+    shown: np.ndarray
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its scores begin with."""
+        return f"{self.name}/" if self.name else ""
+
+
+def song_parts(
+    reference: np.ndarray,
+    estimate: np.ndarray,
+    track_specs: Iterable[TrackSpec] = (),
+    reference_instruments: np.ndarray | int | None = None,
+) -> Iterator[SongPart]:
+    """Yields the pitched notes of a song, then its tracks; see `song_counts`."""
+    everything = TrackSpec("")
+    for spec in (everything, *track_specs):
+        chosen = [
+            (notes["is_drum"] == spec.is_drum)
+            & ((spec is everything) | (notes["program"] == spec.program))
+            for notes in (reference, estimate)
+        ]
+        part = shown = reference[chosen[0]]
+        if reference_instruments is not None:
+            numbers = np.broadcast_to(reference_instruments, reference.shape)
+            shown = part[shown_in_roll(part, numbers[chosen[0]])]
+        yield SongPart(spec.name, spec.is_drum, part, estimate[chosen[1]], shown)
+
+
+def shown_in_roll(notes: np.ndarray, instruments: np.ndarray) -> np.ndarray:
+    """Returns, bool [n], which notes the original's piano roll shows.
+
+    Where `note_seq` turns a NoteSequence into a `PrettyMIDI` object, only the highest
+    program of instrument number 0 is left; drums rank above pitched notes of their
+    program.
     """
     keys = 2 * notes["program"].astype(np.int64) + notes["is_drum"]
-    _, owners = np.unique(instruments, return_inverse=True)
-    highest = np.zeros(len(keys), np.int64)
-    np.maximum.at(highest, owners, keys)
-    return keys == highest[owners]
+    is_first = instruments == 0
+    return ~is_first | (keys == keys.max(initial=0, where=is_first))
 
 
 def one_drum_kit(notes: np.ndarray) -> np.ndarray:
@@ -222,50 +242,33 @@ def by_instrument(
     Args:
       reference: [r] of `NOTE_DTYPE`.
       estimate: [e] of `NOTE_DTYPE`.
-      granularity: how programs are mapped, a key of `PROGRAM_GRANULARITIES`.
+      granularity: how the programs of pitched notes are mapped, a key of
+        `PROGRAM_GRANULARITIES`.
     """
     program_map_fn = PROGRAM_GRANULARITIES[granularity].program_map_fn
     keys = []
     for notes in (reference, estimate):
-        programs = np.broadcast_to(program_map_fn(notes["program"]), notes.shape)
+        programs = np.where(
+            notes["is_drum"], notes["program"], program_map_fn(notes["program"])
+        )
         keys.append(2 * programs.astype(np.int64) + notes["is_drum"])
     for key in np.union1d(*keys).tolist():
         instrument = key // 2, bool(key % 2)
         yield instrument, reference[keys[0] == key], estimate[keys[1] == key]
 
 
-def _basic_counts(
-    prefix: str,
-    reference: np.ndarray,
-    estimate: np.ndarray,
-    shown_reference: np.ndarray,
-    *,
-    offsets: bool,
-    velocities: bool,
-    frame_options: tuple[float, float],
-) -> Iterator[MatchCounts]:
-    """Yields onset, offset, velocity and frame counts of one group of notes.
-
-    `shown_reference` are the reference notes that the piano roll shows.
-    """
-    timed = matching.with_length(reference), matching.with_length(estimate)
+def _note_counts(part: SongPart, onsets_only: bool) -> Iterator[MatchCounts]:
+    """Yields onset, offset and velocity counts of one part of a song."""
+    timed = matching.with_length(part.reference), matching.with_length(part.estimate)
     sizes = len(timed[0]), len(timed[1])
-    found = {f"{prefix}Onset": match_notes(*timed, offset_ratio=None)}
-    if offsets:
-        found[f"{prefix}Onset + offset"] = match_notes(*timed)
+    found = {f"{part.prefix}Onset": match_notes(*timed, offset_ratio=None)}
+    if not onsets_only and not part.is_drum:
+        found[f"{part.prefix}Onset + offset"] = match_notes(*timed)
     for kind, pairs in found.items():
         yield MatchCounts(kind, len(pairs), *sizes)
-    for kind, pairs in found.items() if velocities else ():
+    for kind, pairs in found.items() if not onsets_only else ():
         fitting = matching.match_velocities(pairs, *(n["velocity"] for n in timed))
         yield MatchCounts(f"{kind} + velocity", len(fitting), *sizes)
-    rate, threshold = frame_options
-    rolls = (matching.piano_roll(notes, rate) for notes in (shown_reference, estimate))
-    yield MatchCounts(
-        f"{prefix}Frame",
-        *matching.frame_counts(*rolls, threshold),
-        labels=("Precision", "Recall", "F1"),
-        has_notes=bool(len(reference) or len(estimate)),
-    )
 
 
 def program_counts(

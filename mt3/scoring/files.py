@@ -71,17 +71,6 @@ class ScoreReport:
 
     def to_json(self) -> str:
         """Returns everything as JSON; scores that are not numbers become null."""
-        songs = [
-            {
-                "name": song.name,
-                "reference": str(song.reference),
-                "estimate": str(song.estimate),
-                "num_reference_notes": song.num_reference_notes,
-                "num_estimated_notes": song.num_estimated_notes,
-                "scores": _nulls(song.scores),
-            }
-            for song in self.songs
-        ]
         record = {
             "settings": dict(self.settings),
             "mean": _nulls(self.mean),
@@ -94,7 +83,15 @@ class ScoreReport:
                 }
                 for name, notes in self.classes.items()
             },
-            "songs": songs,
+            "songs": [
+                {
+                    **vars(song),
+                    "reference": str(song.reference),
+                    "estimate": str(song.estimate),
+                    "scores": _nulls(song.scores),
+                }
+                for song in self.songs
+            ],
             "failures": dict(self.failures),
         }
         return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)

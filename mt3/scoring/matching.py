@@ -40,12 +40,12 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from mt3 import errors, note_sequences
-from mt3.note_sequences import Note
 from mt3.vocabularies import NUM_PITCHES, NUM_PROGRAMS
 
 FRAMES_PER_SECOND = 62.5
@@ -59,14 +59,16 @@ _MAX_PAIRS = 2**20
 _BLOCK_NOTES = 512
 
 
-def note_array(notes: Iterable[Note] | np.ndarray) -> np.ndarray:
+def note_array(notes: Any) -> np.ndarray:
     """Returns notes as an array [n] of `NOTE_DTYPE`, in the order given.
+
+    Args:
+      notes: `Note`s, a NoteSequence, or such an array, which is returned as it is.
 
     Raises:
       MidiError: a pitch or program outside 0..127, or a time that is not finite.
     """
-    if not isinstance(notes, np.ndarray):
-        notes = note_sequences.notes_to_array(notes)
+    notes = note_sequences.note_array(notes)
     bad = ~(np.isfinite(notes["start_time"]) & np.isfinite(notes["end_time"]))
     bad |= (notes["pitch"] < 0) | (notes["pitch"] >= NUM_PITCHES)
     bad |= (notes["program"] < 0) | (notes["program"] >= NUM_PROGRAMS)

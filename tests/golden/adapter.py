@@ -14,7 +14,7 @@ import numpy as np
 
 from mt3 import spectrograms, tokenizer
 from mt3.configs import ModelConfig
-from mt3.note_sequences import Note
+from mt3.note_sequences import Note, TrackSpec
 from mt3.vocabularies import VocabularyConfig
 
 
@@ -87,7 +87,7 @@ def scores(reference_notes, estimated_notes, track_specs=None) -> dict[str, floa
     """
     from mt3.scoring import counts
 
-    specs = [counts.TrackSpec(*spec) for spec in track_specs or ()]
+    specs = [TrackSpec(*spec) for spec in track_specs or ()]
     songs = [
         counts.song_counts(
             _notes(reference),

@@ -1,6 +1,6 @@
 """The command line. Only the standard library is imported before it is needed.
 
-Results go where they are asked for; progress and messages go to standard error. The
+Results go where the options say; progress and messages go to standard error. The
 exit code is 0 if everything was done, 1 if something failed (and the rest was
 done), 2 for a wrong call, 130 after an interruption.
 """
@@ -192,7 +192,13 @@ def _add_transcribe(commands) -> None:
     )
     _add_cleanup(parser)
     add("--tempo", type=float, default=120.0, help="beats per minute of MIDI files")
-    add("--slots", type=int, metavar="N", help="segments decoded at once")
+    add(
+        "--slots",
+        dest="num_slots",
+        type=int,
+        metavar="N",
+        help="segments decoded at once",
+    )
     add("--dtype", choices=("float32", "bfloat16"), help="computation type")
     add("--num-heads", type=int, help="for checkpoints that do not record it")
     add(
@@ -205,11 +211,11 @@ def _add_transcribe(commands) -> None:
 
 
 def _add_cleanup(parser) -> None:
-    """Adds what can be mended in the notes of a whole recording."""
+    """Adds what can be corrected in the notes of a whole recording."""
     group = parser.add_argument_group(
         "clean-up",
-        "What to mend in the notes of a whole recording (default: what the model was "
-        "measured to be better with; any of these replaces that). Not for -o - "
+        "What to correct in the notes of a whole recording (default: what the model "
+        "was measured to be better with; any of these replaces that). Not for -o - "
         "--format jsonl, which streams.",
     )
     add = group.add_argument

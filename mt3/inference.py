@@ -1,9 +1,9 @@
 """From recordings to notes: the transcriber that programs and people call.
 
 `InferenceModel` loads weights once and transcribes arrays or files, one or many.
-Segments of all files flow through one decoder (`decoding.SegmentDecoder`), so many
-short files are as fast as one long one; notes come out segment by segment, in order,
-and memory does not grow with the length of a recording.
+Segments of all files flow through one decoder (`decoding.SegmentDecoder`), so that
+many short files take no longer than one long one. Notes come out segment by segment,
+in order, and memory does not grow with the length of a recording.
 
 An inference job over a task calls `write_inferences_to_file` with its predictions.
 
@@ -352,7 +352,7 @@ class InferenceModel:
     ) -> Iterator[SegmentNotes]:
         """Transcribes one recording, yielding the notes of each segment as it ends.
 
-        What the model would have mended in the whole recording is not mended.
+        They are as the model wrote them, without its clean-up of whole recordings.
 
         Raises:
           AudioError: the recording cannot be read; what came before was yielded.

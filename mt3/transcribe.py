@@ -24,26 +24,16 @@ if TYPE_CHECKING:
 
 # What a folder is searched for; a file that is named is tried whatever its ending.
 AUDIO_SUFFIXES = frozenset(
-    [
-        ".wav",
-        ".flac",
-        ".mp3",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".aif",
-        ".aiff",
-        ".au",
-        ".m4a",
-        ".aac",
-        ".wma",
-        ".mp4",
-        ".webm",
-    ]
+    f".{name}"
+    for names in ("wav flac mp3 ogg oga opus aif aiff au", "m4a aac wma mp4 webm")
+    for name in names.split()
 )
 STANDARD_OUTPUT = "-"
 _STREAMABLE = ("jsonl",)
 _NOT_ON_STANDARD_OUTPUT = ("wav", "png")
+# Fields of `TranscribeOptions`, as the command line names them.
+_DECODING = ("decode", "grammar", "type_first", "evidence", "unclosed_ties")
+_DECODING += ("num_slots", "dtype", "allow_truncated")
 # The fields of `CleanupOptions`, as the command line names them.
 _CLEANUP = ("min_duration", "short_notes", "merge_gap", "instrument_flicker")
 
@@ -173,7 +163,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("--format: the list is empty")
     if options.tempo <= 0:
         raise ConfigError(f"--tempo: {options.tempo}; expected beats per minute > 0")
-    programs, drums = (None, True)
+    programs, drums = None, True
     if options.instruments is not None:
         programs, drums = parse_instruments(options.instruments)
     cleanup = _cleanup_options(options)
@@ -203,12 +193,14 @@ def run(options: argparse.Namespace) -> int:
         print(f"mt3: error: {problem}", file=sys.stderr, flush=True)
     failures = len(problems)
     if waiting:
-        failures += _Run(options, formats, programs, drums, cleanup, waiting).run()
+        decoding = {name: getattr(options, name) for name in _DECODING}
+        decoding |= {"programs": programs, "drums": drums, "cleanup": cleanup}
+        failures += _Run(options, formats, decoding, waiting).run()
     return 1 if failures else 0
 
 
 def _cleanup_options(options: argparse.Namespace) -> CleanupOptions | None:
-    """Returns what to mend; None leaves it to the model."""
+    """Returns what to correct; None leaves it to the model."""
     from mt3.beyond.cleanup import CleanupOptions
 
     given = {
@@ -252,26 +244,25 @@ def _is_done(job: Job, formats: Sequence[str]) -> bool:
     return all(outputs.output_path(job.stem, name).exists() for name in formats)
 
 
+@dataclasses.dataclass
 class _Run:
-    """One run over some jobs."""
+    """One run over some jobs.
 
-    def __init__(
-        self,
-        options: argparse.Namespace,
-        formats: Sequence[str],
-        programs: Sequence[int] | None,
-        drums: bool,
-        cleanup: CleanupOptions | None,
-        jobs: Sequence[Job],
-    ):
-        self._options = options
-        self._formats = formats
-        self._programs = programs
-        self._drums = drums
-        self._cleanup = cleanup
-        self._jobs = jobs
-        self._failures = 0
-        self._progress = _Progress([], quiet=True)
+    Attributes:
+      options: of the command line.
+      formats: of the results.
+      decoding: fields of `TranscribeOptions`.
+      jobs: the recordings.
+    """
+
+    options: argparse.Namespace
+    formats: Sequence[str]
+    decoding: dict[str, Any]
+    jobs: Sequence[Job]
+    failures: int = 0
+    progress: _Progress = dataclasses.field(
+        default_factory=lambda: _Progress([], quiet=True)
+    )
 
     def run(self) -> int:
         """Transcribes all jobs; returns how many failed."""
@@ -280,29 +271,16 @@ class _Run:
 
         readable = list(self._readable(reading))
         if not readable:
-            return self._failures
-        options = self._options
-        decoding = inference.TranscribeOptions(
-            decode=options.decode,
-            grammar=options.grammar,
-            type_first=options.type_first,
-            evidence=options.evidence,
-            programs=self._programs,
-            drums=self._drums,
-            unclosed_ties=options.unclosed_ties,
-            num_slots=options.slots,
-            dtype=options.dtype,
-            allow_truncated=options.allow_truncated,
-            cleanup=self._cleanup,
-        )
-        if options.faithful:
+            return self.failures
+        decoding = inference.TranscribeOptions(**self.decoding)
+        if self.options.faithful:
             decoding = decoding.faithful()
         model = inference.InferenceModel(
-            options.model, decoding, num_heads=options.num_heads
+            self.options.model, decoding, num_heads=self.options.num_heads
         )
         durations = [duration for _, duration in readable]
-        self._progress = _Progress(durations, options.quiet)
-        with self._progress as progress:
+        self.progress = _Progress(durations, self.options.quiet)
+        with self.progress as progress:
             recordings = (job.source for job, _ in readable)
             for item in model.run(recordings):
                 job, _ = readable[item.file]
@@ -312,28 +290,28 @@ class _Run:
                     continue
                 progress.finish(item.file)
                 self._settle(item, job)
-        return self._failures
+        return self.failures
 
     def _readable(self, reading: Any) -> Iterator[tuple[Job, float | None]]:
         """Yields jobs whose headers can be read, with durations; names the others."""
-        for job in self._jobs:
+        for job in self.jobs:
             try:
                 source = reading.open_audio(
-                    job.source, allow_truncated=self._options.allow_truncated
+                    job.source, allow_truncated=self.options.allow_truncated
                 )
                 yield job, source.duration
             except MT3Error as error:
                 self._fail(str(error))
 
     def _stream(self, item: Any, job: Job) -> None:
-        if self._options.output != STANDARD_OUTPUT or "jsonl" not in self._formats:
+        if self.options.output != STANDARD_OUTPUT or "jsonl" not in self.formats:
             return
         from mt3.outputs import tables
 
         lines = []
         for note in item.notes:
             line = tables.note_line(note)
-            if len(self._jobs) > 1:
+            if len(self.jobs) > 1:
                 line = _with_source(line, job)
             lines.append(line)
         sys.stdout.buffer.write(b"".join(lines))
@@ -346,7 +324,7 @@ class _Run:
             return
         from mt3 import outputs
 
-        options = self._options
+        options = self.options
         output_options = outputs.OutputOptions(
             tempo=options.tempo, original_audio=os.fspath(job.source)
         )
@@ -356,7 +334,7 @@ class _Run:
                 return
             job.stem.parent.mkdir(parents=True, exist_ok=True)
             written = outputs.write(
-                result.transcription, job.stem, self._formats, output_options
+                result.transcription, job.stem, self.formats, output_options
             )
         except (MT3Error, OSError) as error:
             if not isinstance(error, MT3Error):
@@ -365,24 +343,24 @@ class _Run:
             return
         for file in written:
             for warning in file.warnings:
-                self._progress.say(f"mt3: warning: {file.path}: {warning}", always=True)
+                self.progress.say(f"mt3: warning: {file.path}: {warning}", always=True)
         count = len(result.transcription.notes)
         names = ", ".join(str(file.path) for file in written)
-        self._progress.say(f"{job.source}: {count} notes -> {names}")
+        self.progress.say(f"{job.source}: {count} notes -> {names}")
 
     def _to_standard_output(self, transcription: Any, output_options: Any) -> None:
         from mt3 import outputs
 
-        if self._formats[0] in _STREAMABLE:
+        if self.formats[0] in _STREAMABLE:
             return  # Written as it came.
         outputs.write_stream(
-            transcription, sys.stdout.buffer, self._formats[0], output_options
+            transcription, sys.stdout.buffer, self.formats[0], output_options
         )
         sys.stdout.buffer.flush()
 
     def _fail(self, message: str) -> None:
-        self._failures += 1
-        self._progress.say(f"mt3: error: {message}", always=True)
+        self.failures += 1
+        self.progress.say(f"mt3: error: {message}", always=True)
 
 
 def _with_source(line: bytes, job: Job) -> bytes:

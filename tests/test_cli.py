@@ -261,7 +261,7 @@ def test_a_closed_pipe_ends_it_quietly(capsys):
     assert capsys.readouterr().out
     # The caller's other pipes are its own business.
     assert signal.getsignal(signal.SIGPIPE) is before
-    command = [sys.executable, "-m", "mt3.cli", "models", "--json"]
+    command = [sys.executable, "-m", "mt3", "models", "--json"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

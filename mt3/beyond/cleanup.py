@@ -1,20 +1,20 @@
-"""Mends in a finished transcription what weak models get wrong.
+"""Corrects what weak models get wrong in a finished transcription.
 
-Nothing here is part of the original, and nothing is done unless it is asked for, by
-`CleanupOptions` or by the model itself (`cleanup` in the provenance of its weights):
+The original has none of this. Nothing happens unless `CleanupOptions` ask for it, or
+the model itself does (`cleanup` in the provenance of its weights):
 
-1. `instrument_flicker`: a program that plays few notes of the recording and sounds
-   little hands them to the program, of the same or a neighbouring General MIDI
-   family, that plays most around each of them.
-2. `merge_gap`: a note that a segment forgot to carry on, and began anew, becomes one
-   note with what was there before.
+1. `instrument_flicker`: a program with few notes and little sound in the recording
+   passes its notes to the program of the same or a neighbouring General MIDI family
+   that plays most around each of them.
+2. `merge_gap`: a note that should have continued into a segment, but began anew there,
+   is joined with its first part.
 3. `min_duration`: pitched notes that are too short are dropped or lengthened.
 
-They are applied in this order, so that the pieces of a cut note are joined before
-they are judged by their length. Drums are never changed.
+They are applied in this order, so that the parts of a cut note are joined before their
+length counts. Drums are never changed.
 
 All of it needs the notes of the whole recording: which programs are rare, which note
-follows which. It is therefore not to be had where notes are streamed.
+follows which. Streamed notes are therefore not corrected.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from mt3 import errors
 from mt3.note_sequences import Note, array_to_notes, notes_to_array
 
 FAMILY_SIZE = 8
-# How near to a segment's start a note must begin to be taken for the rest of a note:
-# a segment starts on a step of 10 ms, and models are a step or two off.
+# A note that begins this near to a segment's start may be the rest of another note: a
+# segment starts on a step of 10 ms, and models are a step or two off.
 BOUNDARY_SECONDS = 0.03
-# What a program plays so long before and after a note counts as being around it.
+# What a program plays this long before and after a note counts as around it.
 AROUND_SECONDS = 2.0
-# Onsets of one pitch and program that are nearer than the metrics tell apart are one
-# note, as soon as two programs become one.
+# When two programs become one, onsets of one pitch that are nearer than the metrics'
+# tolerance become one note.
 UNISON_SECONDS = 0.05
 SHORT_NOTES = ("drop", "lengthen")
 
 
 @dataclasses.dataclass(frozen=True)
 class CleanupOptions:
-    """What to mend; by default nothing.
+    """What to correct; by default nothing.
 
     Attributes:
-      min_duration: pitched notes shorter than so many seconds are too short; 0 for
+      min_duration: pitched notes shorter than this, in seconds, are too short; 0 for
         none.
       short_notes: "drop" them, or "lengthen" them to `min_duration`, but not beyond
         the next onset of their pitch and program.
       merge_gap: two notes of one pitch and program become one if the second begins
-        where a segment does and less than so many seconds after the first ends; 0
+        where a segment does and less than this, in seconds, after the first ends; 0
         for never.
       instrument_flicker: a program whose share of the recording's pitched notes, and
-        of their summed length, is below this (0..1) hands its notes on; 0 for none.
+        of their summed length, is below this (0..1) passes its notes on; 0 for none.
 
     Raises:
       ConfigError: a value out of range.
@@ -108,11 +108,11 @@ class CleanupOptions:
 def clean_up(
     notes: Sequence[Note], options: CleanupOptions, *, segment_seconds: float
 ) -> list[Note]:
-    """Mends the notes of one recording.
+    """Corrects the notes of one recording.
 
     Args:
       notes: all its notes, in any order.
-      options: what to mend.
+      options: what to correct.
       segment_seconds: length of the segments it was transcribed in.
 
     Returns:
@@ -133,7 +133,7 @@ def clean_up(
 
 
 def _too_short(notes: np.ndarray, seconds: float) -> np.ndarray:
-    """Tells which notes are too short, bool [n]; a step's rounding is none."""
+    """Says which notes are too short, bool [n]; rounding does not count."""
     return notes["end_time"] - notes["start_time"] < seconds - 1e-6
 
 
@@ -147,8 +147,8 @@ def _by_pitch(notes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sorts notes [n] by program and pitch, then onset.
 
     Returns:
-      The notes, and for each but the last whether the next is of the same program
-      and pitch, bool [n - 1].
+      The notes, and for each but the last whether the next has the same program and
+      pitch, bool [n - 1].
     """
     notes = notes[_pitch_order(notes)]
     same = (notes["program"][1:] == notes["program"][:-1]) & (
@@ -158,12 +158,12 @@ def _by_pitch(notes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _first_of_runs(joined: np.ndarray) -> np.ndarray:
-    """Returns where runs begin, of n things, for bool [n - 1]: with the one before."""
+    """Returns where runs begin; `joined` bool [n - 1]: an item continues a run."""
     return np.flatnonzero(np.concatenate([[True], ~joined]))
 
 
 def _join(notes: np.ndarray, joined: np.ndarray) -> np.ndarray:
-    """Makes one note of each run of notes; `joined` [n - 1]: with the one before."""
+    """Makes one note of each run of notes; `joined` as in `_first_of_runs`."""
     first = _first_of_runs(joined)
     ends = np.maximum.reduceat(notes["end_time"], first)
     notes = notes[first]
@@ -209,18 +209,18 @@ def merge_cut_notes(
 
 
 def settle_programs(notes: np.ndarray, share: float) -> np.ndarray:
-    """Hands the pitched notes [n] of rare programs to those that play around them.
+    """Passes the pitched notes [n] of rare programs to those that play around them.
 
-    A program stays where no program that is not rare is of its family or one beside
-    it in General MIDI's order.
+    A program stays if all programs of its family, and of those beside it in General
+    MIDI's order, are rare.
 
     Args:
       notes: note array.
       share: programs below this share of notes, and of their summed length, are rare.
 
     Returns:
-      Note array; of a note that was handed to a program which begins or holds it
-      anyway, nothing is left or the one ends where the other begins.
+      Note array. Where the program that takes a note has one there already, the two
+      become one, or the first ends where the second begins.
     """
     programs, index = np.unique(notes["program"], return_inverse=True)
     if len(programs) < 2:
@@ -264,10 +264,10 @@ def _activity(notes: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def _settle_overlaps(notes: np.ndarray, handed: np.ndarray) -> np.ndarray:
-    """Makes room for the notes [n] that were handed on; others stay as they are.
+    """Makes room for the notes [n] that were passed on; others stay as they are.
 
-    What begins together with one of them on its program and pitch becomes one note
-    with it; what overlaps with it ends where the later one begins.
+    A note of the same program and pitch that begins with one of them becomes one note
+    with it; one that overlaps with it ends where the later one begins.
     """
     if not handed.any():
         return notes
@@ -276,7 +276,7 @@ def _settle_overlaps(notes: np.ndarray, handed: np.ndarray) -> np.ndarray:
     joined = same & (handed[1:] | handed[:-1])
     joined &= np.diff(notes["start_time"]) < UNISON_SECONDS
     handed = np.logical_or.reduceat(handed, _first_of_runs(joined))
-    # Joining keeps the order, so the two still belong together.
+    # Joining keeps the order, so the two still match.
     notes, same = _by_pitch(_join(notes, joined))
     notes["end_time"][:-1] = np.where(
         same & (handed[1:] | handed[:-1]),

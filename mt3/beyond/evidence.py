@@ -207,12 +207,12 @@ class FrameEvidence(LogitFilter):
         """Returns the probabilities of onsets by step, where they are highest.
 
         Models are trained to mark an onset's frame and the next one, so a peak is where
-        two frames together are highest. What began before the first frame's centre is
-        seen in the first frame.
+        two frames together are highest. An onset before the first frame's centre shows
+        in the first frame.
         """
 
         def moved(x: Array, frames: int) -> Array:
-            """Returns what stands so many frames later."""
+            """Returns for each frame the one after it (1) or before it (-1)."""
             filler = jnp.full_like(x[:, :1], -99.0)
             rest = [x[:, 1:], filler] if frames > 0 else [filler, x[:, :-1]]
             return jnp.concatenate(rest, axis=1)

@@ -1,10 +1,9 @@
-"""Choosing the kind of the next token first, and times by their neighbourhood.
+"""Choosing the type of the next token first, and times by their neighbourhood.
 
-A model that is sure that time goes on, but not how far, spreads its probability over
-many time shifts. Each of them alone is then less likely than some pitch that the model
-does not believe in, and a search for likely tokens writes that pitch: notes pile up at
-one time, and the rest of the segment stays empty. `TypeFirst` changes the logits
-before a strategy sees them:
+A model that is sure that time moves on, but not how far, spreads its probability over
+many time shifts. Each of them alone is then less likely than some unlikely pitch, and a
+search for likely tokens writes that pitch: notes pile up at one time, and the rest of
+the segment stays empty. `TypeFirst` changes the logits before a strategy sees them:
 
 1. The best token of each type of event gets the probability of the whole type, or
    with `share` below 1 a part of what the others have (in logarithms), and these keep

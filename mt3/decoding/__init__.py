@@ -29,7 +29,6 @@ from mt3.decoding.stream import (
     DecodeOptions,
     Result,
     SegmentDecoder,
-    usable_cache_sizes,
 )
 from mt3.errors import ShapeError
 
@@ -58,7 +57,6 @@ def decode(
     max_length: int = 1024,
     strategy: Strategy | None = None,
     filters: Sequence[LogitFilter] = (),
-    cache_sizes: tuple[int, ...] = (),
 ) -> tuple[jax.Array, jax.Array]:
     """Decodes one batch from start to end; can be traced (inside `jax.jit`).
 
@@ -72,8 +70,6 @@ def decode(
       max_length: most tokens a segment may have, EOS included.
       strategy: `Beam()` if `None`, which is one-beam search.
       filters: rules about the next token, in the order in which they are applied.
-      cache_sizes: lengths below `max_length` that the self-attention cache goes
-        through. Each costs a compilation and makes short segments faster.
 
     Returns:
       ids int32 [B, max_length], 0 after EOS, and scores float32 [B]. With several
@@ -98,7 +94,6 @@ def decode(
         Spec(config, strategy, tuple(filters), max_length),
         params,
         jnp.asarray(inputs, jnp.float32),
-        cache_sizes=usable_cache_sizes(cache_sizes, max_length),
     )
     if strategy.beams == 1:
         return ids[:, 0], scores[:, 0]

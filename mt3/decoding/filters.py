@@ -1,15 +1,15 @@
 """Logit filters: rules about the next token, applied one after another.
 
-The decoder gives a logit for each token; a strategy chooses by them. In between stands
-a list of filters, each of which sees what the one before has left. Forbidden tokens
-have the logit `NEG_INF`, and every filter keeps them forbidden.
+The decoder gives a logit for each token, and a strategy chooses by them. A list of
+filters stands in between; each sees the logits that the one before it returns.
+Forbidden tokens have the logit `NEG_INF`, and every filter keeps them forbidden.
 
 A filter is a frozen dataclass, so that it is hashable and can be a static argument of a
 compiled function, and overrides what it needs of `LogitFilter`: a rule about the logits
 alone is one method. Shapes: S slots hold a segment each, with N rows (beams), so that
 there are R = S * N rows; V is the size of the vocabulary.
 
-Filters that are not MT3's live outside of this folder, in `mt3.beyond`.
+Further filters are in `mt3.beyond`; nothing in this folder knows them.
 """
 
 from __future__ import annotations

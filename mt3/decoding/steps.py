@@ -370,49 +370,42 @@ def take_slots(spec: Spec, carry: Carry, slots: Array) -> Carry:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("spec", "cache_sizes"))
-def decode_batch(
-    spec: Spec, params: Any, frames: Array, *, cache_sizes: tuple[int, ...]
-) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnames="spec")
+def decode_batch(spec: Spec, params: Any, frames: Array) -> tuple[Array, Array]:
     """Decodes one batch from start to end inside one program (it can be traced).
 
     Args:
       spec: what the program is made for.
       params: nested dict as in T5X checkpoints.
       frames: float32 [B, T, input_depth].
-      cache_sizes: rising lengths of cache; the last is `spec.max_length`.
 
     Returns:
       ids int32 [B, N, max_length] and scores float32 [B, N], best last.
     """
     batch, num_frames, _ = frames.shape
     weights = split_weights(params, spec)
-    carry = start(spec, batch, num_frames, cache_sizes[0])
-    everyone = jnp.arange(batch)
-    carry = carry._replace(
+    carry = start(spec, batch, num_frames, spec.max_length)._replace(
         encoded=encode(spec, weights, frames),
         running=jnp.ones((batch,), bool),
-        choice=spec.strategy.init(everyone, spec.max_length),
+        choice=spec.strategy.init(jnp.arange(batch), spec.max_length),
     )
-    for size in cache_sizes:
-        carry = carry._replace(cache=fit_cache(carry.cache, size))
-        carry = run_steps(spec, weights, carry, jnp.int32(size), jnp.int32(batch))
+    limits = (jnp.int32(spec.max_length), jnp.int32(batch))
+    carry = run_steps(spec, weights, carry, *limits)
     return spec.strategy.result(carry.choice)
 
 
-_SPEC = ("spec",)
-_split_weights = jax.jit(split_weights, static_argnames=_SPEC)
-_encode = jax.jit(encode, static_argnames=_SPEC)
+_split_weights = jax.jit(split_weights, static_argnames="spec")
+_encode = jax.jit(encode, static_argnames="spec")
 _start = jax.jit(
     start, static_argnames=("spec", "num_slots", "num_frames", "cache_length")
 )
-_admit = jax.jit(admit, static_argnames=_SPEC, donate_argnames="carry")
-_run_steps = jax.jit(run_steps, static_argnames=_SPEC, donate_argnames="carry")
+_admit = jax.jit(admit, static_argnames="spec", donate_argnames="carry")
+_run_steps = jax.jit(run_steps, static_argnames="spec", donate_argnames="carry")
 _fit_cache = jax.jit(fit_cache, static_argnames="length")
-_take_slots = jax.jit(take_slots, static_argnames=_SPEC)
+_take_slots = jax.jit(take_slots, static_argnames="spec")
 
 
-@functools.partial(jax.jit, static_argnames=_SPEC)
+@functools.partial(jax.jit, static_argnames="spec")
 def _result(spec: Spec, choice: Any) -> tuple[Array, Array]:
     return spec.strategy.result(choice)
 

@@ -10,7 +10,7 @@ hypotheses (rows) a slot. Its interface:
   result(state)             -> (ids [S, N, max_length], scores [S, N])
 
 `state.index` is the number of tokens that a slot has emitted. `parents` says which
-row each new row continues, so that the caller can reorder what it keeps by row. All
+row each new row continues, so that the caller can reorder its own arrays by row. All
 functions are pure and can be traced.
 
 Differences from T5X's `decoding` module:

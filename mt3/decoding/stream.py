@@ -1,14 +1,14 @@
 """Decodes any number of segments through a fixed number of slots.
 
-Segments are pulled from an iterable, encoded in small batches, and put into whatever
-slot is free. A finished segment leaves its slot to the next one, so nothing waits for
-the slowest segment. Look-ahead is bounded: besides the segments in slots, at most one
-encoder batch waits. Memory does not grow with the number of segments.
+Segments are pulled from an iterable, encoded in small batches, and put into free slots.
+A finished segment leaves its slot to the next one, so nothing waits for the slowest
+segment. Look-ahead is bounded: besides the segments in slots, at most one encoder batch
+waits. Memory does not grow with the number of segments.
 
-Shapes, and so programs to compile or to load, are few: the self-attention cache has
-one of `DecodeOptions.cache_sizes`, as the longest running segment needs; the number of
-slots is `num_slots`, or a half, a quarter, ... of it for fewer segments. Large networks
-go on to fewer slots when the last segments end.
+There are few shapes, and therefore few programs to compile or to load. The
+self-attention cache has one of `DecodeOptions.cache_sizes`, as the longest running
+segment needs it. The number of slots is `num_slots`, or a half, a quarter, ... of it
+for fewer segments. Large networks continue with fewer slots when the last ones end.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class DecodeOptions:
       max_length: most tokens a segment may have, EOS included.
       num_slots: segments in flight; `None` is 16 on CPU and 128 on accelerators.
       cache_sizes: lengths of the self-attention cache, rising; those below
-        `max_length` count, and `max_length` itself. `None` is as the network's size
-        asks, see `default_cache_sizes`.
-      shrink: go on with fewer slots when fewer segments are left; `None` is for large
-        networks only.
+        `max_length` count, and `max_length` itself. `None` follows the network's size,
+        see `default_cache_sizes`.
+      shrink: continue with fewer slots when fewer segments are left; `None` does so for
+        large networks only.
       steps_per_dispatch: most decoding steps before the host looks again.
       encode_batch: segments that are encoded together.
       dtype: computation type; `None` is the model's.
@@ -158,7 +158,7 @@ class SegmentDecoder:
 
         Args:
           segments: (key, frames [T, input_depth]) pairs, pulled lazily. All have the
-            same T; pad short ones as the model wants it.
+            same T; pad short ones as the model knows it.
 
         Yields:
           Results as segments finish, not in the order of the segments.

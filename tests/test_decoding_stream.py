@@ -1,4 +1,4 @@
-"""Decoding of whole segments: one batch, and streams through slots."""
+"""Decoding of whole segments: a batch, and streams through slots."""
 
 from __future__ import annotations
 
@@ -164,17 +164,6 @@ def test_tokens_do_not_depend_on_the_way(params, segments, strategy, way):
         assert count <= result.steps <= MAX_LENGTH
 
 
-def test_smaller_caches_cost_no_precision_in_one_batch(params, segments):
-    for strategy in (decoding.Greedy(), decoding.Beam(2)):
-        options = {"max_length": MAX_LENGTH, "strategy": strategy}
-        one = decoding.decode(params, CONFIG, segments, **options)
-        several = decoding.decode(
-            params, CONFIG, segments, cache_sizes=(4, 16, 64), **options
-        )
-        np.testing.assert_array_equal(one[0], several[0])
-        np.testing.assert_allclose(one[1], several[1], atol=1e-5)
-
-
 def test_batch_decoding_can_be_traced(params, segments):
     @jax.jit
     def run(params, frames):
@@ -276,9 +265,9 @@ def test_impossible_options(wrong):
 
 def test_cache_sizes_end_at_the_maximum_length():
     sizes = (64, 128, 256)
-    assert decoding.usable_cache_sizes(sizes, 200) == (64, 128, 200)
-    assert decoding.usable_cache_sizes(sizes, 256) == (64, 128, 256)
-    assert decoding.usable_cache_sizes((), 7) == (7,)
+    assert slots.usable_cache_sizes(sizes, 200) == (64, 128, 200)
+    assert slots.usable_cache_sizes(sizes, 256) == (64, 128, 256)
+    assert slots.usable_cache_sizes((), 7) == (7,)
 
 
 def test_only_large_networks_go_through_many_shapes(params, segments, monkeypatch):

@@ -1,0 +1,172 @@
+"""Logit filters see what they are promised, in batches and in streams."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mt3 import decoding, network
+from mt3.decoding.strategies import NEG_INF
+from mt3.errors import ConfigError
+
+EOS = 1
+MAX_LENGTH = 12
+CONFIG = network.T5Config.from_dict(
+    {
+        "vocab_size": 24,
+        "emb_dim": 16,
+        "num_heads": 2,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 1,
+        "head_dim": 8,
+        "mlp_dim": 32,
+        "input_depth": 6,
+    }
+)
+
+
+TOKENS = np.arange(CONFIG.vocab_size)[None]  # [1, V]
+
+
+@dataclasses.dataclass(frozen=True)
+class OnceOnly(decoding.LogitFilter):
+    """No token twice in a segment, but EOS."""
+
+    def init(self, rows):
+        return jnp.zeros((rows, CONFIG.vocab_size), bool)
+
+    def advance(self, state, tokens):
+        chosen = tokens[:, None] == TOKENS
+        return state | (chosen & (tokens != EOS)[:, None])
+
+    def __call__(self, logits, state, heard):
+        return jnp.where(state, NEG_INF, logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled(decoding.LogitFilter):
+    """Multiplies logits, and adds to them."""
+
+    factor: float
+    summand: float = 0.0
+
+    def __call__(self, logits, state, heard):
+        return self.factor * logits + self.summand * TOKENS
+
+
+@dataclasses.dataclass(frozen=True)
+class Listening(decoding.LogitFilter):
+    """Allows odd or even tokens, and EOS, as the encoder hears a segment."""
+
+    def take(self, params, config):
+        if config.emb_dim != 16:
+            raise ConfigError("listening: expected 16 numbers a frame")
+        return params["encoder"]["encoder_norm"]["scale"][0]
+
+    def hear(self, taken, encoded, sown):
+        value = jnp.sum(jnp.abs(encoded), axis=(1, 2)) + 0 * taken
+        return (1000 * value).astype(jnp.int32) % 2
+
+    def silence(self, slots):
+        return jnp.zeros((slots,), jnp.int32)
+
+    def __call__(self, logits, state, heard):
+        allowed = (heard[:, None] == TOKENS % 2) | (TOKENS == EOS)
+        return jnp.where(allowed, logits, NEG_INF)
+
+
+@pytest.fixture(scope="module")
+def params():
+    tokens = jnp.ones((1, 4), jnp.int32)
+    frames = jnp.zeros((1, 5, CONFIG.input_depth))
+    init = functools.partial(network.Transformer(CONFIG).init, enable_dropout=False)
+    params = jax.jit(init)(jax.random.key(3), frames, tokens, tokens)["params"]
+    kernel = np.array(params["decoder"]["logits_dense"]["kernel"]) * 3
+    params["decoder"]["logits_dense"]["kernel"] = jnp.asarray(kernel)
+    return params
+
+
+@pytest.fixture(scope="module")
+def segments():
+    rng = np.random.default_rng(1)
+    return 3 * rng.normal(size=(7, 5, CONFIG.input_depth)).astype(np.float32)
+
+
+def batch(params, segments, strategy, *filters):
+    ids, _ = decoding.decode(
+        params,
+        CONFIG,
+        segments,
+        max_length=MAX_LENGTH,
+        strategy=strategy,
+        filters=filters,
+    )
+    return np.asarray(ids)
+
+
+def stream(params, segments, strategy, *filters):
+    options = decoding.DecodeOptions(
+        strategy=strategy,
+        max_length=MAX_LENGTH,
+        filters=filters,
+        num_slots=2,
+        encode_batch=2,
+        cache_sizes=(4,),
+    )
+    decoder = decoding.SegmentDecoder(params, CONFIG, options)
+    return {result.key: result.ids for result in decoder.run(enumerate(segments))}
+
+
+def repeats(row):
+    written = [token for token in row.tolist() if token > EOS]
+    return len(written) - len(set(written))
+
+
+@pytest.mark.parametrize("strategy", [decoding.Greedy(), decoding.Beam(3)])
+def test_state_follows_the_tokens_of_its_row(params, segments, strategy):
+    """With several beams, a hypothesis carries the state of what it continues."""
+    free = batch(params, segments, strategy).reshape(-1, MAX_LENGTH)
+    assert sum(map(repeats, free)) > 5
+    ids = batch(params, segments, strategy, OnceOnly())
+    for row in ids.reshape(-1, MAX_LENGTH):
+        assert repeats(row) == 0
+    streamed = stream(params, segments, strategy, OnceOnly())
+    for key, row in enumerate(ids.reshape(len(segments), -1, MAX_LENGTH)[:, -1]):
+        found = streamed[key]
+        np.testing.assert_array_equal(found, row[: len(found)])
+
+
+def test_each_row_hears_its_own_segment(params, segments):
+    beams = decoding.Beam(2)
+    ids = batch(params, segments, beams, Listening())
+    for number, rows in enumerate(ids):
+        parities = {token % 2 for token in rows.ravel().tolist() if token > EOS}
+        assert len(parities) == 1
+        alone = batch(params, segments[number, None], beams, Listening())
+        np.testing.assert_array_equal(alone[0], rows)
+    assert len({int(rows[-1, 0]) % 2 for rows in ids}) == 2
+    streamed = stream(params, segments, beams, Listening())
+    for key, row in enumerate(ids[:, -1]):
+        np.testing.assert_array_equal(streamed[key], row[: len(streamed[key])])
+
+
+def test_filters_apply_in_their_order(params, segments):
+    greedy = decoding.Greedy()
+    double, ramp = Scaled(0.1), Scaled(1.0, 0.2)
+    one = batch(params, segments, greedy, double, ramp)
+    other = batch(params, segments, greedy, ramp, double)
+    assert (one != other).any()
+    joined = batch(params, segments, greedy, Scaled(0.1, 0.2))
+    np.testing.assert_array_equal(one, joined)
+
+
+def test_what_a_filter_needs_is_checked_when_decoding_is_prepared(params):
+    other = dataclasses.replace(CONFIG, emb_dim=8)
+    options = decoding.DecodeOptions(filters=(Listening(),))
+    with pytest.raises(ConfigError, match="expected 16 numbers a frame"):
+        decoding.SegmentDecoder(params, other, options)

@@ -127,16 +127,16 @@ def repeats(row):
     return len(written) - len(set(written))
 
 
-@pytest.mark.parametrize("strategy", [decoding.Greedy(), decoding.Beam(3)])
-def test_state_follows_the_tokens_of_its_row(params, segments, strategy):
-    """With several beams, a hypothesis carries the state of what it continues."""
-    free = batch(params, segments, strategy).reshape(-1, MAX_LENGTH)
+def test_state_follows_the_tokens_of_its_row(params, segments):
+    """A hypothesis carries the state of the one that it continues."""
+    beams = decoding.Beam(2)
+    free = batch(params, segments, beams).reshape(-1, MAX_LENGTH)
     assert sum(map(repeats, free)) > 5
-    ids = batch(params, segments, strategy, OnceOnly())
+    ids = batch(params, segments, beams, OnceOnly())
     for row in ids.reshape(-1, MAX_LENGTH):
         assert repeats(row) == 0
-    streamed = stream(params, segments, strategy, OnceOnly())
-    for key, row in enumerate(ids.reshape(len(segments), -1, MAX_LENGTH)[:, -1]):
+    streamed = stream(params, segments, beams, OnceOnly())
+    for key, row in enumerate(ids[:, -1]):
         found = streamed[key]
         np.testing.assert_array_equal(found, row[: len(found)])
 
@@ -159,10 +159,10 @@ def test_filters_apply_in_their_order(params, segments):
     greedy = decoding.Greedy()
     double, ramp = Scaled(0.1), Scaled(1.0, 0.2)
     one = batch(params, segments, greedy, double, ramp)
-    other = batch(params, segments, greedy, ramp, double)
-    assert (one != other).any()
     joined = batch(params, segments, greedy, Scaled(0.1, 0.2))
     np.testing.assert_array_equal(one, joined)
+    other = batch(params, segments, greedy, ramp, double)
+    assert (one != other).any()
 
 
 def test_what_a_filter_needs_is_checked_when_decoding_is_prepared(params):

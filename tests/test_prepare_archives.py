@@ -14,7 +14,7 @@ from mt3 import datasets
 from mt3.data import adapters, records, tfrecords
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import Note
-from mt3.prepare import items, running, sequences
+from mt3.prepare import items, recordings, running, sequences
 from mt3.prepare.guitarset import GuitarSet
 from mt3.prepare.maestro import Maestro
 from mt3.prepare.musicnet import TEST_IDS, VALIDATION_IDS, MusicNet, split_of
@@ -471,13 +471,38 @@ def test_published_features_and_counts(tmp_path):
             assert set(example.features.feature) == set(config.features)
 
 
-def test_notes_of_no_length_are_left_out_and_told():
+def test_notes_of_no_length_are_left_out_with_a_remark(tmp_path):
+    path = archives.write_audio(tmp_path / "a.wav", archives.sines([], 5.0))
+    item = items.Item("song", (path,))
     notes = [Note(1.0, 1.0, 60), Note(2.0, 2.0, 36, is_drum=True), Note(3.0, 4.0, 62)]
     sequence = sequences.from_notes(notes)
-    assert sequences.drop_empty_notes(sequence) == 1
+    record = recordings.make_record(item, sequence, SETTINGS, extra=1)
     assert [note.pitch for note in sequence.notes] == [36, 62]
-    assert sequences.dropped_remark(1) == ("1 notes of no length were left out",)
-    assert sequences.dropped_remark(0) == ()
+    assert record.remarks == ("1 notes of no length were left out",)
+    assert (record.num_notes, record.seconds) == (2, 5.0)
+    assert set(record.features) == {"id", "audio", "sequence", "extra"}
+    again = recordings.make_record(item, sequence, SETTINGS)
+    assert again.remarks == ()
+    assert again.features["sequence"] == record.features["sequence"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "lacks the columns c; found a, b"),
+        ("", "lacks the columns a, c; found none"),
+        ("a,c\n1,2\n3\n", "line 3: expected a, c"),
+        ("a,c\n1,\n", "line 2: expected a, c"),
+        ("a,c\n1,\xff\n", "is not a table"),
+        (None, "cannot read: No such file"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_named(tmp_path, text, message):
+    path = tmp_path / "table.csv"
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=f"table.csv: .*{message}"):
+        list(items.read_table(path, ("a", "c")))
 
 
 def test_jams_without_notes(tmp_path):

@@ -3,7 +3,7 @@
     items           what an archive is: lists of songs, made into records one by one
     maestro, guitarset, urmp, musicnet, slakh, folder, synthetic      the archives
     slakh_classes   from a stem's metadata to the classes of the MT3 paper
-    audio           recordings as records hold them
+    recordings      recordings as records hold them, with their labels
     sequences       labels as records hold them
     examples        the bytes of a record
     shards          one shard, whole or not at all

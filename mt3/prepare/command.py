@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         archive,
         data_root,
         source=getattr(options, "source", None) or options.dataset,
-        settings=getattr(archive, "settings", settings),
+        settings=archive.settings,
         options=run_options,
         log=None if options.quiet else _say,
     )

@@ -26,6 +26,7 @@ from mt3.errors import ConfigError, DataError
 from mt3.midi.reader import MIDI_SUFFIXES
 from mt3.prepare import recordings
 from mt3.prepare.items import (
+    Archive,
     Item,
     Listing,
     Problem,
@@ -47,7 +48,7 @@ _SPLIT_FOLDERS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
+class Folder(Archive):
     """See `mt3.prepare.items.Archive`."""
 
     root: Path

@@ -31,6 +31,7 @@ from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import DEFAULT_VELOCITY, Note, validate_notes
 from mt3.prepare import recordings, sequences
 from mt3.prepare.items import (
+    Archive,
     Item,
     Listing,
     Problem,
@@ -46,7 +47,7 @@ _NAME = re.compile(r"\d\d_[A-Za-z]+(?P<progression>\d)-\d+-[^_]+_(comp|solo)$")
 
 
 @dataclasses.dataclass(frozen=True)
-class GuitarSet:
+class GuitarSet(Archive):
     """See `mt3.prepare.items.Archive`."""
 
     root: Path
@@ -115,22 +116,14 @@ class GuitarSet:
 
     def records(self, item: Item) -> Iterator[Record]:
         """See `Archive`."""
-        recording, jams = item.files
-        notes, strings = read_jams(jams)
-        sequence = sequences.from_notes(notes, instruments=strings, name=item.id)
-        samples, rate, seconds = recordings.read(recording, sequence, self.settings)
-        dropped = sequences.drop_empty_notes(sequence)
+        notes, strings = read_jams(item.files[1])
+        sequence = sequences.from_notes(notes, instruments=strings)
         velocities = music_pb2.VelocityRange(min=DEFAULT_VELOCITY, max=DEFAULT_VELOCITY)
-        features = {
-            **recordings.file_features(item.id, samples, rate, sequence),
-            "velocity_range": velocities.SerializeToString(),
-        }
-        yield Record(
-            item.id,
-            features,
-            seconds,
-            len(sequence.notes),
-            sequences.dropped_remark(dropped),
+        yield recordings.make_record(
+            item,
+            sequence,
+            self.settings,
+            velocity_range=velocities.SerializeToString(),
         )
 
 

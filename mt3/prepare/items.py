@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import abc
+import csv
 import dataclasses
 import os
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mt3.errors import ConfigError, DataError
 
@@ -118,19 +120,24 @@ class Settings:
             raise ConfigError(f"prepare: seed {self.seed}; expected 0 or more")
 
 
-class Archive(Protocol):
+class Archive(abc.ABC):
     """One data set as it was unpacked.
 
     An archive goes to other processes, so it holds nothing but paths and settings.
+
+    Attributes:
+      dataset: name of the data set in `mt3.datasets`.
+      settings: see `Settings`.
     """
 
-    @property
-    def dataset(self) -> str:
-        """Name of the data set in `mt3.datasets`."""
+    dataset: str
+    settings: Settings
 
     def options(self) -> dict[str, Any]:
         """Returns every setting on which the content of the records depends."""
+        return {}
 
+    @abc.abstractmethod
     def listing(self) -> Listing:
         """Finds the songs.
 
@@ -138,6 +145,7 @@ class Archive(Protocol):
           DataError: the folder is not this archive; says what was looked for.
         """
 
+    @abc.abstractmethod
     def records(self, item: Item) -> Iterator[Record]:
         """Reads a song.
 
@@ -245,6 +253,43 @@ def contents(folder: Path) -> str:
     kinds = Counter(e.suffix.lower() or "folders" for e in entries)
     kind, count = kinds.most_common(1)[0]
     return f"{', '.join(names)} and {len(entries) - 8} more (mostly {kind}: {count})"
+
+
+def read_table(
+    path: Path, columns: Sequence[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Reads a CSV table whose first line names the columns.
+
+    Args:
+      path: the file.
+      columns: names that it must have.
+
+    Yields:
+      (number of the line, its cells by column).
+
+    Raises:
+      DataError: it cannot be read, columns are missing, or a line lacks one.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            reader = csv.DictReader(stream)
+            found = reader.fieldnames or ()
+            if missing := set(columns) - set(found):
+                raise DataError(
+                    f"{path}: lacks the columns {', '.join(sorted(missing))}; "
+                    f"found {', '.join(found) or 'none'}"
+                )
+            for row in reader:
+                if not all(map(row.get, columns)):
+                    raise DataError(
+                        f"{path}: line {reader.line_num}: expected "
+                        f"{', '.join(columns)}; found {row}"
+                    )
+                yield reader.line_num, row
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: is not a table: {error}") from error
 
 
 def random_seed(seed: int, name: str) -> list[int]:

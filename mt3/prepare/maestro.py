@@ -12,22 +12,22 @@ mirdata knows MAESTRO too, but version 2 only, so the table is read here.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mt3.errors import DataError
 from mt3.prepare import recordings
 from mt3.prepare.items import (
+    Archive,
     Item,
     Listing,
     Problem,
     Record,
     Settings,
     find_root,
+    read_table,
     without_duplicates,
 )
 
@@ -38,7 +38,7 @@ _SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
-class Maestro:
+class Maestro(Archive):
     """See `mt3.prepare.items.Archive`."""
 
     root: Path
@@ -68,15 +68,11 @@ class Maestro:
             )
         return cls(root, tables[0], name, settings)
 
-    def options(self) -> dict[str, Any]:
-        """See `Archive`."""
-        return {}
-
     def listing(self) -> Listing:
         """See `Archive`."""
         splits: dict[str, list[Item]] = {split: [] for split in _SPLITS}
         problems: list[Problem] = []
-        for row in self._rows():
+        for _, row in read_table(self.table, _COLUMNS):
             name = Path(row["midi_filename"]).with_suffix("").as_posix()
             files = (
                 self.root / row["audio_filename"],
@@ -96,23 +92,6 @@ class Maestro:
             splits[split], repeated = without_duplicates(split, splits[split])
             problems += repeated
         return Listing(splits, tuple(problems))
-
-    def _rows(self) -> list[dict[str, str]]:
-        with open(self.table, encoding="utf-8", newline="") as stream:
-            reader = csv.DictReader(stream)
-            missing = set(_COLUMNS) - set(reader.fieldnames or ())
-            if missing:
-                raise DataError(
-                    f"{self.table}: lacks the columns {', '.join(sorted(missing))}; "
-                    f"found {', '.join(reader.fieldnames or ('none',))}"
-                )
-            rows = list(reader)
-        cut = next((i for i, r in enumerate(rows) if not all(map(r.get, _COLUMNS))), -1)
-        if cut >= 0:
-            raise DataError(
-                f"{self.table}: row {cut + 2}: a file name or split is lost"
-            )
-        return rows
 
     def records(self, item: Item) -> Iterator[Record]:
         """See `Archive`."""

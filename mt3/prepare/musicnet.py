@@ -15,18 +15,17 @@ by the recordings' numbers; recordings without one are left out. Notes of a bare
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mt3.errors import DataError
 from mt3.note_sequences import Note, validate_notes
 from mt3.prepare import recordings, sequences
 from mt3.prepare.items import (
+    Archive,
     Item,
     Listing,
     Problem,
@@ -34,6 +33,7 @@ from mt3.prepare.items import (
     Settings,
     contents,
     find_root,
+    read_table,
     without_duplicates,
 )
 
@@ -51,7 +51,7 @@ _EM_NAME = re.compile(r"(\d{4})(?!\d)")
 
 
 @dataclasses.dataclass(frozen=True)
-class MusicNet:
+class MusicNet(Archive):
     """See `mt3.prepare.items.Archive`."""
 
     root: Path
@@ -111,10 +111,6 @@ class MusicNet:
         """See `Archive`."""
         return "musicnet_em" if self.em_labels else "musicnet"
 
-    def options(self) -> dict[str, Any]:
-        """See `Archive`."""
-        return {}
-
     def listing(self) -> Listing:
         """See `Archive`."""
         splits: dict[str, list[Item]] = {"train": [], "validation": [], "test": []}
@@ -143,27 +139,12 @@ class MusicNet:
 
     def records(self, item: Item) -> Iterator[Record]:
         """See `Archive`."""
-        recording, labels = item.files
+        labels = item.files[1]
         if self.em_labels:
             sequence = sequences.read_midi(labels)
         else:
             sequence = sequences.from_notes(read_labels(labels))
-        sequence.id = item.id
-        dropped = sequences.drop_empty_notes(sequence)
-        samples, rate, seconds = recordings.read(recording, sequence, self.settings)
-        features = {
-            "id": item.id,
-            "sample_rate": float(rate),
-            "audio": samples,
-            "sequence": sequence.SerializeToString(),
-        }
-        yield Record(
-            item.id,
-            features,
-            seconds,
-            len(sequence.notes),
-            sequences.dropped_remark(dropped),
-        )
+        yield recordings.make_record(item, sequence, self.settings, as_floats=True)
 
 
 def split_of(name: str) -> str:
@@ -181,36 +162,16 @@ def read_labels(path: Path) -> list[Note]:
       MidiError: a note is out of MIDI's ranges.
     """
     notes = []
-    try:
-        with open(path, encoding="utf-8", newline="") as stream:
-            reader = csv.DictReader(stream)
-            missing = set(_COLUMNS) - set(reader.fieldnames or ())
-            if missing:
-                raise DataError(
-                    f"{path}: lacks the columns {', '.join(sorted(missing))}; found "
-                    f"{', '.join(reader.fieldnames or ('none',))}"
-                )
-            for row in reader:
-                start, end, instrument, pitch = (int(row[c]) for c in _COLUMNS)
-                notes.append(
-                    Note(
-                        start / LABEL_RATE,
-                        end / LABEL_RATE,
-                        pitch,
-                        program=instrument - 1,
-                    )
-                )
-    except OSError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
-    except (TypeError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a table of labels: {error}") from error
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{path}: line {reader.line_num}: {error}; expected whole numbers for "
-            f"{', '.join(_COLUMNS)}"
-        ) from error
+    for line, row in read_table(path, _COLUMNS):
+        try:
+            start, end, instrument, pitch = (int(row[c]) for c in _COLUMNS)
+        except ValueError as error:
+            raise DataError(
+                f"{path}: line {line}: {error}; expected whole numbers for "
+                f"{', '.join(_COLUMNS)}"
+            ) from error
+        span = start / LABEL_RATE, end / LABEL_RATE
+        notes.append(Note(*span, pitch, program=instrument - 1))
     if not notes:
         raise DataError(f"{path}: holds no notes")
     validate_notes(notes, str(path))

@@ -88,11 +88,6 @@ def drop_empty_notes(sequence: NoteSequence) -> int:
     return dropped
 
 
-def dropped_remark(dropped: int) -> tuple[str, ...]:
-    """Returns what to say about notes that were left out, if any were."""
-    return (f"{dropped} notes of no length were left out",) if dropped else ()
-
-
 def last_offset(*sequences: NoteSequence) -> float:
     """Returns the end of the last note of NoteSequences, in seconds; 0 if none."""
     return max((note.end_time for s in sequences for note in s.notes), default=0.0)

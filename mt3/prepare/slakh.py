@@ -45,8 +45,9 @@ import numpy as np
 import yaml
 
 from mt3.errors import ConfigError, DataError
-from mt3.prepare import audio, sequences, slakh_classes
+from mt3.prepare import recordings, sequences, slakh_classes
 from mt3.prepare.items import (
+    Archive,
     Item,
     LeftOut,
     Listing,
@@ -86,7 +87,7 @@ class Stem:
 
 
 @dataclasses.dataclass(frozen=True)
-class Slakh:
+class Slakh(Archive):
     """See `mt3.prepare.items.Archive`."""
 
     root: Path
@@ -171,7 +172,7 @@ class Slakh:
         # leave a song with some of its mixes.
         rate, whole = 0, None
         if mix_file and full in choices:
-            whole, rate = audio.read(mix_file, self.settings.sample_rate)
+            whole, rate = recordings.read_audio(mix_file, self.settings.sample_rate)
         needed = {
             place
             for choice in choices
@@ -201,7 +202,7 @@ class Slakh:
 
     def _read_audio(self, path: Path, rate: int) -> tuple[np.ndarray, int]:
         """Reads a file that must have the rate of the others read, if any was."""
-        samples, found = audio.read(path, self.settings.sample_rate)
+        samples, found = recordings.read_audio(path, self.settings.sample_rate)
         if rate and found != rate:
             raise DataError(f"{path}: {found} Hz; the song's other files have {rate}")
         return samples, found

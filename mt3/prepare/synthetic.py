@@ -22,6 +22,7 @@ from mt3.prepare import recordings, sequences
 from mt3.prepare.folder import SPLITS, check_shares
 from mt3.prepare.items import (
     DEFAULT_SAMPLE_RATE,
+    Archive,
     Item,
     Listing,
     Record,
@@ -35,7 +36,7 @@ DEFAULT_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Synthetic:
+class Synthetic(Archive):
     """See `mt3.prepare.items.Archive`."""
 
     settings: Settings

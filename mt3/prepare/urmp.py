@@ -15,13 +15,13 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mt3.data.adapters import URMP_PROGRAMS
 from mt3.errors import DataError
 from mt3.note_sequences import Note, validate_notes
 from mt3.prepare import recordings, sequences
 from mt3.prepare.items import (
+    Archive,
     Item,
     Listing,
     Problem,
@@ -37,7 +37,7 @@ _NOTES = re.compile(r"Notes_(?P<track>\d+)_(?P<instrument>[a-z]+)_")
 
 
 @dataclasses.dataclass(frozen=True)
-class Urmp:
+class Urmp(Archive):
     """See `mt3.prepare.items.Archive`."""
 
     root: Path
@@ -53,10 +53,6 @@ class Urmp:
         """
         root = find_root(source, ["[0-9][0-9]_*/AuMix_*.wav"], "URMP")
         return cls(root, settings)
-
-    def options(self) -> dict[str, Any]:
-        """See `Archive`."""
-        return {}
 
     def listing(self) -> Listing:
         """See `Archive`."""
@@ -91,24 +87,17 @@ class Urmp:
         everything = [note for _, _, notes in parts for note in notes]
         places = [i for i, (_, _, notes) in enumerate(parts) for _ in notes]
         places = [i + (i >= 9) for i in places]  # 9 is the drums' number
-        sequence = sequences.from_notes(everything, instruments=places, name=item.id)
-        samples, rate, seconds = recordings.read(recording, sequence, self.settings)
+        sequence = sequences.from_notes(everything, instruments=places)
         by_part = [sequences.from_notes(notes, name=item.id) for _, _, notes in parts]
-        dropped = sequences.drop_empty_notes(sequence)
         for part in by_part:
             sequences.drop_empty_notes(part)
-        features = {
-            **recordings.file_features(item.id, samples, rate, sequence),
-            "tracks": [track for track, _, _ in parts],
-            "inst_names": [instrument for _, instrument, _ in parts],
-            "instrument_sequences": [part.SerializeToString() for part in by_part],
-        }
-        yield Record(
-            item.id,
-            features,
-            seconds,
-            len(sequence.notes),
-            sequences.dropped_remark(dropped),
+        yield recordings.make_record(
+            item,
+            sequence,
+            self.settings,
+            tracks=[track for track, _, _ in parts],
+            inst_names=[instrument for _, instrument, _ in parts],
+            instrument_sequences=[part.SerializeToString() for part in by_part],
         )
 
 

@@ -54,7 +54,7 @@ def test_formats(tmp_path, extension, tolerance):
     # Lossy coders are judged away from the sudden start and end.
     inner = slice(2000, -2000)
     assert np.abs(read[inner] - samples[inner]).max() < tolerance
-    info = reading.probe(path)
+    info = reading.open_audio(path).info
     assert (info.sample_rate, info.channels) == (16000, 1)
     assert info.format == extension.upper()
     assert info.duration == pytest.approx(1.5, abs=0.2)
@@ -359,7 +359,7 @@ class TestFfmpeg:
     def test_reads_rate_channels_duration_and_samples(self, fake_ffmpeg):
         path = fake_ffmpeg / "-song.m4a"
         path.write_bytes(b"\0\xff\0\xff48000 2 96000")
-        info = reading.probe(path)
+        info = reading.open_audio(path).info
         assert (info.sample_rate, info.channels, info.duration) == (48000, 2, 62.5)
         assert info.format == "ffmpeg"
         read = reading.read_audio(path)

@@ -43,7 +43,7 @@ def test_counts_in_the_readme(repository, name, pitched, hits, programs):
 def test_sound_belongs_to_the_midi(repository, name):
     notes = make_example.read_midi(repository / "examples" / f"{name}.mid")
     path = repository / "examples" / f"{name}.flac"
-    info = reading.probe(path)
+    info = reading.open_audio(path).info
     end = max(n.end_time for n in notes)
     assert info.duration == pytest.approx(end + make_example.TAIL_SECONDS, abs=0.01)
     assert path.stat().st_size < 700_000

@@ -139,11 +139,6 @@ def open_audio(
     return AudioSource(open_decoder(path, allow_truncated=allow_truncated))
 
 
-def probe(path: str | os.PathLike[str]) -> AudioInfo:
-    """Returns what the header says. Raises as `open_audio`."""
-    return open_audio(path).info
-
-
 def from_samples(
     samples: np.ndarray, sample_rate: int, *, name: str = "samples"
 ) -> AudioSource:

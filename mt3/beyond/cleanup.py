@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 
 from mt3 import errors
+from mt3.midi.general_midi import FAMILY_SIZE
 from mt3.note_sequences import Note, array_to_notes, notes_to_array
 
-FAMILY_SIZE = 8
 # A note that begins this near to a segment's start may be the rest of another note: a
 # segment starts on a step of 10 ms, and models are a step or two off.
 BOUNDARY_SECONDS = 0.03

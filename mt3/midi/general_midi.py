@@ -74,6 +74,11 @@ def instrument_name(program: int, is_drum: bool = False) -> str:
     return DRUMS if is_drum else PROGRAMS[program]
 
 
+def family_name(program: int) -> str:
+    """Returns the name of the family of eight programs that a program belongs to."""
+    return FAMILIES[program // FAMILY_SIZE]
+
+
 def drum_lane(pitch: int) -> int:
     """Returns the index into `DRUM_LANES` of a percussion pitch."""
     return _LANE_OF_DRUM.get(pitch, len(DRUM_LANES) - 1)

@@ -140,7 +140,7 @@ def _audible_until(note: Note) -> float:
 
 
 def _timbre(program: int) -> _Timbre:
-    family = general_midi.FAMILIES[program // general_midi.FAMILY_SIZE]
+    family = general_midi.family_name(program)
     return _TIMBRES.get(family, _OTHER)
 
 

@@ -9,8 +9,6 @@ a line feed, JSON is strict (no NaN, no infinity).
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import BinaryIO
 
 from mt3 import errors
@@ -34,24 +32,6 @@ def write_json(result: Transcription, stream: BinaryIO) -> None:
     # The object's closing brace comes after the notes.
     text = f'{head[: head.rindex("}")].rstrip()},\n  "notes": {body}\n}}\n'
     stream.write(_encode(text))
-
-
-def read_json(path: str | os.PathLike[str]) -> Transcription:
-    """Reads what `write_json` wrote.
-
-    Raises:
-      MidiError: not readable, not JSON or not a transcription; names the file.
-    """
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise errors.MidiError(f"{path}: cannot read as JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise errors.MidiError(f"{path}: expected a JSON object")
-    try:
-        return Transcription.from_dict(record)
-    except errors.MidiError as error:
-        raise errors.MidiError(f"{path}: {error}") from error
 
 
 def note_line(note: Note) -> bytes:

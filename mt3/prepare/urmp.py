@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mt3.data.adapters import URMP_PROGRAMS
 from mt3.errors import DataError
-from mt3.note_sequences import Note, validate_notes
+from mt3.note_sequences import DRUM_INSTRUMENT, Note, validate_notes
 from mt3.prepare import recordings, sequences
 from mt3.prepare.items import (
     Archive,
@@ -86,7 +86,7 @@ class Urmp(Archive):
             raise DataError(f"{recording.parent}: no part has notes")
         everything = [note for _, _, notes in parts for note in notes]
         places = [i for i, (_, _, notes) in enumerate(parts) for _ in notes]
-        places = [i + (i >= 9) for i in places]  # 9 is the drums' number
+        places = [i + (i >= DRUM_INSTRUMENT) for i in places]
         sequence = sequences.from_notes(everything, instruments=places)
         by_part = [sequences.from_notes(notes, name=item.id) for _, _, notes in parts]
         for part in by_part:

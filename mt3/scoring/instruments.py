@@ -207,7 +207,7 @@ def _count_classes(
     timed = matching.with_length(reference), matching.with_length(estimate)
     counts = {}
     for (program, is_drum), one, other in by_instrument(*timed, "midi_class"):
-        name = general_midi.FAMILIES[program // general_midi.FAMILY_SIZE]
+        name = general_midi.family_name(program)
         onsets = len(matching.match_notes(one, other, offset_ratio=None))
         counts[general_midi.DRUMS if is_drum else name] = ClassCounts(
             songs=int(len(one) > 0),

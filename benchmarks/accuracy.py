@@ -73,7 +73,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="S|whole",
         help="of each piece, from its beginning; or whole pieces (default: 60)",
     )
-    add("--files", type=int, metavar="N", help="only the first so many")
+    add("--files", type=int, metavar="N", help="only the first N")
     add("--solos", action="store_true", help="also solos, and sums of them")
     add(
         "--model",

@@ -1,7 +1,7 @@
 """Where the transcriptions that are compared come from: models, or folders of MIDI.
 
 A `Column` is one of them in the tables. A model can be asked for several times with
-other options; where only what is mended afterwards differs, it transcribes once.
+other options; where only the clean-up differs, it transcribes once.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Column:
 
     @property
     def transcribe_options(self) -> inference.TranscribeOptions:
-        """How the model writes notes, before they are mended."""
+        """How the model writes notes, before the clean-up."""
         values = {k: v for k, v in self.options.items() if k not in _CLEANUP}
-        # Nothing mended: that is done afterwards.
+        # No clean-up here: it follows.
         values["cleanup"] = note_cleanup.CleanupOptions()
         return inference.TranscribeOptions(**values)
 
@@ -161,10 +161,10 @@ def transcribe(
 
 @dataclasses.dataclass(frozen=True)
 class _Made:
-    """What a model has written, before anything is mended.
+    """What a model has written, before the clean-up.
 
     Attributes:
-      cleanup: what the model would have mended, by name.
+      cleanup: the clean-up that the model asks for, by name.
       segment_seconds: length of its segments.
       found: notes of each piece, by set.
     """
@@ -176,7 +176,7 @@ class _Made:
     def cleaned(
         self, songs: Sequence[Sequence[Note]], options: Mapping[str, Any]
     ) -> list[list[Note]]:
-        """Mends what was asked for, else what the model would have mended."""
+        """Cleans up as asked for, else as the model asks for."""
         given = {name: value for name, value in options.items() if name in _CLEANUP}
         cleanup = note_cleanup.CleanupOptions.from_dict(given or self.cleanup)
         if not cleanup:

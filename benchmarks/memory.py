@@ -1,6 +1,6 @@
 """Peak memory of `mt3 transcribe` against the length of the audio and number of files.
 
-Makes recordings of each length by repeating a short one, and folders of so many short
+Makes recordings of each length by repeating a short one, and folders of as many short
 recordings; transcribes each in a process of its own, and prints peak resident memory
 and the speed.
 
@@ -84,7 +84,7 @@ def measure(source: Path, model: str, output: Path) -> tuple[float, float]:
 
 
 def run_case(options: argparse.Namespace, minutes: float, files: int) -> Row:
-    """Transcribes a folder of recordings of so many minutes each."""
+    """Transcribes a folder of recordings, each of the given number of minutes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "audio"
         folder.mkdir()
@@ -102,7 +102,7 @@ def run_case(options: argparse.Namespace, minutes: float, files: int) -> Row:
 def main(arguments: list[str] | None = None) -> int:
     """Prints a row for each length, and for each number of files."""
     options = parse_arguments(arguments)
-    run_case(options, 0.5, 1)  # Compiles; the figures are of warm processes.
+    run_case(options, 0.5, 1)  # Compiles; the figures below are for warm processes.
     print(f"{'minutes':>8} {'files':>6} {'seconds':>8} {'x real time':>12} {'MB':>6}")
     cases = [(minutes, 1) for minutes in options.minutes]
     cases += [(options.file_minutes, files) for files in options.files]

@@ -3,7 +3,7 @@
     python benchmarks/rendering.py --midi MIDI --soundfont A.sf2 --soundfont B.sf2
 
 Prints seconds of audio for each second of processor time on one core, by kind of clip
-(`recipes.KINDS`) and soundfont, drawing the notes included; the last column is of
+(`recipes.KINDS`) and soundfont, drawing the notes included; the last column is for
 clips whose parts are played by all of the soundfonts. Then it builds the same small
 corpus with one process and with several, and prints seconds of audio for each second
 that passed, and for each second of processor time, which other work on the machine

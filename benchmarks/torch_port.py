@@ -3,7 +3,7 @@
 Run by `benchmarks/transcribe.py --torch-python`, in an environment of its own that has
 mt3-infer (0.2.0), torch, transformers and einops; this file imports nothing of mt3. The
 port generates tokens with its own loop. Its weights are not ours and its tokens are
-not compared: the figure is what so many steps take.
+not compared: the figure is the time of that number of steps.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run_bound(options: argparse.Namespace, arguments: list[str]) -> int:
-    """Runs this program once for each number of threads, bound to so many cores."""
+    """Runs this program once for each number of threads, on that number of cores."""
     cores = sorted(os.sched_getaffinity(0))
     at = arguments.index("--threads")
     rest = arguments[:at] + arguments[at + 1 + len(options.threads) :]

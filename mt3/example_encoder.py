@@ -76,7 +76,7 @@ class LengthCheck:
         self._skipped = 0
 
     def fits(self, frames: int, ids: int) -> bool:
-        """Whether an example of so many frames and ids is short enough."""
+        """Whether an example with these numbers of frames and ids is short enough."""
         return not self._problems(frames, ids)
 
     def report(self, unique_id: np.ndarray, frames: int, ids: int) -> np.bool_:

@@ -21,7 +21,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Missing folders are made.
 
     Args:
-      path: where the finished file shall lie.
+      path: of the finished file.
 
     Yields:
       A binary file to write and seek in.

@@ -41,7 +41,7 @@ class TaskFamily:
       encoding: a key of `ENCODINGS`.
       vocabulary: resolution of time and velocity.
       spectrogram: how samples become frames.
-      program_granularity: how finely instruments are told apart; None for the
+      program_granularity: how finely instruments are distinguished; None for the
         encoding's usual one.
     """
 

@@ -31,7 +31,7 @@ MOST_BYTES = 60_000_000
 PACKAGES = ("gin-config", "safetensors", "tinysoundfont")
 _GLIBC = ("2_28", "2_27", "2_24", "2_17")
 _TOP = "mt3-bundle"
-# Weights, data preparation and the report's page are of no use there.
+# A training machine does not need weights, data preparation or the report's page.
 _LEFT_OUT = ("pretrained", "prepare", "report_page", "__pycache__")
 
 

@@ -1,4 +1,4 @@
-"""What is mended in finished transcriptions, and that streaming stays as it was."""
+"""Clean-up of finished transcriptions; streaming is unchanged."""
 
 import dataclasses
 import json

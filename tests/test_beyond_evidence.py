@@ -171,7 +171,7 @@ def test_a_marked_onset_comes_out_at_its_step():
     for note in notes:
         marked = np.flatnonzero(steps[:, note["pitch"]] > 0.5)
         step = round(float(note["start_time"]) * 50)
-        # What begins before the first frame's centre (0.064 s) is not told apart.
+        # Onsets before the first frame's centre (0.064 s) are not distinguished.
         assert len(marked) == 1
         assert abs(marked[0] - step) <= (2 if step <= 3 else 1)
 

@@ -118,7 +118,7 @@ def original(request, golden_data):
 
 
 def reference_sequence(notes):
-    """A NoteSequence without instrument numbers, as the original's scores are of."""
+    """A NoteSequence without instrument numbers, as the original scored it."""
     sequence = note_sequences.to_note_sequence(notes)
     for note in sequence.notes:
         note.instrument = 0

@@ -254,7 +254,7 @@ def test_slakh_validation_has_whole_songs(tmp_path):
     assert record["program_num"].tolist() == [1, 34, 27, 128, 30, 44]
     assert record["midi_class"].tolist() == [0, 4, 3, 16, 3, 5]
     (song,) = songs(tmp_path, "slakh", "validation").values()
-    # S06 has no class: neither its notes nor its sound are there, and it is told.
+    # S06 has no class: neither its notes nor its sound are there, and a remark says so.
     parts = {0: 0, 33: 1, 26: 2, 29: 4, 48: 5}
     pitched = [note for note in song.notes if not note.is_drum]
     assert {note.program for note in pitched} == set(parts)

@@ -189,11 +189,11 @@ def test_failed_songs_are_reported_and_tried_again_when_they_change(source, tmp_
     assert [split.made for split in again.splits] == [0, 0]
     assert again.all_problems == report.all_problems
     assert again.exit_code == 1
-    # Mended songs are taken in.
+    # Repaired songs are taken in.
     archives.write_midi(source / "train" / "s1.mid", archives.part(1))
-    mended = prepare(source, tmp_path, num_shards=1)
-    assert [split.made for split in mended.splits] == [1, 0]
-    assert mended.splits[0].num_records == 3
+    repaired = prepare(source, tmp_path, num_shards=1)
+    assert [split.made for split in repaired.splits] == [1, 0]
+    assert repaired.splits[0].num_records == 3
     # So are those that another limit lets pass.
     lenient = items.Settings(max_mismatch=60.0)
     allowed = prepare(source, tmp_path, num_shards=1, settings=lenient)

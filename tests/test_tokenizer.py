@@ -56,7 +56,7 @@ def test_split_and_stitch_at_any_frames(notes, cuts):
 
 @given(note_lists(max_size=15), note_lists(max_size=15), st.integers(0, 1000))
 def test_merge_and_separate(one, other, first_frame):
-    # Different programs and drums, so that the sources can be told apart again.
+    # Different programs and drums, so that the sources can be separated again.
     one = expressible([n for n in one if not n.is_drum and n.program < 30])
     other = expressible([n for n in other if n.is_drum or n.program > 30])
     tok = FULL_VELOCITY

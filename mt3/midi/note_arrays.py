@@ -12,8 +12,8 @@ import numpy as np
 
 from mt3.note_sequences import NOTE_DTYPE, Note, array_to_notes, notes_to_array
 
-# `NOTE_DTYPE` and the part: it tells apart two parts played by the same program (two
-# violins, two hands) as long as notes are re-orchestrated.
+# `NOTE_DTYPE` and the part: it separates two parts played by the same program (two
+# violins, two hands) until notes are re-orchestrated.
 PART_DTYPE = np.dtype([*NOTE_DTYPE.descr, ("track", "<u2")])
 
 # Two onsets of one (program, pitch) closer than this are one note: the token grid

@@ -82,7 +82,7 @@ class Clock:
 
     @classmethod
     def choose(cls, beats_per_minute: float, seconds: float) -> Clock:
-        """Returns a grid by rule 1 for a file of so many seconds.
+        """Returns a grid by rule 1 for a file of this length in seconds.
 
         Raises:
           ConfigError: a tempo that is no number from 4 to 1000.

@@ -28,7 +28,7 @@ _ROW_SECONDS = (5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600)
 _TICK_SECONDS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 3600)
 _MAX_TICKS = 16
 
-# Colours that are told apart by most eyes, dark enough on white; then repeated.
+# Colours that most eyes can distinguish, dark enough on white; then repeated.
 PALETTE = (
     "#1f6fb4",
     "#d9541e",

@@ -224,7 +224,7 @@ def _add_slakh(
         type=int,
         default=0,
         metavar="N",
-        help="at most so many quartets of a song (default: all)",
+        help="at most N quartets of a song (default: all)",
     )
 
 

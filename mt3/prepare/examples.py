@@ -22,7 +22,7 @@ from mt3.errors import DataError
 # Protocol buffers can be no larger.
 _MAX_BYTES = 2**31 - 1
 _KINDS = {"string": 1, "float32": 2, "int64": 3}
-# Wire type of everything that is written here: a length, then so many bytes.
+# Wire type of everything that is written here: a length, then that number of bytes.
 _LENGTH_DELIMITED = 2
 
 

@@ -33,7 +33,7 @@ class Options:
       splits: which to make; none for all.
       num_shards: of each split; None for the published number.
       jobs: processes.
-      limit: at most so many songs of each split.
+      limit: the most songs of each split.
       overwrite: make everything again.
     """
 

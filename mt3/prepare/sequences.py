@@ -47,7 +47,7 @@ def read_midi(
         raise MidiError(f"{path}: not a MIDI file: {found}, expected b'MThd'")
     try:
         with warnings.catch_warnings():
-            # Tempo changes on other tracks than the first are heeded all the same.
+            # Tempo changes on other tracks than the first count too.
             warnings.simplefilter("ignore")
             sequence = midi_io.midi_to_note_sequence(data)
     except (midi_io.MIDIConversionError, ValueError) as error:

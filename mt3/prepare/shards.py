@@ -36,7 +36,7 @@ class ShardJob:
       split: their split.
       items: the songs.
       specs: features of a record.
-      path: where the shard shall lie.
+      path: of the shard.
       max_mismatch: of the settings; a failure depends on it.
     """
 
@@ -49,7 +49,7 @@ class ShardJob:
 
     @property
     def state_path(self) -> Path:
-        """Where it is told what went into the shard."""
+        """The file that says what went into the shard."""
         return self.path.parent / STATE_FOLDER / f"{self.path.name}.json"
 
 

@@ -18,7 +18,7 @@ variant) is left alone. The original variant has all 2100 songs in the first thr
    song, drawn with a seed of the song's own: a size from 4 to all, then the stems.
    `validation` and `test` have each song as it is.
 4. Cerberus4 has every quartet of one bass, drums, guitar and piano stem of a song, in
-   all splits, as the paper says; `combinations` limits them to so many drawn ones.
+   all splits, as the paper says; `combinations` limits their number; they are drawn.
    Songs without all four are left out.
 5. `stems` holds the stems' audio only if asked for: it is several times the size of
    everything else, and no task reads it. `stems_shape` tells: [stems, samples] or
@@ -323,7 +323,7 @@ def _class_number(stem: Stem) -> int:
 def _quartets(
     song: str, stems: Sequence[Stem], limit: int, rng: np.random.Generator
 ) -> list[list[int]]:
-    """Returns all quartets of a song, or so many drawn ones.
+    """Returns all quartets of a song, or a limited number of drawn ones.
 
     Raises:
       LeftOut: a part has no stem.

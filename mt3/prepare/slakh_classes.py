@@ -25,7 +25,7 @@ from typing import Any
 DRUMS = "Drums"
 # What Slakh writes for drums.
 DRUM_PROGRAM = 128
-# Class -> the programs that are of it; the first is what its notes are read as.
+# Class -> its programs. Notes of the class are read as the first one.
 CLASS_PROGRAMS: Mapping[str, tuple[int, ...]] = {
     "Acoustic Piano": (0, 1, 3, 6),
     "Electric Piano": (4, 2, 5, 7),

@@ -67,7 +67,7 @@ class Contents:
                 "folder that an archive of make_bundle unpacks to"
             ) from error
         if found != FORMAT:
-            raise DataError(f"{path}: is of format {found}; expected {FORMAT}")
+            raise DataError(f"{path}: has format {found}; expected {FORMAT}")
         optional = (contents.songs, contents.initial_weights)
         for name in (
             *contents.soundfonts,

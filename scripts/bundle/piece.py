@@ -1,4 +1,4 @@
-"""One piece of training: so many minutes on a machine that starts bare.
+"""One piece of training: some minutes on a machine that starts bare.
 
 Three processes: the renderer makes this piece's corpus on all cores, training begins
 on its first shards, and this one watches both. It keeps each new checkpoint in the

@@ -15,8 +15,8 @@ import numpy as np
 
 from mt3.midi.reader import Song
 
-# So many intervals in a row say little about another tune by chance, if they are not
-# all alike.
+# A run of this many intervals seldom occurs in another tune by chance, unless all are
+# alike.
 _RUN = 12
 _LEAST_KINDS = 4
 # Two files are one tune if this share of either's runs is in the other.

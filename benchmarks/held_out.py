@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from mt3 import outputs
-from mt3.midi import general_midi, note_arrays, reader
+from mt3.midi import note_arrays, reader
 from mt3.note_sequences import Note
 from mt3.synthesis import orchestration, soundfont
+from mt3.vocabularies import midi_class
 
 SAMPLE_RATE = 16000
 PEAK = 0.7
@@ -105,7 +106,7 @@ def group_of(program: int, is_drum: bool = False) -> str:
     """Returns the group of an instrument."""
     if is_drum:
         return DRUMS
-    return _GROUP_OF_FAMILY[program // general_midi.FAMILY_SIZE]
+    return _GROUP_OF_FAMILY[midi_class(program)]
 
 
 def make_pieces(

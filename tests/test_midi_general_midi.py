@@ -21,6 +21,9 @@ def test_there_is_a_name_for_every_program_and_family():
     ]:
         assert general_midi.instrument_name(number - 1) == name
         assert general_midi.family_name(number - 1) == family
+        programs = general_midi.family_programs(number - 1)
+        assert {general_midi.family_name(p) for p in programs} == {family}
+        assert len(programs) == size
     assert general_midi.instrument_name(5, is_drum=True) == general_midi.DRUMS
 
 

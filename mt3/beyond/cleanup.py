@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from mt3 import errors
-from mt3.midi.general_midi import FAMILY_SIZE
 from mt3.note_sequences import Note, array_to_notes, notes_to_array
+from mt3.vocabularies import midi_class
 
 # A note that begins this near to a segment's start may be the rest of another note: a
 # segment starts on a step of 10 ms, and models are a step or two off.
@@ -228,11 +228,12 @@ def settle_programs(notes: np.ndarray, share: float) -> np.ndarray:
     lengths = notes["end_time"] - notes["start_time"]
     counts = np.bincount(index)
     sounding = np.bincount(index, weights=lengths)
+    classes = midi_class(programs)
     rare = (counts < share * counts.sum()) & (sounding < share * sounding.sum())
     notes = notes.copy()
     handed = np.zeros(len(notes), bool)
     for number in np.flatnonzero(rare):
-        near = np.abs(programs // FAMILY_SIZE - programs[number] // FAMILY_SIZE) <= 1
+        near = np.abs(classes - classes[number]) <= 1
         heirs = np.flatnonzero(near & ~rare)
         if not len(heirs):
             continue

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from mt3.vocabularies import MIDI_CLASS_SIZE, midi_class
+
 DRUM_CHANNEL = 9
 DRUMS = "Drums"
-FAMILY_SIZE = 8
+FAMILY_SIZE = MIDI_CLASS_SIZE
 
 FAMILIES = (
     "Piano",
@@ -76,7 +78,13 @@ def instrument_name(program: int, is_drum: bool = False) -> str:
 
 def family_name(program: int) -> str:
     """Returns the name of the family of eight programs that a program belongs to."""
-    return FAMILIES[program // FAMILY_SIZE]
+    return FAMILIES[midi_class(program)]
+
+
+def family_programs(program: int) -> range:
+    """Returns the eight programs of a program's family."""
+    first = FAMILY_SIZE * midi_class(program)
+    return range(first, first + FAMILY_SIZE)
 
 
 def drum_lane(pitch: int) -> int:

@@ -45,7 +45,6 @@ import numpy as np
 import yaml
 
 from mt3.errors import ConfigError, DataError
-from mt3.midi.general_midi import FAMILY_SIZE
 from mt3.prepare import recordings, sequences, slakh_classes
 from mt3.prepare.items import (
     Archive,
@@ -61,6 +60,7 @@ from mt3.prepare.items import (
     random_seed,
     without_duplicates,
 )
+from mt3.vocabularies import midi_class
 
 SPLITS = ("train", "validation", "test")
 AUDIO_SUFFIXES = (".flac", ".wav")
@@ -279,7 +279,7 @@ class Slakh(Archive):
         features = {
             "audio_sample_rate": rate,
             "inst_names": [stem.kind for stem in stems],
-            "midi_class": [stem.program // FAMILY_SIZE for stem in stems],
+            "midi_class": [midi_class(stem.program) for stem in stems],
             "mix": mix,
             "note_sequences": [stem.sequence.SerializeToString() for stem in stems],
             "plugin_name": [zlib.crc32(stem.plugin.encode()) for stem in stems],

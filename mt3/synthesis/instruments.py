@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mt3.midi.general_midi import FAMILY_SIZE
+from mt3.midi.general_midi import FAMILY_SIZE, family_programs
 from mt3.vocabularies import NUM_PROGRAMS
 
 # Lowest and highest pitch by the first program of each family, then of the programs
@@ -96,7 +96,7 @@ _DRUM_WEIGHTS = {
 
 def pitch_range(program: int) -> tuple[int, int]:
     """Returns the lowest and highest pitch that a program usually plays."""
-    return _RANGES.get(program, _FAMILY_RANGES[program // FAMILY_SIZE * FAMILY_SIZE])
+    return _RANGES.get(program, _FAMILY_RANGES[family_programs(program)[0]])
 
 
 def ring_seconds(program: int) -> float:
@@ -123,9 +123,9 @@ def draw_program(rng: np.random.Generator, like: int | None = None) -> int:
     """
     low, high = 0.0, _CUMULATIVE[-1]
     if like is not None:
-        first = like // FAMILY_SIZE * FAMILY_SIZE
-        low = _CUMULATIVE[first - 1] if first else 0.0
-        high = _CUMULATIVE[first + FAMILY_SIZE - 1]
+        family = family_programs(like)
+        low = _CUMULATIVE[family[0] - 1] if family[0] else 0.0
+        high = _CUMULATIVE[family[-1]]
         if high <= low:
             return like
     place = low + rng.random() * (high - low)

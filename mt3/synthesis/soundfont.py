@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from mt3.errors import DataError
-from mt3.midi import note_arrays
+from mt3.midi import general_midi, note_arrays
 from mt3.note_sequences import Note
 from mt3.synthesis.synthesizers import DRUM_BANK, open_synthesizer
 
@@ -135,7 +135,7 @@ class SoundFont:
             return DRUM_BANK, sound.kit if sound.kit in self.kits else self.kits[0]
         if self._synth.has_preset(sound.bank, program):
             return sound.bank, program
-        in_class = range(program // 8 * 8, program // 8 * 8 + 8)
+        in_class = general_midi.family_programs(program)
         for candidate in sorted(in_class, key=lambda p: abs(p - program)):
             if self._synth.has_preset(0, candidate):
                 return 0, candidate
@@ -148,8 +148,8 @@ class SoundFont:
         """Tells whether there is a preset for a part, or for one of its class."""
         if is_drum:
             return bool(self.kits)
-        first = program // 8 * 8
-        return any(self._synth.has_preset(0, p) for p in range(first, first + 8))
+        in_class = general_midi.family_programs(program)
+        return any(self._synth.has_preset(0, other) for other in in_class)
 
     @functools.cached_property
     def level(self) -> float:

@@ -1,7 +1,7 @@
-"""Free soundfonts and samples that Debian packages hold, and how to get at packages.
+"""Free soundfonts and samples in Debian packages, and how packages are downloaded.
 
-Packages are asked for by name, through the ordinary clients (`pip download`,
-`apt-get download`); nothing is installed.
+Packages are downloaded by name with the ordinary clients (`pip download`, `apt-get
+download`); nothing is installed.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class FontPackage:
     form: str = "soundfont"
 
 
-# csound-soundfont is not among them: 86 of its 112 programs sound nearly as those of
-# timgm6mb-soundfont do. Nor are fluid-soundfont-gm and musescore-general-soundfont,
-# most of which fluidr3mono-gm-soundfont has.
+# csound-soundfont is not among them: 86 of its 112 programs sound nearly the same as
+# those of timgm6mb-soundfont. Nor are fluid-soundfont-gm and
+# musescore-general-soundfont, since fluidr3mono-gm-soundfont contains most of them.
 FONT_PACKAGES = (
     FontPackage("timgm6mb-soundfont", "GPL-2"),
     FontPackage("fluidr3mono-gm-soundfont", "MIT"),
@@ -58,18 +58,18 @@ FONT_PACKAGES = (
 
 
 def make_fonts(package: FontPackage, unpacked: Path, output: Path) -> list[Path]:
-    """Makes soundfonts of what a package holds.
+    """Makes soundfonts from the files of a package.
 
     Args:
-      package: what it is.
-      unpacked: where its files are.
-      output: folder to write to; what is there is kept.
+      package: the package.
+      unpacked: the folder with its files.
+      output: folder to write to; soundfonts that exist there are kept.
 
     Returns:
       The soundfonts.
 
     Raises:
-      DataError: if it does not hold what is expected.
+      DataError: if the package does not contain what is expected.
     """
     output.mkdir(parents=True, exist_ok=True)
     if package.form in ("gus", "hydrogen"):
@@ -84,7 +84,7 @@ def make_fonts(package: FontPackage, unpacked: Path, output: Path) -> list[Path]
         return [target]
     made = []
     for source in sorted(p for p in unpacked.rglob("*") if p.suffix in _SUFFIXES):
-        # Packages have links to their own soundfonts.
+        # Packages contain links to their own soundfonts.
         if source.is_symlink():
             continue
         target = output / source.name
@@ -97,12 +97,14 @@ def make_fonts(package: FontPackage, unpacked: Path, output: Path) -> list[Path]
                 partial.replace(target)
         made.append(target)
     if not made:
-        raise DataError(f"{unpacked}: the package {package.name} holds no soundfont.")
+        raise DataError(
+            f"{unpacked}: the package {package.name} contains no soundfont."
+        )
     return made
 
 
 def _hydrogen_presets(unpacked: Path) -> list[soundfont_writer.Preset]:
-    """Returns the presets of all kits whose instruments are known."""
+    """Returns the presets of all kits that have known instruments."""
     presets: list[soundfont_writer.Preset] = []
     reasons = []
     for path in sorted(unpacked.rglob("drumkit.xml")):
@@ -121,6 +123,8 @@ def download_debian(name: str, folder: Path) -> Path:
     Raises:
       DataError: if the programs are missing, or refuse.
     """
+    # The programs run in this folder, so it must not be relative.
+    folder = folder.resolve()
     unpacked = folder / _checked(name)
     if unpacked.is_dir():
         return unpacked
@@ -141,11 +145,13 @@ def download_wheel(name: str, folder: Path, only: str = "") -> Path:
     Args:
       name: the package's.
       folder: where to.
-      only: unpack only what begins with this.
+      only: unpack only files whose names begin with this.
 
     Raises:
       DataError: if pip is missing, or refuses, or there is no wheel.
     """
+    # The programs run in this folder, so it must not be relative.
+    folder = folder.resolve()
     unpacked = folder / _checked(name)
     if unpacked.is_dir():
         return unpacked
@@ -165,7 +171,7 @@ def download_wheel(name: str, folder: Path, only: str = "") -> Path:
 
 
 def _checked(name: str) -> str:
-    """Returns a package's name, which is only that: no path, option or pattern."""
+    """Returns a package's name; refuses paths, options and patterns."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):
         raise DataError(f"{name!r}: is not the name of a package.")
     return name
@@ -182,7 +188,7 @@ def _run(command: Sequence[str], folder: Path, what: str) -> None:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise DataError(f"{what}: cannot be had: {error}.") from error
+        raise DataError(f"{what}: cannot be downloaded: {error}.") from error
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         reason = next((s for s in said if "rror" in s or s.startswith("E:")), "")

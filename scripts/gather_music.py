@@ -3,21 +3,21 @@ r"""Gathers free music and soundfonts, and renders a training corpus from them.
     python scripts/gather_music.py -o OUT --hours 100 --workers 8 \
       --local midi.tar.xz --local soundfonts.tar.xz
 
-What it takes: local folders and archives; soundfonts and drum samples from Debian
-packages; music21's corpus, converted by Verovio, from PyPI; songs made with the
-program MMA where that is installed. Random notes and grooves over scores are drawn when
-the corpus is rendered.
+Sources: local folders and archives; soundfonts and drum samples from Debian packages;
+music21's corpus from PyPI, converted by Verovio; songs made with the program MMA where
+it is installed. Random notes and grooves over scores are drawn when the corpus is
+rendered. The parts of this program are in the folder `gather`.
 
     OUT/midi/SOURCE/...     the music
     OUT/soundfonts/         the soundfonts
-    OUT/manifest.json       each source with its licence, what it gave, what failed
+    OUT/manifest.json       each source with its licence, its files, its failures
     OUT/corpus/             the corpus (`mt3 synthesize --hours`)
-    OUT/downloads/          packages, may be deleted
+    OUT/downloads/          packages; may be deleted
 
-Held out is whatever lies in a folder named `test`, and `--held-out`. The tunes there
-are recognised in any source by their notes, in other keys, tempos and names too; the
-soundfonts by name and content. The same command goes on where it was stopped, and
-tries again what failed. The exit code is 1 if a source failed as a whole.
+Everything in a folder named `test` and in `--held-out` is held out. These tunes are
+recognised in all sources by their notes, also in other keys and tempos and under other
+names; soundfonts by name and content. The same command resumes where it was stopped and
+retries what failed. The exit code is 1 if a source failed entirely.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from mt3.synthesis import command
 _TEST = "test"
 _FONT_SUFFIXES = (".sf2", ".sf3")
 _MMA_SONGS = 1000
-# By the names that collections of free music have.
+# Licences by the names of collections of free music.
 _LICENCES = {
     "blupi": "GPL-3+",
     "freedink": "free, per file",
@@ -64,13 +64,13 @@ _MUSIC21_LICENCE = (
 
 
 class Gathering:
-    """An output folder with what was gathered in it.
+    """An output folder and the sources gathered in it.
 
     Args:
       output: the folder.
       local: folders and archives.
-      held_out: further MIDI files, soundfonts and folders to keep out.
-      say: called with lines of progress.
+      held_out: further MIDI files, soundfonts and folders to hold out.
+      say: called with each line of progress.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Gathering:
         fonts = _files(kept_out, _FONT_SUFFIXES)
         self._held_out_fonts = {path.stem.lower() for path in fonts}
         self._held_out_hashes = {_hash(path) for path in fonts}
-        # Checking again is needed only when something else is held out.
+        # Songs are checked again only if other tunes are held out.
         self._stamp = hashlib.sha256(
             "".join(sorted(digest(song.notes) for song in songs)).encode()
         ).hexdigest()
@@ -186,12 +186,12 @@ class Gathering:
         return [n for n, s in self.sources.items() if s["state"] == "failed"]
 
     def write_manifest(self) -> None:
-        """Writes what was gathered from where."""
+        """Writes the list of sources."""
         held_out = {"tunes": len(self.held_out), "names": sorted(self._held_out_fonts)}
         content = {
             "held_out": held_out,
             "held_out_stamp": self._stamp,
-            # What earlier calls took and this one skipped is still there.
+            # Sources of earlier calls that this call skipped are still in the folder.
             "sources": {**self._read_manifest().get("sources", {}), **self.sources},
         }
         with atomic_file(self.output / "manifest.json") as file:
@@ -204,7 +204,7 @@ class Gathering:
             return {}
 
     def _open_local(self, path: Path) -> Path:
-        """Returns a local folder; an archive is unpacked to one."""
+        """Returns a local folder; unpacks an archive first."""
         if path.is_dir():
             return path
         name = path.name.partition(".")[0]
@@ -240,7 +240,7 @@ class Gathering:
             "refused": [],
             "failures": [],
         }
-        # Two folders may bear one name.
+        # Two folders may have the same name.
         others = sum(n == name or n.startswith(f"{name}#") for n in self.sources)
         self.sources[f"{name}#{others + 1}" if others else name] = source
         return source
@@ -316,7 +316,7 @@ def _folders_named(name: str, roots: Iterable[Path]) -> list[Path]:
 
 
 def _files(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
-    """Returns the files of some kinds, named or in folders, in order."""
+    """Returns the files with these suffixes among paths and in folders, sorted."""
     found = set()
     for path in paths:
         if not path.exists():
@@ -327,7 +327,7 @@ def _files(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
 
 
 def _collection(path: Path, root: Path) -> Path:
-    """Returns the folder that names a file's collection: below `train`, if it is so."""
+    """Returns the folder that names a file's collection, below `midi` and `train`."""
     folder = root
     for part in path.relative_to(root).parts[:-1]:
         folder = folder / part

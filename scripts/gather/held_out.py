@@ -1,8 +1,8 @@
-"""Recognises tunes that must stay out of training, wherever they come from.
+"""Recognises tunes that must not be trained on, whatever their source.
 
-The same tune turns up in several collections, under other names, in another key or
-tempo, with tracks in another order. What stays is how each part moves: tunes are
-compared by runs of intervals of their parts' upper line.
+Several collections contain the same tune, under other names, in another key or tempo,
+with tracks in another order. The intervals of the parts stay the same, so tunes are
+compared by sequences of intervals of their parts' upper line.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 
 from mt3.midi.reader import Song
 
-# A run of this many intervals seldom occurs in another tune by chance, unless all are
-# alike.
+# A run of this many intervals rarely occurs in another tune by chance, if it has at
+# least this many different intervals.
 _RUN = 12
 _LEAST_KINDS = 4
-# Two files are one tune if this share of either's runs is in the other.
+# Two files are the same tune if they share this part of the smaller one's runs, and at
+# least this many.
 _SHARE = 0.2
 _LEAST_RUNS = 8
 # Onsets closer than this are one chord.
@@ -27,7 +28,7 @@ _CHORD_SECONDS = 0.03
 
 
 class HeldOut:
-    """Tunes to keep out.
+    """Tunes to hold out.
 
     Args:
       songs: the tunes.
@@ -51,7 +52,7 @@ class HeldOut:
         return len(self._names)
 
     def find(self, song: Song) -> str | None:
-        """Returns the name of the held-out tune that a song is, or None."""
+        """Returns the name of the held-out tune that a song equals, or None."""
         exact = self._digests.get(digest(song.notes))
         if exact is not None:
             return self._names[exact]
@@ -65,7 +66,7 @@ class HeldOut:
 
 
 def digest(notes: np.ndarray) -> str:
-    """Returns a hash of the notes' pitches and times, to 20 ms, from the first on."""
+    """Returns a hash of pitches and times (in steps of 20 ms from the first onset)."""
     order = np.lexsort((notes["pitch"], notes["start_time"]))
     start = notes["start_time"][order]
     grid = np.round((start - start[:1].sum()) / 0.02)
@@ -74,7 +75,7 @@ def digest(notes: np.ndarray) -> str:
 
 
 def _runs(notes: np.ndarray) -> set[bytes]:
-    """Returns all runs of intervals of the parts, and of the whole's upper line."""
+    """Returns all runs of intervals of each part and of the song's upper line."""
     pitched = notes[~notes["is_drum"]]
     runs = _part_runs(pitched)
     for track in np.unique(pitched["track"]).tolist():

@@ -1,10 +1,10 @@
-"""Sampled instruments in other forms -> presets of a soundfont.
+"""Sampled instruments in other formats -> presets of a soundfont.
 
-    gus_presets      a folder of Gravis patches (.pat), as of FreePats
+    gus_presets      a folder of Gravis patches (.pat), such as FreePats
     hydrogen_kits    a drum kit of the drum machine Hydrogen (drumkit.xml and samples)
     as_drum_font     a soundfont whose only preset is a drum kit in the wrong bank
 
-What they return is written by `soundfont_writer.write_soundfont`.
+`soundfont_writer.write_soundfont` writes the presets.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mt3.errors import DataError
 
 from .soundfont_writer import DRUM_BANK, Preset, Zone
 
-# Longer samples of drums are cut: a cymbal has died away.
+# Longer drum samples are cut; even cymbals have faded by then.
 _LONGEST_DRUM_SECONDS = 5.0
-# Kits of one Hydrogen drum kit that differ in which of several kicks (...) they have.
+# The most presets of one Hydrogen drum kit; they differ in their kick, snare and so on.
 _MOST_KITS = 4
 # Sizes of the headers of a patch, its instrument, its layer and each sample.
 _PATCH, _PATCH_INSTRUMENT, _PATCH_LAYER, _PATCH_SAMPLE = 129, 63, 47, 96
@@ -56,7 +56,7 @@ def gus_presets(folder: str | os.PathLike) -> list[Preset]:
         presets.append(Preset("Drums", DRUM_BANK, 0, tuple(kit)))
     if not presets:
         raise DataError(
-            f"{folder}: holds no Gravis patches whose names begin with a number "
+            f"{folder}: contains no Gravis patches whose names begin with a number "
             "(000_Acoustic_Grand_Piano.pat)."
         )
     return presets
@@ -87,7 +87,7 @@ def _read_patch(path: Path) -> list[Zone]:
             zones.append(zone)
     except (struct.error, IndexError, ValueError) as error:
         raise DataError(f"{path}: is a damaged Gravis patch: {error}.") from error
-    # Each key once: where ranges meet, the lower sample ends before the higher one.
+    # Where ranges overlap, the lower sample ends before the higher one.
     zones.sort(key=lambda zone: zone.keys)
     for place in range(len(zones) - 1):
         low, high = zones[place].keys
@@ -104,7 +104,7 @@ def _with_keys(zone: Zone, low: int, high: int) -> Zone:
 
 
 def _read_patch_sample(data: bytes, position: int) -> tuple[Zone, int]:
-    """Returns a sample of a patch, and the place behind it."""
+    """Returns a sample of a patch, and the position after it."""
     header = data[position : position + _PATCH_SAMPLE]
     size, loop_start, loop_end, rate = struct.unpack("<IIIH", header[8:22])
     low, high, root = struct.unpack("<III", header[22:34])
@@ -157,18 +157,18 @@ def _key_of(millihertz: int) -> float:
 
 
 def _stage_seconds(rate: int, distance: int) -> float:
-    """How long a stage of a Gravis envelope takes.
+    """Returns the duration of a stage of a Gravis envelope.
 
-    The lower six bits of the rate are added to a counter whenever the upper two say:
-    at every tick, or at every 8th, 64th or 512th; a tick is 1/44100 s, and the
+    The lower six bits of the rate are added to a counter, at every tick or at every
+    8th, 64th or 512th, according to the upper two bits. A tick is 1/44100 s, and the
     counter has 4 * 512 * 4 steps for each of the 255 steps of loudness.
     """
     speed = (rate & 63) << 3 * (3 - (rate >> 6))
     return distance * 8192 / (max(speed, 1) * 44100)
 
 
-# The General MIDI keys that a Hydrogen instrument may stand for, by its name. The
-# first pattern that is found decides; without keys it is a sound of no such key.
+# General MIDI keys of a Hydrogen instrument, by its name. The first matching pattern
+# decides; without keys the sound is not used.
 _DRUM_NAMES = [
     (re.compile(pattern, re.IGNORECASE), keys)
     for pattern, keys in (
@@ -199,7 +199,7 @@ _DRUM_NAMES = [
         (r"wood ?block.*lo", (77,)),
     )
 ]
-# What takes the place of a key that a kit has no sound for: its neighbours in kind.
+# Keys whose sound replaces that of a key that a kit lacks.
 _STAND_INS = {
     35: (36,),
     36: (35,),
@@ -220,15 +220,15 @@ _STAND_INS = {
 
 
 def hydrogen_kits(folder: str | os.PathLike, first_number: int = 0) -> list[Preset]:
-    """Reads a drum kit of Hydrogen, whose instruments are told by their names.
+    """Reads a drum kit of Hydrogen; names identify the instruments.
 
     Args:
       folder: the folder of its drumkit.xml.
       first_number: number of the first preset. A kit with several kicks or snares
-        becomes several presets, of which each has others of them.
+        becomes several presets with different ones.
 
     Raises:
-      DataError: if it cannot be read or has no instrument that is known.
+      DataError: if it cannot be read or has no known instrument.
     """
     import xml.etree.ElementTree as ElementTree
 
@@ -269,7 +269,7 @@ def _general_midi_keys(name: str) -> tuple[int, ...]:
 def _kit_zones(
     found: dict[tuple[int, ...], list[list[Zone]]], number: int
 ) -> Iterator[Zone]:
-    """Yields the zones of a kit: for each key one of the instruments that are meant."""
+    """Yields the zones of a kit: for each key one of its possible instruments."""
     chosen = {}
     for keys, instruments in found.items():
         for place, key in enumerate(keys[: len(instruments)]):
@@ -311,9 +311,9 @@ def _hydrogen_zones(folder: Path, instrument) -> Iterator[Zone]:
 
 
 def _read_drum(path: Path) -> tuple[np.ndarray | None, int]:
-    """Returns a sample as mono int16, without the silence before it.
+    """Returns a sample as mono int16 without leading silence, and its rate.
 
-    None takes the place of a silent one, and of a file that the kit lacks.
+    Returns None for silent samples and missing files.
     """
     import soundfile
 
@@ -333,7 +333,7 @@ def _read_drum(path: Path) -> tuple[np.ndarray | None, int]:
 
 
 def as_drum_font(source: str | os.PathLike, target: str | os.PathLike) -> Path:
-    """Copies a soundfont, its presets of bank 0 moved to the drum kits' bank.
+    """Copies a soundfont, with its presets of bank 0 moved to the drum bank.
 
     Raises:
       DataError: if the source is no soundfont.

@@ -1,6 +1,6 @@
-"""Music to render from, made of scores: music21's corpus, and MMA accompaniments.
+"""Music from scores: music21's corpus, and accompaniments by MMA.
 
-free_scores      which works of music21's corpus may be used, and which not, and why
+free_scores      the works of music21's corpus that may be used, and reasons for others
 convert_scores   works -> MIDI files, with Verovio
 random_song      a song for the accompaniment program MMA: chords in random grooves
 make_songs       such songs -> MIDI files, with the program
@@ -25,8 +25,8 @@ from mt3.errors import DataError
 
 _SUFFIXES = (".abc", ".krn", ".mxl", ".xml")
 # Year of the composer's death, or of the collection, by folder of music21's corpus.
-# Folders that are not named here are not used: exercises, tests, a song collection
-# whose licence excludes commercial use, lead sheets of the 20th century.
+# Other folders are not used: exercises, tests, a song collection whose licence excludes
+# commercial use, lead sheets of the 20th century.
 _YEARS = {
     "airdsAirs": 1801,
     "bach": 1750,
@@ -58,13 +58,13 @@ _YEARS = {
     "weber": 1826,
     "webern": 1945,
 }
-# What an encoding says that may not be used for everything.
+# Phrases in encodings that restrict their use.
 _RESTRICTED = re.compile(
     r"non-?\s?commercial|by-nc|all rights reserved|formats reserved|licensing agreement"
     r"|personal use|edizioni",
     re.IGNORECASE,
 )
-# Verovio is a C++ library: a score that brings it down takes only its batch along.
+# Verovio is a C++ library that some scores crash; each batch has its own process.
 _BATCH = 16
 _BATCH_SECONDS = 240
 
@@ -72,11 +72,11 @@ _BATCH_SECONDS = 240
 def free_scores(
     corpus: Path, died_before: int = 1926
 ) -> tuple[list[Path], dict[Path, str]]:
-    """Sorts music21's corpus into what may be used and what may not.
+    """Divides music21's corpus into files that may be used and others.
 
     Args:
       corpus: the folder `music21/corpus`.
-      died_before: composers must have died, or collections have appeared, before.
+      died_before: composers must have died, or collections appeared, before this year.
 
     Returns:
       Files to use, and the reason for each other file.
@@ -99,7 +99,7 @@ def free_scores(
 
 
 def read_score(path: Path) -> str:
-    """Returns a score's text, of compressed MusicXML the score in it.
+    """Returns a score's text, also from compressed MusicXML.
 
     Raises:
       DataError: if it cannot be read.
@@ -113,11 +113,11 @@ def read_score(path: Path) -> str:
                     return archive.read(name).decode("utf-8", "replace")
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: the score cannot be read: {error}.") from error
-    raise DataError(f"{path}: the compressed score holds no MusicXML.")
+    raise DataError(f"{path}: the compressed score contains no MusicXML.")
 
 
 def tunes_of(path: Path) -> list[str]:
-    """Returns the tunes of a file: ABC collections hold many, others one."""
+    """Returns the tunes of a file: ABC collections contain many, others one."""
     text = read_score(path)
     if path.suffix != ".abc":
         return [text]
@@ -135,17 +135,17 @@ def convert_scores(
     verovio_path: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[int, dict[str, str]]:
-    """Converts scores to MIDI files, in a process of its own for every few.
+    """Converts scores to MIDI files, in batches with a process each.
 
     Args:
-      files: scores; results that are there already are kept.
-      root: the folder they lie in; results lie likewise below `output`.
+      files: scores; results that exist already are kept.
+      root: the folder of the scores; results have the same relative paths in `output`.
       output: folder to write to.
       verovio_path: folder to import Verovio from, if it is not installed.
-      progress: called with a line now and then.
+      progress: called with a line from time to time.
 
     Returns:
-      How many scores have results, and the reason for each that has none.
+      The number of scores with results, and the reason for each other score.
     """
     failures: dict[str, str] = {}
     waiting = [path for path in files if not _results(path, root, output)]
@@ -155,7 +155,7 @@ def convert_scores(
         batch = waiting[first : first + _BATCH]
         error = _run_batch(batch, root, output, verovio_path)
         for path in batch if error else ():
-            # One of them stopped all: each by itself.
+            # One of them stopped the batch: convert each in its own process.
             if not _results(path, root, output):
                 reason = _run_batch([path], root, output, verovio_path)
                 if reason:
@@ -269,17 +269,17 @@ def grooves_of(library: Path) -> list[str]:
 def make_songs(
     program: str, library: Path, output: Path, count: int, seed: int
 ) -> tuple[int, dict[str, str]]:
-    """Makes accompaniments with MMA; those that are there already are kept.
+    """Makes accompaniments with MMA; those that exist already are kept.
 
     Args:
       program: the program `mma`.
       library: its library of grooves.
       output: folder to write to.
-      count: songs in all.
-      seed: the n-th song is a function of it and n.
+      count: total number of songs.
+      seed: the n-th song is a function of it and of n.
 
     Returns:
-      How many songs are there, and the reason for each that is not.
+      The number of songs that exist, and the reason for each missing one.
 
     Raises:
       DataError: if the library has no grooves.

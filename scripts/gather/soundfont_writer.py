@@ -1,8 +1,8 @@
 """Sampled instruments -> a soundfont file (.sf2).
 
-A small writer of the SoundFont 2.01 format, for instruments that come in other forms
-(`sample_sets`): mono samples, one instrument for each preset, no modulators. Chapters
-in comments are those of E-mu's specification.
+A small writer of the SoundFont 2.01 format, for instruments in other formats
+(`sample_sets`): mono samples, one instrument for each preset, no modulators. Chapter
+numbers in comments refer to E-mu's specification.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GAP = 46
 
 @dataclasses.dataclass(frozen=True)
 class Zone:
-    """A sample and the keys and velocities it is played for.
+    """A sample and the keys and velocities that play it.
 
     Attributes:
       samples: int16 [samples], mono.
@@ -36,15 +36,15 @@ class Zone:
       root: the key at which it sounds as recorded; 60.5 is a quarter tone above 60.
       keys: lowest and highest key.
       velocities: lowest and highest velocity.
-      loop: first sample of the part that is repeated while a key is down, and the
-        sample behind its last; None for a sample that is played once.
+      loop: start and end (exclusive) of the part that is repeated while a key is down;
+        None for a sample that is played once.
       attack: seconds until full loudness.
-      decay: seconds from there to a loudness of `sustain_db`.
+      decay: seconds from full loudness to that of `sustain_db`.
       sustain_db: attenuation of held notes.
-      release: seconds until silence when the key is let go.
+      release: seconds until silence after the key is released.
       attenuation_db: of the whole zone.
       fixed_pitch: all keys sound as recorded (drums).
-      exclusive: other than 0: a zone silences those of the same number (hi-hats).
+      exclusive: if not 0, a zone silences others with the same number (hi-hats).
     """
 
     samples: np.ndarray
@@ -64,7 +64,7 @@ class Zone:
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A preset: `bank` 128 holds drum kits, others programs."""
+    """A preset: bank 128 contains drum kits, other banks programs."""
 
     name: str
     bank: int
@@ -75,12 +75,12 @@ class Preset:
 def write_soundfont(
     path: str | os.PathLike, name: str, presets: Sequence[Preset]
 ) -> Path:
-    """Writes a soundfont, whole or not at all.
+    """Writes a soundfont, completely or not at all.
 
     Args:
       path: the .sf2 file.
       name: the bank's name.
-      presets: what it holds; a sample shared by zones (one array) is stored once.
+      presets: its presets; a sample shared by zones (one array) is stored once.
 
     Raises:
       DataError: if there is nothing to write.
@@ -101,7 +101,7 @@ def write_soundfont(
 
 
 def _sample_key(zone: Zone) -> tuple:
-    """Zones that may share a stored sample: same data, pitch and loop."""
+    """Returns the same key for zones with the same data, pitch and loop."""
     return id(zone.samples), zone.sample_rate, zone.root, zone.loop
 
 
@@ -144,7 +144,7 @@ def _riff(name: str, presets: Sequence[Preset], samples: dict[tuple, Zone]) -> b
 
 
 def _tables(presets: Sequence[Preset], samples: list[tuple]) -> bytes:
-    """Returns the chunks that say which keys play which sample (7.2 to 7.9)."""
+    """Returns the chunks that map keys to samples (7.2 to 7.9)."""
     places = {key: number for number, key in enumerate(samples)}
     phdr = pbag = pgen = inst = ibag = igen = b""
     zone_count = generator_count = 0

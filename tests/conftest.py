@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 # Before anything imports JAX. The suite must pass, and mean the same, on a machine
 # with an accelerator as on one without.
@@ -51,6 +52,13 @@ def key() -> jax.Array:
 def _seed_global_generator() -> None:
     # For third parties that draw from the global generator; ours never do.
     np.random.seed(20240229)  # noqa: NPY002
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """Frees the compiled programs of a module's tests: the next one has others."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -45,11 +45,11 @@ from benchmarks import input_stages, synthesis_inputs
 from benchmarks import original_inputs as original
 from benchmarks.original_inputs import CONFIG, DATASET, FRAMES, LENGTHS, RATE
 from mt3 import datasets, note_sequences, preprocessors
-from mt3.data import records
+from mt3.data import adapters, records
 from mt3.data.tf_bridge import numpy_map
-from mt3.example_encoder import SegmentEncoder
 from mt3.note_sequences import Note
 from mt3.run_length_encoding import IndexedEvents
+from mt3.tokenizer import NoteTokenizer
 
 SEED = 7
 BATCH = 8
@@ -119,7 +119,15 @@ def read(root: str) -> tf.data.Dataset:
 def our_chunks(root: str) -> tf.data.Dataset:
     """Chunks from records."""
     ds = preprocessors.tokenize(
-        read(root), dataset=DATASET, config=CONFIG, training=True
+        read(root),
+        CONFIG.spectrogram,
+        original.CODEC,
+        is_training_data=True,
+        onsets_only=False,
+        include_ties=True,
+        adapter=adapters.of(DATASET),
+        lean=True,
+        stale_end_state=False,
     )
     return preprocessors.split_tokens(ds)
 
@@ -132,16 +140,16 @@ def original_chunks(root: str) -> tf.data.Dataset:
 
 def our_examples(chunks: tf.data.Dataset, spectrogram: bool) -> tf.data.Dataset:
     """Chunks to examples."""
+    tokenizer = NoteTokenizer(CONFIG)
     if spectrogram:
         return preprocessors.random_training_example(
-            chunks, LENGTHS, config=CONFIG, skip_too_long=True
+            chunks, LENGTHS, tokenizer=tokenizer, skip_too_long=True
         )
     parts = preprocessors.select_random_chunk(chunks, LENGTHS)
-    encoder = SegmentEncoder(CONFIG)
 
     def ids(*arrays):
-        events = encoder.reduce(encoder.extract(IndexedEvents(*arrays)))
-        return encoder.tokenizer.to_ids(events)
+        song = IndexedEvents(*arrays)
+        return tokenizer.segment_ids(song, 0, song.num_frames)
 
     names = ("targets", *FRAMES[1:3], "state_events", FRAMES[3])
     output = {"targets": tf.TensorSpec([None], tf.int32)}

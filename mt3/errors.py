@@ -50,6 +50,10 @@ class DataError(MT3Error, ValueError):
     """A data set, record or corpus that cannot be used."""
 
 
+class PitchBendError(DataError):
+    """A sequence with pitch bends, where notes must have the pitch of their key."""
+
+
 class TrainingError(MT3Error, RuntimeError):
     """A training run that must not go on (a loss that is not finite, say)."""
 

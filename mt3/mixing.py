@@ -1,210 +1,278 @@
 """Mixing of training examples: several pieces that sound at once.
 
-The stage stands between `preprocessors.extract_targets` and the rest of the training
-pipeline. It shuffles, forms groups whose sizes are uniform over 1..N, and makes each
-group one example: audio is summed and divided by its maximum absolute value, events
-are merged by time. Every example goes into one mix.
+The stage stands between run-length coding and the removal of redundant state changes
+(see `mt3.preprocessors`). It shuffles, forms groups whose sizes are uniform over 1..N,
+and makes each group one example: audio is summed and divided by its maximum absolute
+value, events are merged by time, all other features are stacked.
 
-Differences from the original, numbered:
+Differences from the original, numbered. Options have the original's behaviour as their
+default; `mt3.tasks` sets the other one for the tasks that it registers.
 
-1. A mix has one tie section, with the held notes of all its parts. The original keeps
-   one section for each part, which splits held notes and makes tokens invalid.
-2. A mix with more events than the targets hold does not stop the training: its
-   examples are drawn again as mixes of fewer, or the mix is left out
-   (`dense="skip"`). It is never truncated.
-3. Groups come from one shuffled stream. The original runs the pipeline below once for
-   each group size.
-4. Silence stays silence; in the original its samples become not-a-number.
+1. With `one_tie_section=True`, a mix has one tie section with the held notes of all its
+   parts. The original writes one section for each part, which splits held notes and
+   makes tokens invalid.
+2. `dense="redraw"` divides a mix with more events than the targets can take into mixes
+   of fewer examples, `dense="skip"` leaves it out. In the original ("keep") it stops
+   the training at the length check.
+3. Groups come from one shuffled stream. The original runs the pipeline before this
+   stage once for each group size.
+4. Silence stays silence. In the original its samples become not-a-number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import seqio
-import tensorflow as tf
 
+import gin
 from mt3 import run_length_encoding
-from mt3.configs import ModelConfig
 from mt3.data.tf_bridge import Features, numpy_map
 from mt3.errors import ConfigError
-from mt3.example_encoder import LengthCheck, SegmentEncoder, SequenceLength
+from mt3.event_codec import Codec
+from mt3.preprocessors import LengthCheck, SequenceLength
 
-Dense = Literal["redraw", "skip"]
+if TYPE_CHECKING:
+    import tensorflow as tf
 
-# Fills up `targets` of different lengths; no event index.
+Dense = Literal["keep", "redraw", "skip"]
+
+SHUFFLE_BUFFER_SIZE = 1000  # seqio's.
+
+# Fills up targets of different lengths; no event index.
 _NO_EVENT = -1
+_FRAMES, _PARTS = "_frames", "_parts"
 
 
+@gin.configurable
 def mix_transcription_examples(
     ds: tf.data.Dataset,
     sequence_length: SequenceLength,
-    *,
-    config: ModelConfig,
+    output_features: Mapping[str, Any],
+    codec: Codec,
+    inputs_feature_key: str = "inputs",
+    targets_feature_keys: Sequence[str] = ("targets",),
     max_examples_per_mix: int | None = None,
-    shuffle_buffer_size: int = seqio.SHUFFLE_BUFFER_SIZE,
-    dense: Dense = "redraw",
+    shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
+    *,
+    one_tie_section: bool = False,
+    dense: Dense = "keep",
 ) -> tf.data.Dataset:
     """Makes examples of several.
 
     Args:
-      ds: examples with `inputs` float32 [frames, hop_width], `targets` int32 [n] of
-        run-length coded events without EOS, and `unique_id` string [1].
-      sequence_length: `targets` is the most ids of a mix, EOS included; without it
-        there is no limit.
-      config: vocabulary and encoding.
+      ds: examples with inputs float32 [frames, hop_width] and targets int32 [n] of
+        run-length coded events without EOS.
+      sequence_length: the most ids of a mix's targets, EOS included; without it there
+        is no limit.
+      output_features: seqio's features, which say whether EOS follows.
+      codec: what the events mean.
+      inputs_feature_key: name of the inputs.
+      targets_feature_keys: names of the targets, each of which is merged.
       max_examples_per_mix: most examples of a mix; None for no mixing, which leaves
-        the examples as they are.
+        the examples as they are. Gin files may bind it.
       shuffle_buffer_size: examples among which the parts of a mix are drawn.
-      dense: what happens to a mix with too many events: "redraw" splits it into as
-        many mixes as its events need, "skip" leaves it out. An example that is too
-        long by itself is left out either way. Both leave a log line.
+      one_tie_section: difference 1.
+      dense: difference 2. An example that is too long by itself is left out, unless
+        "keep". What is left out or divided leaves a log line.
 
     Returns:
-      Mixes: `inputs` (of the longest part's frames), `targets` without redundant
-      state changes, `unique_id` (the parts' names, joined by " + "). Same seed of
-      seqio's, same stream.
+      Mixes: inputs with the longest part's frames, merged targets, and all other
+      features [parts, ...], filled up with zeros or empty strings. The stream follows
+      from seqio's seed.
 
     Raises:
       ConfigError: a number that is not positive, or an unknown `dense`.
     """
     if max_examples_per_mix is None:
         return ds
+    import tensorflow as tf
+
     if max_examples_per_mix < 1 or shuffle_buffer_size < 1:
         raise ConfigError(
             f"mixing: max_examples_per_mix is {max_examples_per_mix}, "
             f"shuffle_buffer_size {shuffle_buffer_size}; expected at least 1"
         )
-    if dense not in ("redraw", "skip"):
-        raise ConfigError(f"mixing: dense is {dense!r}; expected 'redraw' or 'skip'")
-    mixer = Mixer(config, sequence_length, redraw=dense == "redraw")
+    if dense not in ("keep", "redraw", "skip"):
+        raise ConfigError(
+            f"mixing: dense is {dense!r}; expected 'keep', 'redraw' or 'skip'"
+        )
+    targets = list(targets_feature_keys)
+    mixer = Mixer(
+        codec,
+        {name: int(output_features[name].add_eos) for name in targets},
+        None if dense == "keep" else sequence_length,
+        one_tie_section=one_tie_section,
+        redraw=dense == "redraw",
+    )
     seed = _seqio_seed()
     ds = ds.shuffle(
         shuffle_buffer_size, seed=seed, reshuffle_each_iteration=seed is None
     )
-    ds = _grouped(ds, max_examples_per_mix)
-    outputs = {
-        "inputs": tf.TensorSpec([None, None, config.spectrogram.hop_width], tf.float32),
-        "frames": tf.TensorSpec([None], tf.int32),
-        "targets": tf.TensorSpec([None, None], tf.int32),
-        "unique_id": tf.TensorSpec([None, 1], tf.string),
+    ds = _grouped(ds, max_examples_per_mix, inputs_feature_key, targets)
+    mixed = {
+        inputs_feature_key: tf.TensorSpec(
+            [None, None, ds.element_spec[inputs_feature_key].shape[-1]], tf.float32
+        ),
+        _FRAMES: tf.TensorSpec([None], tf.int32),
+        _PARTS: tf.TensorSpec([None, None], tf.int32),
+        **dict.fromkeys(targets, tf.TensorSpec([None, None], tf.int32)),
     }
-    return numpy_map(ds, mixer, list(outputs), outputs).unbatch().map(_unpadded)
+    names = "unique_id" if "unique_id" in ds.element_spec else _FRAMES
+    arguments = [inputs_feature_key, _FRAMES, names, *targets]
+    ds = numpy_map(ds, mixer, arguments, mixed)
+
+    def mixes(group: Features) -> tf.data.Dataset:
+        rows = tf.data.Dataset.from_tensor_slices({name: group[name] for name in mixed})
+        return rows.map(lambda row: one_mix(group, row))
+
+    def one_mix(group: Features, row: Features) -> Features:
+        parts = row[_PARTS][row[_PARTS] >= 0]
+        mix = {
+            name: tf.gather(value, parts)
+            for name, value in group.items()
+            if name not in mixed
+        }
+        mix[inputs_feature_key] = row[inputs_feature_key][: row[_FRAMES]]
+        return mix | {n: row[n][row[n] != _NO_EVENT] for n in targets}
+
+    return ds.flat_map(mixes)
 
 
 class Mixer:
     """Makes mixes of one group of examples.
 
     Args:
-      config: vocabulary and encoding.
-      sequence_length: `targets` is the most ids of a mix, EOS included.
-      redraw: split a group that is too dense; else leave it out.
+      codec: what the events mean.
+      targets: names of the targets, and how many ids are appended to each (EOS).
+      limits: the most ids of each; without one there may be any number.
+      one_tie_section: as for `mix_transcription_examples`.
+      redraw: divide a group that is too dense; else leave it out.
     """
 
     def __init__(
-        self, config: ModelConfig, sequence_length: SequenceLength, *, redraw: bool
+        self,
+        codec: Codec,
+        targets: Mapping[str, int],
+        limits: SequenceLength,
+        *,
+        one_tie_section: bool,
+        redraw: bool,
     ):
-        self._encoder = SegmentEncoder(config)
-        self._codec = self._encoder.tokenizer.codec
-        # Frames do not become more by mixing.
-        limits = {"targets": (sequence_length or {}).get("targets")}
+        self._codec = codec
+        self._targets = targets
         self._check = LengthCheck(limits, skip=True)
+        self._one_tie_section = one_tie_section
         self._redraw = redraw
 
     def __call__(
         self,
         inputs: np.ndarray,
         frames: np.ndarray,
-        targets: np.ndarray,
         unique_id: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        *targets: np.ndarray,
+    ) -> tuple[np.ndarray, ...]:
         """Mixes one group.
 
         Args:
           inputs: float32 [k, frames, hop_width], zeros after each example's end.
           frames: int32 [k], each example's own frames.
-          targets: int32 [k, n], -1 after each example's end.
           unique_id: bytes [k, 1].
+          *targets: each int32 [k, n], -1 after each example's end.
 
         Returns:
-          The same for m mixes; m is 1 unless the group is too dense.
+          For m mixes inputs [m, frames, hop_width], frames [m], the parts [m, k]
+          (filled up with -1), and the targets as above; m is 1 unless the group is
+          too dense.
         """
-        streams = [row[row != _NO_EVENT] for row in targets]
+        streams = [[row[row != _NO_EVENT] for row in rows] for rows in targets]
         mixes = self.draw(streams, unique_id)
-        longest = max((len(events) for _, events in mixes), default=0)
-        mixed = np.full((len(mixes), longest), _NO_EVENT, np.int32)
-        for row, (_, events) in zip(mixed, mixes, strict=True):
-            row[: len(events)] = events
         samples = np.zeros((len(mixes), *inputs.shape[1:]), np.float32)
         for row, (parts, _) in zip(samples, mixes, strict=True):
             row[:] = mix_samples(inputs[parts])
-        lengths = [frames[parts].max() for parts, _ in mixes]
-        names = [b" + ".join(unique_id[parts, 0]) for parts, _ in mixes]
-        return (
-            samples,
-            np.array(lengths, np.int32),
-            mixed,
-            np.array(names, object).reshape(-1, 1),
+        lengths = np.array([frames[parts].max() for parts, _ in mixes], np.int32)
+        merged = (
+            _padded([events[i] for _, events in mixes]) for i in range(len(targets))
         )
+        return samples, lengths, _padded([parts for parts, _ in mixes]), *merged
 
     def draw(
-        self, streams: Sequence[np.ndarray], unique_id: np.ndarray
-    ) -> list[tuple[list[int], np.ndarray]]:
+        self, streams: Sequence[Sequence[np.ndarray]], unique_id: np.ndarray
+    ) -> list[tuple[list[int], list[np.ndarray]]]:
         """Divides a group into mixes that are not too dense.
 
         Args:
-          streams: int32 [n_i], run-length coded events of each example.
+          streams: for each of the targets int32 [n_i], events of each example.
           unique_id: bytes [k, 1].
 
         Returns:
-          For each mix the examples in it and its events.
+          For each mix the examples in it and its events, one array for each target.
         """
-        everything = list(range(len(streams)))
-        events = self.merge(streams)
-        if self._fits(events):
-            return [(everything, events)]
+        waiting = list(range(len(streams[0])))
+        events = self._merge(streams, waiting)
+        if not self._problems(events):
+            return [(waiting, events)]
         if not self._redraw:
-            self._check.report(unique_id, 0, len(events) + 1)
+            self._report(unique_id, events)
             return []
         mixes = []
-        waiting = everything
         while waiting:
             parts, mixed, left = self._fill(streams, waiting)
             if not parts:
                 for index in left:
-                    ids = len(self.merge([streams[index]])) + 1
-                    self._check.report(unique_id[index], 0, ids)
+                    self._report(unique_id[index], self._merge(streams, [index]))
                 break
             mixes.append((parts, mixed))
             waiting = left
         return mixes
 
-    def merge(self, streams: Sequence[np.ndarray]) -> np.ndarray:
-        """Returns the events of streams that sound together, int32 [n]."""
-        merged = run_length_encoding.merge_run_length_encoded_targets(
-            streams, self._codec, one_tie_section=True
+    def _merge(
+        self, streams: Sequence[Sequence[np.ndarray]], parts: Sequence[int]
+    ) -> list[np.ndarray]:
+        """Returns the events of some examples that sound together, by target."""
+        merged = (
+            run_length_encoding.merge_run_length_encoded_targets(
+                [rows[i] for i in parts],
+                self._codec,
+                one_tie_section=self._one_tie_section,
+            )
+            for rows in streams
         )
-        return self._encoder.reduce(merged)
+        if not self._check.limits and not self._one_tie_section:
+            return list(merged)
+        # A later stage does it anyway; what counts is the length after that.
+        return [
+            run_length_encoding.remove_redundant_state_changes(events, self._codec)
+            for events in merged
+        ]
 
-    def _fits(self, events: np.ndarray) -> bool:
-        return self._check.fits(0, len(events) + 1)
+    def _lengths(self, events: Sequence[np.ndarray]) -> dict[str, int]:
+        return {
+            name: len(found) + eos
+            for (name, eos), found in zip(self._targets.items(), events, strict=True)
+        }
+
+    def _problems(self, events: Sequence[np.ndarray]) -> list[str]:
+        return self._check.problems(**self._lengths(events))
+
+    def _report(self, unique_id: np.ndarray, events: Sequence[np.ndarray]) -> None:
+        self._check.report(unique_id, **self._lengths(events))
 
     def _fill(
-        self, streams: Sequence[np.ndarray], waiting: list[int]
-    ) -> tuple[list[int], np.ndarray, list[int]]:
+        self, streams: Sequence[Sequence[np.ndarray]], waiting: list[int]
+    ) -> tuple[list[int], list[np.ndarray], list[int]]:
         """Takes into one mix, in order, every example that still fits."""
         parts: list[int] = []
         left: list[int] = []
-        mixed = np.zeros(0, np.int32)
+        mixed: list[np.ndarray] = []
         for index in waiting:
-            trial = self.merge([streams[i] for i in [*parts, index]])
-            if self._fits(trial):
+            trial = self._merge(streams, [*parts, index])
+            if self._problems(trial):
+                left.append(index)
+            else:
                 parts.append(index)
                 mixed = trial
-            else:
-                left.append(index)
         return parts, mixed, left
 
 
@@ -215,16 +283,27 @@ def mix_samples(samples: np.ndarray) -> np.ndarray:
     return mixed / peak if peak > 0 else mixed
 
 
-def _grouped(ds: tf.data.Dataset, most: int) -> tf.data.Dataset:
-    """Groups consecutive examples; sizes are uniform over 1..`most`."""
+def _padded(rows: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
+    """Returns rows of different lengths as one array, -1 after each one's end."""
+    array = np.full((len(rows), max(map(len, rows), default=0)), _NO_EVENT, np.int32)
+    for target, row in zip(array, rows, strict=True):
+        target[: len(row)] = row
+    return array
+
+
+def _grouped(
+    ds: tf.data.Dataset, most: int, inputs: str, targets: Sequence[str]
+) -> tf.data.Dataset:
+    """Stacks consecutive examples in groups whose sizes are uniform over 1..`most`."""
+    import seqio
+    import tensorflow as tf
 
     @seqio.map_over_dataset(num_seeds=1)
     def with_size(example: Features, seed: tf.Tensor) -> tuple[Features, tf.Tensor]:
         size = tf.random.stateless_uniform(
             [], seed, minval=1, maxval=most + 1, dtype=tf.int64
         )
-        kept = {name: example[name] for name in ("inputs", "targets", "unique_id")}
-        return {**kept, "frames": tf.shape(example["inputs"])[0]}, size
+        return {**example, _FRAMES: tf.shape(example[inputs])[0]}, size
 
     def next_group(state, element):
         left, current = state
@@ -234,41 +313,31 @@ def _grouped(ds: tf.data.Dataset, most: int) -> tf.data.Dataset:
         left = tf.where(left == 0, drawn, left) - 1
         return (left, current), (example, current)
 
+    ds = with_size(ds)
+    fill = {
+        name: _NO_EVENT
+        if name in targets
+        else ("" if spec.dtype == tf.string else spec.dtype.as_numpy_dtype(0))
+        for name, spec in ds.element_spec[0].items()
+    }
+
     def batch(unused_key: tf.Tensor, window: tf.data.Dataset) -> tf.data.Dataset:
-        return window.map(lambda example, size: example).padded_batch(
-            most,
-            padding_values={
-                "inputs": np.float32(0),
-                "targets": np.int32(_NO_EVENT),
-                "unique_id": b"",
-                "frames": np.int32(0),
-            },
-        )
+        examples = window.map(lambda example, size: example)
+        return examples.padded_batch(most, padding_values=fill)
 
     zero = tf.constant(0, tf.int64)
-    # Groups follow one another, so their size is a key that tells them apart.
-    return (
-        with_size(ds)
-        .scan((zero, zero), next_group)
-        .group_by_window(
-            key_func=lambda example, size: size,
-            reduce_func=batch,
-            window_size_func=lambda size: size,
-        )
+    # Groups follow one another, so the size is a key that separates them.
+    return ds.scan((zero, zero), next_group).group_by_window(
+        key_func=lambda example, size: size,
+        reduce_func=batch,
+        window_size_func=lambda size: size,
     )
 
 
-def _unpadded(mix: Features) -> Features:
-    targets = mix["targets"]
-    return {
-        "inputs": mix["inputs"][: mix["frames"]],
-        "targets": targets[targets != _NO_EVENT],
-        "unique_id": mix["unique_id"],
-    }
-
-
 def _seqio_seed() -> int | None:
-    """The seed that seqio is about to give to the next preprocessor, if it has one."""
+    """Returns the seed that seqio is about to give to the next preprocessor, if any."""
+    import seqio
+
     # Not public; `Dataset.shuffle` needs a number, and seqio hands out tensors.
     seed = getattr(seqio.utils, "_NEXT_MAP_SEED", None)
     return None if seed is None else int(seed)

@@ -4,21 +4,9 @@
     utils.DatasetConfig.module = 'mt3.registered_tasks'
 
 The data root is `MT3_DATA_DIR`, else the public buckets; folders with cached tasks are
-those in `MT3_TASK_CACHE_DIRS`, separated as in `PATH`. Nothing is read until a task is.
+those in `MT3_TASK_CACHE_DIRS`. Nothing is read until a task is.
 """
-
-from __future__ import annotations
-
-import os
 
 from mt3 import tasks
 
-CACHE_DIRS_VARIABLE = "MT3_TASK_CACHE_DIRS"
-
-REGISTERED = tasks.register(
-    cache_dirs=[
-        path
-        for path in os.environ.get(CACHE_DIRS_VARIABLE, "").split(os.pathsep)
-        if path
-    ]
-)
+REGISTERED = tasks.register()

@@ -3,20 +3,21 @@ r"""Prints examples of a task or mixture: shapes, and what the tokens mean.
     python scripts/dump_task.py --task=slakh_notes_ties_vb1_train --data_root=/data \
       --max_examples=3 --format_string='{unique_id} at {input_times}: {events}'
 
-For each example the shape of every feature is printed, then the format string with the
+For each example it prints the shape of every feature, then the format string with the
 features' values in place of `{name}`. Features with a vocabulary are decoded by it (the
-targets to event indices); `{events}` are the targets in words: `@0.35s` is a time from
-the segment's start, and what stands before `tie` goes on sounding. Evaluation
-tasks have no targets: their reference is the NoteSequence in `sequence`.
+targets to event indices). `{events}` is the targets in words: `@0.35s` is a time from
+the segment's start, and notes before `tie` go on sounding. Evaluation tasks have no
+targets: their reference is the NoteSequence in `sequence`.
 
-Beyond the original: `--data_root`, `--module_import`, `--seed`, the field `{events}`,
-and errors that name what exists.
+Without `--task` it lists the tasks and mixtures that are registered.
+
+Beyond the original: the list, `--data_root`, `--module_import`, `--seed`, the field
+`{events}`, and errors that name what exists.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import importlib
 import itertools
 import string
@@ -29,7 +30,6 @@ import seqio
 import tensorflow as tf
 
 from mt3 import event_codec, tasks, vocabularies
-from mt3.configs import ModelConfig
 from mt3.data.tf_bridge import original_error
 from mt3.errors import ConfigError, DataError, MT3Error, near_misses
 
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Prints examples of a task or mixture.", allow_abbrev=False
     )
     add = parser.add_argument
-    add("--task", required=True, help="name of a task or mixture")
+    add("--task", help="name of a task or mixture; without it, all names are listed")
     add("--split", default="train", help="split of the task (default: %(default)s)")
     add("--data_root", help="folder or bucket; else MT3_DATA_DIR, else the public one")
     add("--task_cache_dir", help="read the task from its cache in this folder")
@@ -75,8 +75,14 @@ def _parser() -> argparse.ArgumentParser:
         default="targets = {targets}",
         help="what to print of each example (default: '%(default)s')",
     )
-    add("--inputs_length", type=int, default=256, help="frames (default: %(default)s)")
-    add("--targets_length", type=int, default=1024, help="ids (default: %(default)s)")
+    for name, length, unit in (("inputs", 256, "frames"), ("targets", 1024, "ids")):
+        add(
+            f"--sequence_length_{name}",
+            f"--{name}_length",
+            type=int,
+            default=length,
+            help=f"{unit} of an example (default: %(default)s)",
+        )
     add("--seed", type=int, default=0, help="of random cuts (default: %(default)s)")
     add(
         "--module_import",
@@ -98,6 +104,10 @@ def dump(options: argparse.Namespace) -> Iterator[str]:
       ConfigError: an unknown task, split, format field or module.
       DataError: the task is not cached where its cache was asked for.
     """
+    _register(options)
+    if options.task is None:
+        yield from sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+        return
     provider = _find_task(options)
     first = seqio.get_subtasks(provider)[0]
     if options.task_cache_dir:
@@ -109,18 +119,17 @@ def dump(options: argparse.Namespace) -> Iterator[str]:
                 )
     ds = provider.get_dataset(
         sequence_length={
-            "inputs": options.inputs_length,
-            "targets": options.targets_length,
+            "inputs": options.sequence_length_inputs,
+            "targets": options.sequence_length_targets,
         },
         split=options.split,
         use_cached=bool(options.task_cache_dir),
         shuffle=False,
         seed=options.seed,
     )
-    config = _model_config(first)
-    known = [*ds.element_spec, *([EVENTS] if config else [])]
+    codec = _codec(first)
+    known = [*ds.element_spec, *([EVENTS] if codec else [])]
     _check_fields(options.format_string, known)
-    codec = vocabularies.build_codec(config.vocabulary) if config else None
     count = None if options.max_examples < 0 else options.max_examples
     for number, example in enumerate(
         itertools.islice(ds.as_numpy_iterator(), count), 1
@@ -168,8 +177,8 @@ def events_text(events: Sequence[int] | np.ndarray, codec: event_codec.Codec) ->
     return " ".join(words)
 
 
-def _find_task(options: argparse.Namespace) -> seqio.Task | seqio.Mixture:
-    """Registers the tasks and returns the one that was asked for, its split checked."""
+def _register(options: argparse.Namespace) -> None:
+    """Registers the tasks."""
     cache_dirs = [options.task_cache_dir] if options.task_cache_dir else []
     tasks.register(options.data_root, cache_dirs=cache_dirs)
     for module in options.module_import:
@@ -177,6 +186,10 @@ def _find_task(options: argparse.Namespace) -> seqio.Task | seqio.Mixture:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise ConfigError(f"--module_import={module}: {error}") from error
+
+
+def _find_task(options: argparse.Namespace) -> seqio.Task | seqio.Mixture:
+    """Returns the task that was asked for, its split checked."""
     known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
     if options.task not in known:
         raise ConfigError(
@@ -192,14 +205,10 @@ def _find_task(options: argparse.Namespace) -> seqio.Task | seqio.Mixture:
     return provider
 
 
-def _model_config(task: seqio.Task) -> ModelConfig | None:
-    """Returns the encoding of a task; None for a task that is none of MT3's."""
-    for stage in task.preprocessors:
-        if isinstance(stage, functools.partial):
-            config = stage.keywords.get("config")
-            if isinstance(config, ModelConfig):
-                return config
-    return None
+def _codec(task: seqio.Task) -> event_codec.Codec | None:
+    """Returns the codec of a task's tokenizer; None for tasks that are not MT3's."""
+    found = (getattr(stage, "keywords", {}) for stage in task.preprocessors)
+    return next((options["codec"] for options in found if "codec" in options), None)
 
 
 def _check_fields(format_string: str, known: Sequence[str]) -> None:

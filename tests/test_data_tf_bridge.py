@@ -12,7 +12,7 @@ PROGRAM = textwrap.dedent(
 
     import tensorflow as tf
 
-    from mt3 import tf_bridge
+    from mt3.data import tf_bridge
 
     def slow(value):
         time.sleep(0.01)

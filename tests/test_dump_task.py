@@ -34,7 +34,7 @@ def data_root(tmp_path_factory):
 @pytest.fixture
 def run(dump_task, data_root, capsys):
     def run(**options):
-        options = {"data_root": data_root, "inputs_length": 125, **options}
+        options = {"data_root": data_root, "sequence_length_inputs": 125, **options}
         status = dump_task.main([f"--{k}={v}" for k, v in options.items()])
         captured = capsys.readouterr()
         return status, captured.out, captured.err
@@ -94,6 +94,24 @@ def test_evaluation_tasks_show_their_songs(run):
     assert [song for song, _ in lines][:: len(lines) - 1] == [s.id for s in songs]
     assert re.fullmatch(r"<\d+ bytes>", lines[0][1])
     assert "  sequence: string []\n" in out
+
+
+def test_names_are_listed(run, dump_task, data_root, capsys):
+    assert dump_task.main([f"--data_root={data_root}"]) == 0
+    names = capsys.readouterr().out.split()
+    assert names == sorted(names)
+    assert {"urmp_notes_ties_vb1_train", "maestrov3_notes_eval"} <= set(names)
+
+
+def test_flags_have_the_names_of_the_original_and_ours(dump_task):
+    parse = dump_task._parser().parse_args
+    ours = parse(["--task=t", "--inputs_length=3", "--targets_length=4"])
+    theirs = parse(
+        ["--task", "t", "--sequence_length_inputs=3", "--sequence_length_targets=4"]
+    )
+    assert vars(ours) == vars(theirs)
+    assert (ours.sequence_length_inputs, ours.sequence_length_targets) == (3, 4)
+    assert (ours.max_examples, ours.split) == (10, "train")
 
 
 def test_max_examples_of_zero(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import io
 import json
@@ -18,8 +19,8 @@ from mt3 import (
     metrics,
     metrics_utils,
     note_sequences,
-    postprocessors,
     spectrograms,
+    tasks,
     vocabularies,
 )
 from mt3.configs import MT3
@@ -368,7 +369,9 @@ def evaluation_task():
                 vocabularies.vocabulary_from_codec(TOKENIZER.codec)
             ),
         },
-        postprocess_fn=postprocessors.postprocess_fn(MT3),
+        postprocess_fn=functools.partial(
+            tasks.postprocess, codec=TOKENIZER.codec, as_notes=True, float_modulo=False
+        ),
         metric_fns=metrics.metric_fns(MT3, summary_seconds=3.0),
     )
     yield name, [ids for _, ids in pairs]

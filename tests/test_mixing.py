@@ -13,6 +13,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gin
 from mt3 import configs, mixing, tokenizer
 from mt3.errors import ConfigError
 from mt3.note_sequences import Note
@@ -27,6 +28,24 @@ CONFIG = configs.ModelConfig(
     spectrogram=SpectrogramConfig(num_mel_bins=32, fft_size=512),
 )
 TIES = tokenizer.NoteTokenizer(CONFIG)
+TARGETS = seqio.Feature(seqio.PassThroughVocabulary(1617))
+
+
+def new_mixer(limit=None, *, one_tie_section=True, redraw=True):
+    limits = {"targets": limit}
+    return mixing.Mixer(
+        TIES.codec,
+        {"targets": 1},
+        limits,
+        one_tie_section=one_tie_section,
+        redraw=redraw,
+    )
+
+
+def merge(mixer, streams):
+    """Events of streams that sound together, without a limit."""
+    ((_, (events,)),) = mixer.draw([streams], ids(len(streams)))
+    return events
 
 
 def part_streams(notes, first, frames, tok):
@@ -57,11 +76,11 @@ def songs_that_mix(draw):
 
 @given(songs_that_mix())
 def test_a_mix_decodes_to_the_union_of_the_notes(songs):
-    mixer = mixing.Mixer(CONFIG, None, redraw=True)
+    mixer = new_mixer()
     streams = [part_streams(notes, 0, FRAMES, TIES) for notes in songs]
     predictions = []
     for index, parts in enumerate(zip(*streams, strict=True)):
-        ((members, events),) = mixer.draw(parts, ids(len(parts)))
+        ((members, (events,)),) = mixer.draw([parts], ids(len(parts)))
         assert members == list(range(len(songs)))
         tie = TIES.codec.event_type_range("tie")[0]
         assert (events == tie).sum() == 1
@@ -77,26 +96,26 @@ def ids(count):
 
 @given(songs_that_mix(), st.integers(4, 120))
 def test_no_mix_is_too_long_and_none_is_truncated(songs, limit):
-    mixer = mixing.Mixer(CONFIG, {"targets": limit}, redraw=True)
+    mixer = new_mixer(limit)
     streams = [part_streams(notes, 0, FRAMES, TIES)[0] for notes in songs]
-    mixes = mixer.draw(streams, ids(len(streams)))
+    mixes = mixer.draw([streams], ids(len(streams)))
     used = sorted(index for members, _ in mixes for index in members)
-    alone = [len(mixer.merge([stream])) + 1 for stream in streams]
+    alone = [len(merge(new_mixer(), [stream])) + 1 for stream in streams]
     # Each example is in one mix, unless it is too long by itself.
     assert used == [index for index, length in enumerate(alone) if length <= limit]
-    for members, events in mixes:
+    for members, (events,) in mixes:
         assert len(events) + 1 <= limit
-        whole = mixer.merge([streams[index] for index in members])
+        whole = merge(new_mixer(), [streams[index] for index in members])
         np.testing.assert_array_equal(events, whole)
 
 
 @given(st.lists(note_lists(max_size=12), min_size=2, max_size=4))
 def test_parts_that_share_keys_leave_no_invalid_events(songs):
     songs = [expressible(notes) for notes in songs]
-    mixer = mixing.Mixer(CONFIG, None, redraw=True)
+    mixer = new_mixer()
     streams = [part_streams(notes, 0, FRAMES, TIES) for notes in songs]
     predictions = [
-        (TIES.segment_start_time(index * FRAMES), mixer.merge(parts))
+        (TIES.segment_start_time(index * FRAMES), merge(mixer, parts))
         for index, parts in enumerate(zip(*streams, strict=True))
     ]
     decoded, invalid, dropped = tokenizer.decode_predictions(predictions, TIES)
@@ -121,14 +140,14 @@ def sounding_steps(notes):
 
 
 def test_one_example_stays_as_it_is():
-    mixer = mixing.Mixer(CONFIG, None, redraw=True)
+    mixer = new_mixer()
     notes = [
         Note(0.1, 5.0, 60),
         Note(0.31, 0.33, 61, 90, 7),
         Note(1, 1.1, 38, 80, 0, True),
     ]
     for stream in part_streams(notes, 0, FRAMES, TIES):
-        np.testing.assert_array_equal(mixer.merge([stream]), stream)
+        np.testing.assert_array_equal(merge(mixer, [stream]), stream)
 
 
 def test_samples():
@@ -175,13 +194,21 @@ def examples(count, *, frames=None, notes_each=1):
 def mixed(ds, seed=5, *, lengths=None, **options):
     with seqio.utils.map_seed_manager(seed):
         ds = mixing.mix_transcription_examples(
-            ds, lengths or {"inputs": FRAMES, "targets": 1024}, config=CONFIG, **options
+            ds,
+            lengths or {"inputs": FRAMES, "targets": 1024},
+            {"targets": TARGETS},
+            TIES.codec,
+            **{"one_tie_section": True, "dense": "redraw", **options},
         )
     return list(ds.as_numpy_iterator())
 
 
 def members(mix):
-    return [int(name) for name in mix["unique_id"][0].split(b" + ")]
+    return [int(name) for name in mix["unique_id"][:, 0]]
+
+
+def mix_lengths(parts):
+    return [[2, 5, 3][index % 3] for index in parts]
 
 
 def test_a_stream_of_mixes():
@@ -196,8 +223,9 @@ def test_a_stream_of_mixes():
     assert all(45 < count < 95 for count in sizes.values())
     for mix in found:
         parts = members(mix)
-        assert sorted(mix) == ["inputs", "targets", "unique_id"]
-        lengths = [[2, 5, 3][index % 3] for index in parts]
+        assert sorted(mix) == ["input_times", "inputs", "targets", "unique_id"]
+        assert mix["input_times"].shape == (len(parts), max(mix_lengths(parts)))
+        lengths = mix_lengths(parts)
         assert mix["inputs"].shape == (max(lengths), 128)
         # A part is silent after its end.
         sounding = [
@@ -254,12 +282,74 @@ def test_an_example_that_is_too_long_alone_is_left_out(caplog):
 
 def test_no_mixing_and_wrong_settings():
     ds = examples(3)
-    options = {"config": CONFIG}
-    assert mixing.mix_transcription_examples(ds, None, **options) is ds
+    settings = ({"targets": TARGETS}, TIES.codec)
+    assert mixing.mix_transcription_examples(ds, None, *settings) is ds
     for wrong, problem in (
         ({"max_examples_per_mix": 0}, "max_examples_per_mix is 0"),
         ({"max_examples_per_mix": 2, "shuffle_buffer_size": 0}, "buffer_size 0"),
         ({"max_examples_per_mix": 2, "dense": "drop"}, "dense is 'drop'"),
     ):
         with pytest.raises(ConfigError, match=problem):
-            mixing.mix_transcription_examples(ds, None, **options, **wrong)
+            mixing.mix_transcription_examples(ds, None, *settings, **wrong)
+    assert mixing.SHUFFLE_BUFFER_SIZE == seqio.SHUFFLE_BUFFER_SIZE
+
+
+def test_the_original_way_keeps_dense_mixes_and_every_tie_section():
+    ds = examples(40, notes_each=12)
+    found = mixed(
+        ds,
+        lengths={"targets": 90},
+        max_examples_per_mix=5,
+        one_tie_section=False,
+        dense="keep",
+    )
+    tie = TIES.codec.event_type_range("tie")[0]
+    assert sorted(index for mix in found for index in members(mix)) == list(range(40))
+    assert max(len(mix["targets"]) for mix in found) > 90
+    for mix in found:
+        assert (mix["targets"] == tie).sum() == len(members(mix))
+
+
+def test_several_targets_and_other_names():
+    def example(index):
+        return {
+            "audio": tf.fill([index + 1, 128], float(index + 1)),
+            "notes": tf.constant([index + 1, 1001 + 50 + index]),
+            "onsets": tf.constant([index + 1, 1001 + 70 + index]),
+            "number": tf.constant(index),
+            "lists": tf.range(index + 1),
+        }
+
+    ds = tf.data.Dataset.from_tensors(example(0)).concatenate(
+        tf.data.Dataset.from_tensors(example(1))
+    )
+    with seqio.utils.map_seed_manager(0):
+        ds = mixing.mix_transcription_examples(
+            ds.repeat(20),
+            None,
+            {"notes": TARGETS, "onsets": TARGETS},
+            TIES.codec,
+            inputs_feature_key="audio",
+            targets_feature_keys=("notes", "onsets"),
+            max_examples_per_mix=2,
+            shuffle_buffer_size=5,
+        )
+    found = [mix for mix in ds.as_numpy_iterator() if set(mix["number"]) == {0, 1}]
+    assert found
+    for mix in found:
+        assert mix["notes"].tolist() == [1, 1051, 2, 1052]
+        assert mix["onsets"].tolist() == [1, 1071, 2, 1072]
+        assert mix["audio"].shape == (2, 128)
+        np.testing.assert_allclose(mix["audio"][:, 0], [1, 2 / 3], rtol=1e-6)
+        rows = [[0, 1] if number else [0, 0] for number in mix["number"]]
+        assert mix["lists"].tolist() == rows
+
+
+def test_gin_files_bind_the_number_of_examples():
+    ds = examples(12)
+    with gin.unlock_config():
+        gin.parse_config("mixing.mix_transcription_examples.max_examples_per_mix = 3")
+    try:
+        assert max(len(members(mix)) for mix in mixed(ds)) > 1
+    finally:
+        gin.clear_config()

@@ -35,25 +35,12 @@ DATA_LAYER = {
     "data",
     "engine/seqio_data.py",
     "mixing.py",
-    "postprocessors.py",
     "prepare",
     "preprocessors.py",
     "registered_tasks.py",
-    "task_pipelines.py",
     "tasks.py",
-    "training_examples.py",
-}
-# Modules that are about to be part of another one, and count as that one until then.
-MERGING = {
-    "example_encoder": "preprocessors",
-    "postprocessors": "tasks",
-    "task_names": "tasks",
-    "task_pipelines": "tasks",
-    "training_examples": "preprocessors",
 }
 MOST_FILES, MOST_FOLDERS = 30, 12
-# What exceeds these numbers and is about to be merged or moved.
-FILES_TO_MERGE, FOLDERS_TO_MOVE = 7, 0
 
 
 def declared(repository: pathlib.Path) -> dict[str, list[str]]:
@@ -134,7 +121,7 @@ def floor_name(name: str, known: dict[str, int]) -> str:
     """The entry of the list that a dotted name below `mt3` belongs to."""
     parts = name.split(".")
     both = ".".join(parts[:2])
-    return both if both in known else MERGING.get(parts[0], parts[0])
+    return both if both in known else parts[0]
 
 
 @pytest.fixture(scope="module")
@@ -202,8 +189,8 @@ def test_the_ground_floor_is_small(repository):
     entries = [p for p in (repository / "mt3").iterdir() if not p.is_symlink()]
     files = [p for p in entries if p.suffix == ".py"]
     folders = [p for p in entries if p.is_dir() and p.name != "__pycache__"]
-    assert 20 < len(files) <= MOST_FILES + FILES_TO_MERGE
-    assert 8 < len(folders) <= MOST_FOLDERS + FOLDERS_TO_MOVE
+    assert 20 < len(files) <= MOST_FILES
+    assert 8 < len(folders) <= MOST_FOLDERS
 
 
 def test_the_command_line_imports_only_the_standard_library(repository):

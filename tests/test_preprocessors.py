@@ -7,23 +7,28 @@ import functools
 import json
 import logging
 import pathlib
+import zlib
 
+import note_seq
 import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
 
+import gin
 from mt3 import (
     configs,
     datasets,
     errors,
     note_sequences,
     preprocessors,
+    run_length_encoding,
     spectrograms,
     tokenizer,
+    vocabularies,
 )
 from mt3.configs import ModelConfig
-from mt3.data import note_sequence_io, records
+from mt3.data import adapters, note_sequence_io, records
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import Note
 from mt3.vocabularies import VocabularyConfig
@@ -79,9 +84,29 @@ def tiny_songs(name="synthetic", split="train", seconds=4.0):
     return record_ds([tiny_datasets.record(name, song) for song in songs], config)
 
 
+def codec_of(config):
+    return vocabularies.build_codec(config.vocabulary)
+
+
+def features_of(config):
+    return {
+        "inputs": seqio.ContinuousFeature(
+            seqio.PassThroughVocabulary(0), dtype=tf.float32, rank=2, add_eos=False
+        ),
+        "targets": seqio.Feature(vocabularies.vocabulary_from_codec(codec_of(config))),
+    }
+
+
 def tokenized(ds, config=CONFIG, training=True, dataset=SYNTHETIC, **options):
+    settings = (training, config.onsets_only, config.include_ties)
+    options = {"lean": True, "stale_end_state": False, **options}
     return preprocessors.tokenize(
-        ds, dataset=dataset, config=config, training=training, **options
+        ds,
+        config.spectrogram,
+        codec_of(config),
+        *settings,
+        adapter=adapters.of(dataset),
+        **options,
     )
 
 
@@ -97,19 +122,45 @@ def cut(ds, first, frames):
 
 def stages(ds, config, lengths=LENGTHS, *, skip=False):
     """Training's single stages after the random chunk."""
-    ds = preprocessors.extract_targets(ds, config=config)
-    ds = preprocessors.remove_redundant_state_changes(ds, config=config)
-    ds = preprocessors.compute_spectrograms(ds, config=config, sequence_length=lengths)
-    ds = preprocessors.handle_too_long(ds, lengths, skip=skip)
-    return preprocessors.encode_and_append_eos(ds, config=config)
+    codec = codec_of(config)
+    tie = codec.event_type_range("tie")[0] if config.include_ties else None
+    extract = run_length_encoding.extract_target_sequence_with_indices
+    ds = ds.map(functools.partial(extract, state_events_end_token=tie))
+    ds = preprocessors.map_midi_programs(ds, codec, config.program_granularity)
+    ds = run_length_encoding.run_length_encode_shifts_fn(codec)(ds)
+    ds = run_length_encoding.remove_redundant_state_changes_fn(
+        codec, state_change_event_types=["velocity", "program"]
+    )(ds)
+    return last_stages(ds, config, lengths, skip=skip)
+
+
+def last_stages(ds, config, lengths, *, skip=False):
+    ds = preprocessors.compute_spectrograms(
+        ds, config.spectrogram, sequence_length=lengths, padding=config.padding
+    )
+    features = features_of(config)
+    ds = preprocessors.handle_too_long(ds, features, lengths, skip)
+    return seqio.preprocessors.tokenize_and_append_eos(
+        ds, features, copy_pretokenized=False
+    )
+
+
+def fused(ds, config=CONFIG, lengths=LENGTHS, *, skip=False, seed=7):
+    """All of training's stages in one."""
+    with seqio.utils.map_seed_manager(seed):
+        return preprocessors.random_training_example(
+            ds,
+            lengths,
+            tokenizer=tokenizer.NoteTokenizer(config),
+            skip_too_long=skip,
+            padding=config.padding,
+        )
 
 
 def evaluation(ds, config, lengths=LENGTHS):
     ds = preprocessors.split_tokens_to_inputs_length(ds, lengths)
     ds = preprocessors.add_dummy_targets(ds)
-    ds = preprocessors.compute_spectrograms(ds, config=config, sequence_length=lengths)
-    ds = preprocessors.handle_too_long(ds, lengths, skip=False)
-    return preprocessors.encode_and_append_eos(ds, config=config)
+    return last_stages(ds, config, lengths)
 
 
 def elements(ds):
@@ -151,11 +202,8 @@ def test_whole_chain_gives_the_original_ids(index):
         tf.data.Dataset.concatenate,
         [cut(ds, s["first_frame"], s["num_frames"]) for s in case["segments"]],
     )
-    fused = preprocessors.training_example(
-        parts, None, config=config, skip_too_long=False
-    )
-    for chain in (stages(parts, config, None), fused):
-        assert [found["targets"].tolist() for found in elements(chain)] == expected
+    found = elements(stages(parts, config, None))
+    assert [example["targets"].tolist() for example in found] == expected
 
 
 @pytest.mark.parametrize("config", [CONFIG, NO_TIES, ONSETS, CLASSES])
@@ -211,46 +259,41 @@ def test_chunks_cover_the_song(config):
 
 
 @pytest.mark.parametrize("padding", configs.PADDINGS)
-@pytest.mark.parametrize("name", ["synthetic", "maestrov3"])
+@pytest.mark.parametrize("name", ["synthetic", "maestrov3", "classes"])
 def test_the_fused_stage_equals_the_single_stages(name, padding):
-    base = NO_TIES if name == "maestrov3" else CONFIG
+    base = {"synthetic": CONFIG, "maestrov3": NO_TIES, "classes": CLASSES}[name]
     config = dataclasses.replace(base, padding=padding)
     lengths = {"inputs": 128, "targets": 1024}
-    dataset = datasets.DATASETS[name]
-    ds = tokenized(tiny_songs(name), config, dataset=dataset)
-    ds = preprocessors.split_tokens(ds, max_frames=300).repeat(4)
+    dataset = datasets.DATASETS["synthetic" if name == "classes" else name]
+    ds = tokenized(tiny_songs(dataset.name), config, dataset=dataset)
+    ds = preprocessors.split_tokens(ds, max_frames=300).cache().repeat(4)
+    one = fused(ds, config, lengths)
     with seqio.utils.map_seed_manager(7):
-        ds = preprocessors.select_random_chunk(ds, lengths).cache()
-    fused = preprocessors.training_example(
-        ds, lengths, config=config, skip_too_long=True
-    )
-    single = stages(ds, config, lengths, skip=True)
+        parts = preprocessors.select_random_chunk(ds, lengths)
+    single = stages(parts, config, lengths)
     names = ("inputs", "targets", "input_times", "sequence", "unique_id")
-    assert sorted(fused.element_spec) == sorted(names)
-    assert_equal(elements(fused), elements(single), names)
+    assert sorted(one.element_spec) == sorted(names)
+    found = elements(one)
+    assert_equal(found, elements(single), names)
+    assert len(found) == 24
     for key in ("inputs", "targets"):
-        assert fused.element_spec[key] == single.element_spec[key]
-    frames = {len(example["inputs"]) for example in elements(fused)}
+        assert one.element_spec[key] == single.element_spec[key]
+    frames = {len(example["inputs"]) for example in found}
     assert frames == {128} if padding == "silence" else min(frames) < 128
 
 
-@pytest.mark.parametrize("limit", [1024, 20])
-def test_the_random_part_and_the_example_in_one_step(limit):
-    lengths = {"inputs": 128, "targets": limit}
-    options = {"config": CONFIG, "skip_too_long": True}
+def test_both_ways_leave_out_the_same_examples():
+    lengths = {"inputs": 128, "targets": 20}
     ds = preprocessors.split_tokens(tokenized(tiny_songs()), max_frames=300)
     ds = ds.cache().repeat(4)
-    with seqio.utils.map_seed_manager(7):
-        one = preprocessors.random_training_example(ds, lengths, **options)
+    found = elements(fused(ds, lengths=lengths, skip=True))
     with seqio.utils.map_seed_manager(7):
         parts = preprocessors.select_random_chunk(ds, lengths)
-    two = preprocessors.training_example(parts, lengths, **options)
-    assert one.element_spec == two.element_spec
-    found = elements(one)
-    assert_equal(found, elements(two), list(one.element_spec))
-    assert (len(found) == 24) == (limit == 1024)
+    single = elements(stages(parts, CONFIG, lengths, skip=True))
+    assert_equal(found, single, ("inputs", "targets", "unique_id"))
+    assert len(found) < 24
     with pytest.raises(ConfigError, match="random_training_example: sequence_length"):
-        preprocessors.random_training_example(ds, None, **options)
+        fused(ds, lengths=None)
 
 
 def test_random_chunks():
@@ -342,19 +385,16 @@ def dense_song(name, onsets_per_second=40):
     return payload(notes, 4.0, name)
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_too_long_examples(fused, caplog):
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_too_long_examples(in_one_step, caplog):
     songs = [payload([Note(0.5, 1.0, 60)], 4.0, "thin"), dense_song("thick")]
-    parts = cut(tokenized(record_ds(songs)), 0, 256).cache()
+    whole = tokenized(record_ds(songs)).cache()
+    parts = cut(whole, 0, 256)
 
     def run(limit, skip):
         lengths = {"inputs": 256, "targets": limit}
-        if fused:
-            return elements(
-                preprocessors.training_example(
-                    parts, lengths, config=CONFIG, skip_too_long=skip
-                )
-            )
+        if in_one_step:
+            return elements(fused(whole, lengths=lengths, skip=skip))
         return elements(stages(parts, CONFIG, lengths, skip=skip))
 
     exact = len(run(None, False)[1]["targets"])
@@ -372,12 +412,26 @@ def test_too_long_examples(fused, caplog):
     assert str(error).endswith("skipped")
 
 
+def test_lengths_are_those_of_the_output_features():
+    frames = {"inputs": tf.zeros([5, 4]), "targets": tf.ones([4], tf.int32)}
+    ds = tf.data.Dataset.from_tensors({**frames, "other": tf.zeros([99])})
+    features = features_of(CONFIG)
+
+    def left(lengths, features=features):
+        return len(elements(preprocessors.handle_too_long(ds, features, lengths, True)))
+
+    # EOS is still to come for targets, and for them alone.
+    assert left({"inputs": 5, "targets": 5, "other": 1}) == 1
+    assert left({"inputs": 5, "targets": 4}) == left({"inputs": 4, "targets": 5}) == 0
+    assert left({"inputs": 4, "targets": 4}, {}) == left(None) == 1
+
+
 def test_bad_records(caplog):
     good = payload([Note(0.5, 1.0, 60)], 1.0, "good")
     bad = example(id="bad", audio="no audio", sequence="")
     ds = record_ds([good, bad, good])
     caplog.set_level(logging.WARNING)
-    left = elements(tokenized(ds, on_error="skip"))
+    left = elements(tokenized(ds, skip=(DataError,)))
     assert [song["unique_id"][0] for song in left] == [b"good", b"good"]
     assert_equal(left[:1], left[1:], list(left[0]))
     problem = "data/synthetic.tfrecord#1: field 'sequence': found nothing"
@@ -387,8 +441,6 @@ def test_bad_records(caplog):
     error = preprocessors.original_error(caught.value)
     assert isinstance(error, DataError)
     assert str(error) == problem + ", expected bytes"
-    with pytest.raises(ConfigError, match="on_error is 'go'"):
-        tokenized(ds, on_error="go")
 
 
 def test_original_error():
@@ -421,21 +473,19 @@ def test_a_song_without_notes_or_with_one_sample():
 
 def test_as_a_seqio_task_and_from_its_cache_form():
     """The stages run under seqio, and songs survive what a cache stores."""
-    tokenize = functools.partial(
-        preprocessors.tokenize, dataset=SYNTHETIC, config=CONFIG, training=True
-    )
     task = seqio.Task(
         "unregistered",
         source=seqio.FunctionDataSource(
             lambda split, shuffle_files, seed=None: tiny_songs(), splits=["train"]
         ),
         preprocessors=[
-            tokenize,
+            tokenized,
             functools.partial(preprocessors.split_tokens, max_frames=300),
             seqio.CacheDatasetPlaceholder(),
-            preprocessors.select_random_chunk,
             functools.partial(
-                preprocessors.training_example, config=CONFIG, skip_too_long=True
+                preprocessors.random_training_example,
+                tokenizer=tokenizer.NoteTokenizer(CONFIG),
+                skip_too_long=True,
             ),
         ],
         output_features={
@@ -472,3 +522,190 @@ def test_as_a_seqio_task_and_from_its_cache_form():
     )
     for name, value in elements(chunks)[0].items():
         np.testing.assert_array_equal(read[name], value)
+
+
+# The original's names: its tokenizers on the look-alike records, and small helpers.
+
+TOKENIZERS = {
+    "maestrov3": functools.partial(
+        preprocessors.tokenize_transcription_example,
+        audio_is_samples=False,
+        id_feature_key="id",
+    ),
+    "guitarset": preprocessors.tokenize_guitarset_example,
+    "urmp": functools.partial(
+        preprocessors.tokenize_example_with_program_lookup,
+        inst_name_to_program_fn=preprocessors.urmp_instrument_to_program,
+        id_feature_key="id",
+    ),
+    "musicnet": functools.partial(
+        preprocessors.tokenize_transcription_example,
+        audio_is_samples=True,
+        id_feature_key="id",
+    ),
+    "cerberus4": functools.partial(
+        preprocessors.tokenize_slakh_example,
+        track_specs=datasets.CERBERUS4_CONFIG.track_specs,
+        ignore_pitch_bends=True,
+    ),
+    "slakh": functools.partial(
+        preprocessors.tokenize_slakh_example, track_specs=None, ignore_pitch_bends=True
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_tokenizers_give_the_original_events(name):
+    """`tokenized_records.json`: lengths and checksums of the original's output."""
+    path = pathlib.Path(__file__).parent / "golden" / "data" / "tokenized_records.json"
+    golden = json.loads(path.read_text(encoding="utf-8"))
+    paths = datasets.DATASETS[name].paths["train"]
+    # The original read two shards, one after the other.
+    songs = tiny_datasets.songs(name, "train")
+    songs = songs if "?" not in paths else (*songs[::2], *songs[1::2])
+    records_of = [tiny_datasets.record(name, song) for song in songs]
+    ds = record_ds(records_of, datasets.DATASETS[name])
+    checked = 0
+    for key, expected in golden.items():
+        data_set, encoding, use = key.split()
+        if data_set != name:
+            continue
+        found = TOKENIZERS[name](
+            ds,
+            spectrogram_config=spectrograms.SpectrogramConfig(),
+            codec=codec_of(CONFIG if encoding == "notes_ties" else NO_TIES),
+            is_training_data=use == "training",
+            onsets_only=encoding == "onsets",
+            include_ties=encoding == "notes_ties",
+        )
+        sums = [
+            {
+                feature: [len(song[feature]), zlib.crc32(song[feature].tobytes())]
+                for feature in preprocessors._INDEXED_EVENTS
+            }
+            for song in elements(found)
+        ]
+        assert sums == expected
+        checked += 1
+    assert checked == 6
+
+
+def test_tokenizers_keep_the_features_of_the_record():
+    (song, *_) = elements(tokenized(tiny_songs("urmp"), dataset=datasets.URMP_CONFIG))
+    assert set(song) == {*preprocessors._PER_FRAME, "targets", "state_events"} | {
+        "sequence",
+        "unique_id",
+    }
+    (song, *_) = elements(
+        TOKENIZERS["urmp"](
+            tiny_songs("urmp"), TINY_SPECTROGRAM, codec_of(CONFIG), True, False, True
+        )
+    )
+    assert song["inst_names"].tolist() == [b"vn", b"vc", b"fl"]
+    assert "audio" not in song
+    sequence = note_sequence_io.parse(song["sequence"])
+    assert sequence.id == "urmp-train-0"
+    assert {note.program for note in sequence.notes} == {40, 42, 73}
+
+
+def test_records_without_ids():
+    ds = record_ds([payload([Note(0.5, 1.0, 60)], 1.0)]).map(
+        lambda record: {name: record[name] for name in ("audio", "sequence")}
+    )
+    (song,) = elements(
+        preprocessors.tokenize_transcription_example(
+            ds, TINY_SPECTROGRAM, codec_of(CONFIG), False, False, True, False
+        )
+    )
+    assert song["unique_id"].tolist() == [b"record"]
+    numbered = elements(preprocessors.add_unique_id(tf.data.Dataset.from_tensors(song)))
+    assert numbered[0]["unique_id"].tolist() == [0]
+
+
+def bent():
+    sequence = note_seq.NoteSequence(ticks_per_quarter=220, total_time=7.0)
+    sequence.notes.add(pitch=60, velocity=80, end_time=1.0, program=3, instrument=4)
+    sequence.pitch_bends.add(bend=3, time=0.1)
+    for time, value in ((0.5, 127), (1.4, 0)):
+        sequence.control_changes.add(
+            time=time, control_number=64, control_value=value, instrument=4
+        )
+    return sequence
+
+
+def test_pitch_bends():
+    ns = note_seq.NoteSequence()
+    with pytest.raises(preprocessors.PitchBendError):
+        preprocessors.add_track_to_notesequence(ns, bent(), 40, False, False)
+    preprocessors.add_track_to_notesequence(ns, bent(), 40, False, True)
+    (note,) = ns.notes
+    assert (note.program, note.is_drum, note.instrument) == (40, False, 4)
+    # The pedal holds it.
+    assert note.end_time == ns.total_time == 1.4
+    preprocessors.add_track_to_notesequence(ns, bent(), 0, True, True)
+    assert ns.notes[1].is_drum
+
+    record = {
+        "audio_sample_rate": tf.constant(RATE),
+        "mix": tf.zeros([RATE]),
+        "inst_names": tf.constant(["Violin"]),
+        "note_sequences": tf.constant([bent().SerializeToString()]),
+        "track_id": tf.constant("t"),
+    }
+    for ignore, count in ((True, 1), (False, 0)):
+        found = preprocessors.tokenize_slakh_example(
+            tf.data.Dataset.from_tensors(record),
+            TINY_SPECTROGRAM,
+            codec_of(CONFIG),
+            *(True, False, True, None, ignore),
+        )
+        assert len(elements(found)) == count
+
+
+def test_instruments():
+    assert preprocessors.guitarset_instrument_to_program("Clean Guitar") == 24
+    assert preprocessors.urmp_instrument_to_program("fl") == 73
+    assert preprocessors.slakh_class_to_program_and_is_drum("Synth Pad") == (88, False)
+    assert preprocessors.slakh_class_to_program_and_is_drum("Drums") == (0, True)
+    for function in (
+        preprocessors.guitarset_instrument_to_program,
+        preprocessors.urmp_instrument_to_program,
+        preprocessors.slakh_class_to_program_and_is_drum,
+    ):
+        with pytest.raises(ValueError, match="'x'"):
+            function("x")
+
+
+def test_sequences_as_arrays():
+    song = {"input_times": tf.zeros([3]), "sequence": tf.constant("abc")}
+    (padded,) = elements(
+        preprocessors.pad_notesequence_array(tf.data.Dataset.from_tensors(song))
+    )
+    assert padded["sequence"].tolist() == [b"abc", b"", b""]
+
+
+def test_map_midi_programs():
+    """Indices as the original maps them."""
+    events = [1175, 1130, 1061, 1137]  # Programs 43 and 5, and a note.
+    ds = tf.data.Dataset.from_tensors(
+        {name: tf.constant(events) for name in ("targets", "other")}
+    )
+
+    def mapped(*arguments):
+        (example,) = elements(
+            preprocessors.map_midi_programs(ds, codec_of(CONFIG), *arguments)
+        )
+        return example["targets"].tolist(), example["other"].tolist()
+
+    assert mapped() == mapped("full") == (events, events)
+    assert mapped("flat") == ([1130, 1061], events)
+    assert mapped("midi_class") == ([1172, 1130, 1061, 1132], events)
+    assert mapped("flat", "other") == (events, [1130, 1061])
+    with pytest.raises(ConfigError, match="'x'"):
+        mapped("x")
+    with gin.unlock_config():
+        gin.parse_config("preprocessors.map_midi_programs.granularity_type = 'flat'")
+    try:
+        assert mapped() == ([1130, 1061], events)
+    finally:
+        gin.clear_config()

@@ -11,18 +11,20 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from mt3 import datasets, note_sequences, task_names, tasks
+import gin
+from mt3 import datasets, note_sequences, preprocessors, tasks
 from mt3.configs import ModelConfig
 from mt3.data import tf_bridge
 from mt3.errors import ConfigError, DataError
 from mt3.spectrograms import SpectrogramConfig
-from mt3.task_names import TaskFamily
+from mt3.tasks import TaskFamily
 from mt3.tokenizer import NoteTokenizer, decode_predictions
 from mt3.vocabularies import VocabularyConfig
 from tests.support import tiny_datasets
 
 LENGTHS = {"inputs": 256, "targets": 1024}
 ONE_BIN = VocabularyConfig(num_velocity_bins=1)
+USUAL = SpectrogramConfig()
 PUBLIC = [name for name in datasets.DATASETS if name != "synthetic"]
 SUBSET_SUFFIXES = (
     "train",
@@ -66,6 +68,7 @@ def empty_registries(monkeypatch):
     monkeypatch.setattr(seqio.MixtureRegistry, "_REGISTRY", {})
     monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [])
     monkeypatch.setattr(tasks, "_DONE", {})
+    monkeypatch.setattr(tasks, "_ENVIRONMENT", {})
 
 
 def examples(name, split, count=-1, **options):
@@ -132,7 +135,7 @@ def test_every_task_gives_the_notes_of_its_data_set(root, name):
             name,
             "notes" if full else "notes_ties",
             VocabularyConfig() if full else ONE_BIN,
-        ).model_config("zero_frames")
+        ).model_config()
         for task_name in sorted(seqio.TaskRegistry.names()):
             if task_name.removeprefix(family) == task_name:
                 continue
@@ -280,8 +283,8 @@ def test_mixing_several_examples(root):
     found = examples(
         "synthetic_notes_ties_vb1_train", "train", 8, seed=1, num_epochs=None
     )
-    assert {unique_id(e).count(" + ") for e in found} > {1}
-    config = TaskFamily("synthetic", "notes_ties", ONE_BIN).model_config("zero_frames")
+    assert {len(e["unique_id"]) for e in found} > {1}
+    config = TaskFamily("synthetic", "notes_ties", ONE_BIN).model_config()
     assert not any("raw_inputs" in example for example in found)
     # Some parts hold no note: they begin where the song has ended.
     counts = [len(notes_of(example["targets"], config)[0]) for example in found]
@@ -425,14 +428,14 @@ def test_granularity_is_part_of_the_tokens(root):
     for granularity in ("flat", "midi_class", "full"):
         name = tasks.construct_task_name(
             "urmp_notes_ties",
-            ONE_BIN,
+            vocab_config=ONE_BIN,
             task_suffix="train",
             program_granularity=granularity,
             registered=registered,
         )
         config = TaskFamily(
             "urmp", "notes_ties", ONE_BIN, program_granularity=granularity
-        ).model_config("zero_frames")
+        ).model_config()
         programs[granularity] = {
             note.program
             for example in examples(name, "train", seed=0)
@@ -443,7 +446,7 @@ def test_granularity_is_part_of_the_tokens(root):
 
 def test_settings_given_to_register_are_registered_too(root):
     registered = tasks.register(
-        root, data_sets=["urmp"], num_velocity_bins=1, program_granularity="flat"
+        root, data_sets=["urmp"], vocabulary=ONE_BIN, program_granularity="flat"
     )
     assert "urmp_notes_ties_vb1_train" in registered.names
     assert "urmp_notes_ties_vb1_flat_train" in registered.names
@@ -453,11 +456,11 @@ def test_settings_given_to_register_are_registered_too(root):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("slack_notes_ties", ONE_BIN, None, "train"), "Did you mean slakh"),
-        (("urmp_notes_ties", ONE_BIN, None, "test"), "'urmp' has no 'test'"),
-        (("urmp_notes_ties", ONE_BIN, None, "validaton"), "vb1_validation"),
-        (("urmp_ties", None, None, "train"), "expected a data set and one of"),
-        (("urmp_notes", None, None, "train", "fine"), "fine"),
+        (("slack_notes_ties", USUAL, ONE_BIN, "train"), "Did you mean slakh"),
+        (("urmp_notes_ties", USUAL, ONE_BIN, "test"), "'urmp' has no 'test'"),
+        (("urmp_notes_ties", USUAL, ONE_BIN, "validaton"), "vb1_validation"),
+        (("urmp_ties", USUAL, ONE_BIN, "train"), "expected a data set and one of"),
+        (("urmp_notes", USUAL, ONE_BIN, "train", "fine"), "fine"),
     ],
 )
 def test_unknown_names_are_explained(root, arguments, message):
@@ -474,7 +477,6 @@ def test_unknown_names_are_explained(root, arguments, message):
         ({"on_too_long": "no"}, "on_too_long"),
         ({"padding": "no"}, "padding"),
         ({"max_examples_per_mix": 0}, "max_examples_per_mix is 0"),
-        ({"vocabulary": ONE_BIN, "num_velocity_bins": 1}, "either"),
         ({"program_granularity": "no"}, "granularity"),
     ],
 )
@@ -572,9 +574,145 @@ def test_importing_registers(root, monkeypatch, tmp_path):
 
 
 def test_prefixes_are_split_at_the_encoding():
-    assert task_names.split_prefix("musicnet_em_notes_ties") == (
+    assert tasks.split_prefix("musicnet_em_notes_ties") == (
         "musicnet_em",
         "notes_ties",
     )
-    assert task_names.split_prefix("my_notes_notes") == ("my_notes", "notes")
-    assert task_names.split_prefix("a_onsets") == ("a", "onsets")
+    assert tasks.split_prefix("my_notes_notes") == ("my_notes", "notes")
+    assert tasks.split_prefix("a_onsets") == ("a", "onsets")
+
+
+# The original's own names: `construct_task_name` alone, tokenizers of one's own, gin.
+
+
+def test_a_name_registers_what_it_names_from_the_environment(root, monkeypatch):
+    monkeypatch.setenv("MT3_DATA_DIR", str(root))
+    for suffix in ("train", "eval"):
+        name = tasks.construct_task_name(
+            task_prefix="mega_notes_ties", vocab_config=ONE_BIN, task_suffix=suffix
+        )
+        assert name == f"mega_notes_ties_vb1_{suffix}"
+        parts = {task.name for task in seqio.MixtureRegistry.get(name).tasks}
+        constant = f"MIXTURE_{suffix.upper()}_TASK_NAMES"
+        assert parts == set(getattr(tasks, constant))
+    assert len(examples("urmp_notes_ties_vb1_validation", "eval")) == 4
+    before = seqio.TaskRegistry.get("urmp_notes_ties_vb1_train")
+    tasks.construct_task_name("urmp_notes_ties", USUAL, ONE_BIN, "train")
+    assert seqio.TaskRegistry.get("urmp_notes_ties_vb1_train") is before
+
+
+def test_a_name_follows_the_environment_but_no_explicit_root(
+    root, monkeypatch, tmp_path
+):
+    name = "urmp_notes_ties_vb1_validation"
+    arguments = ("urmp_notes_ties", USUAL, ONE_BIN, "validation")
+    monkeypatch.setenv("MT3_DATA_DIR", str(tmp_path))
+    assert tasks.construct_task_name(*arguments) == name
+    with pytest.raises(DataError, match="has a folder 'datasets'"):
+        examples(name, "eval")
+    monkeypatch.setenv("MT3_DATA_DIR", str(root))
+    tasks.construct_task_name(*arguments)
+    assert len(examples(name, "eval")) == 4
+    tasks.register(root, data_sets=["urmp"])
+    monkeypatch.setenv("MT3_DATA_DIR", str(tmp_path))
+    tasks.construct_task_name(*arguments)
+    assert len(examples(name, "eval")) == 4
+
+
+def test_names_that_no_data_set_has_are_names_all_the_same():
+    assert tasks.construct_task_name("a_b", task_suffix="train") == "a_b_train"
+    hop = SpectrogramConfig(hop_width=256)
+    assert tasks.construct_task_name("a_b", hop, ONE_BIN, "x") == "a_b_hw256_vb1_x"
+    assert tasks.construct_task_name("my_notes", task_suffix="x") == "my_notes_x"
+    assert tasks.construct_task_name("a_b") == "a_b"
+    assert seqio.TaskRegistry.names() == seqio.MixtureRegistry.names() == {}.keys()
+
+
+def test_gin_bindings_reach_the_tasks(root, monkeypatch):
+    monkeypatch.setenv("MT3_DATA_DIR", str(root))
+    name = tasks.construct_task_name("urmp_notes_ties", USUAL, ONE_BIN, "train")
+
+    def read(binding):
+        with gin.unlock_config():
+            gin.parse_config(binding)
+        try:
+            config = TaskFamily("urmp", "notes_ties", ONE_BIN).model_config()
+            found = examples(name, "train", 20, seed=0, num_epochs=None)
+        finally:
+            gin.clear_config()
+        notes = [n for e in found for n in notes_of(e["targets"], config)[0]]
+        return {n.program for n in notes}, max(len(e["unique_id"]) for e in found)
+
+    full = {40, 42, 73}
+    granularity = "preprocessors.map_midi_programs.granularity_type"
+    assert read(f"{granularity} = 'midi_class'") == ({40, 72}, 1)
+    assert read(f"{granularity} = 'flat'") == ({0}, 1)
+    most = "mixing.mix_transcription_examples.max_examples_per_mix"
+    assert read(f"{most} = 2") == (full, 2)
+    assert read(f"{most} = None") == (full, 1)
+
+
+def test_a_tokenizer_of_ones_own(root, monkeypatch):
+    monkeypatch.setenv("MT3_DATA_DIR", str(root))
+    urmp = datasets.URMP_CONFIG
+    feature = tf.io.FixedLenFeature([], tf.string)
+    several = tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True)
+    config = datasets.DatasetConfig(
+        name="mine",
+        paths={name: str(root / path) for name, path in urmp.paths.items()},
+        features={
+            **dict.fromkeys(("id", "audio", "sequence"), feature),
+            **dict.fromkeys(("inst_names", "instrument_sequences"), several),
+        },
+        train_split="train",
+        train_eval_split="validation",
+        infer_eval_splits=[datasets.InferEvalSplit("validation", "validation")],
+    )
+    tasks.add_transcription_task_to_registry(
+        dataset_config=config,
+        spectrogram_config=tasks.SPECTROGRAM_CONFIG,
+        vocab_config=tasks.VOCAB_CONFIG_NOVELOCITY,
+        tokenize_fn=functools.partial(
+            preprocessors.tokenize_example_with_program_lookup,
+            inst_name_to_program_fn=preprocessors.urmp_instrument_to_program,
+            id_feature_key="id",
+            stale_end_state=False,
+        ),
+        onsets_only=False,
+        include_ties=True,
+    )
+    family = "mine_notes_ties_vb1"
+    names = {f"{family}_train", f"{family}_validation"}
+    assert set(seqio.TaskRegistry.names()) == names
+    assert list(seqio.MixtureRegistry.names()) == [f"{family}_eval"]
+    mine = examples(f"{family}_train", "train", seed=3)
+    tasks.register(root, data_sets=["urmp"])
+    theirs = examples("urmp_notes_ties_vb1_train", "train", seed=3)
+    assert len(mine) == len(theirs) == 3
+    for one, other in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(one["targets"], other["targets"])
+        np.testing.assert_array_equal(one["inputs"], other["inputs"])
+    task = seqio.TaskRegistry.get(f"{family}_validation")
+    first, second, *_ = examples(task.name, "eval")
+    reference = task.postprocess_fn([], example=first, is_target=True)["ref_ns"]
+    (song, _) = tiny_datasets.songs("urmp", "validation", seconds=3.0)
+    assert sorted(n.pitch for n in reference.notes) == sorted(
+        n.pitch for n in song.notes
+    )
+    found = task.postprocess_fn([], example=second, is_target=False)
+    assert found["start_time"] == np.float32(2.04)
+    with pytest.raises(ConfigError, match="onsets_only and include_ties"):
+        tasks.add_transcription_task_to_registry(
+            config, USUAL, ONE_BIN, preprocessors.tokenize_guitarset_example, True, True
+        )
+
+
+def test_constants():
+    assert tasks.MAX_NUM_CACHED_FRAMES == 2000
+    assert SpectrogramConfig() == tasks.SPECTROGRAM_CONFIG
+    assert tasks.VOCAB_CONFIG_FULL.num_velocity_bins == 127
+    assert tasks.VOCAB_CONFIG_NOVELOCITY.num_velocity_bins == 1
+    assert pytest.approx(10 / 3) == tasks.MIXING_TEMPERATURE
+    assert set(tasks.MIXTURE_DATASET_NAMES) == set(tasks.MIXTURES["mega"])
+    assert "urmp_notes_ties_vb1_validation" in tasks.MIXTURE_TEST_TASK_NAMES
+    assert "slakh_notes_ties_vb1_test" in tasks.MIXTURE_TEST_TASK_NAMES

@@ -52,6 +52,7 @@ from mt3.note_sequences import Note, TrackSpec
 
 Record = Mapping[str, "bytes | np.ndarray"]
 
+GUITARSET_INSTRUMENT = "Clean Guitar"
 GUITARSET_PROGRAM = 24
 # Ends of ids that name the recording of an excerpt: microphone or mix of pickups.
 GUITARSET_RECORDINGS = ("_mic", "_mix")
@@ -228,7 +229,7 @@ def urmp_program(name: str) -> int:
     Raises:
       DataError: there is no such instrument.
     """
-    return _look_up(name, URMP_PROGRAMS, "URMP instrument")
+    return look_up(name, URMP_PROGRAMS, "URMP instrument")
 
 
 def slakh_program(name: str) -> tuple[int, bool]:
@@ -238,7 +239,7 @@ def slakh_program(name: str) -> tuple[int, bool]:
       DataError: there is no such class.
     """
     known = {**SLAKH_PROGRAMS, SLAKH_DRUMS: 0}
-    return _look_up(name, known, "Slakh class"), name == SLAKH_DRUMS
+    return look_up(name, known, "Slakh class"), name == SLAKH_DRUMS
 
 
 def ensemble(
@@ -293,10 +294,10 @@ def stems(
       pitch_bends: "error" or "ignore".
     """
     specs = {spec.name: (spec.program, spec.is_drum) for spec in track_specs}
-    track_of = functools.partial(_look_up, known=specs, what="track")
+    track_of = functools.partial(look_up, known=specs, what="track")
     parts = _parts_of(record, "inst_names", "note_sequences")
-    look_up = track_of if specs else slakh_program
-    kinds = [_known(record, look_up, name) for name, _ in parts]
+    kind_of = track_of if specs else slakh_program
+    kinds = [_known(record, kind_of, name) for name, _ in parts]
     if specs and sorted(name for name, _ in parts) != sorted(specs):
         found = ", ".join(name for name, _ in parts) or "none"
         raise _field_error(
@@ -351,7 +352,12 @@ def of(dataset: DatasetConfig) -> Adapter:
     return adapter
 
 
-def _look_up(name: str, known: Mapping[str, Any], what: str) -> Any:
+def look_up(name: str, known: Mapping[str, Any], what: str) -> Any:
+    """Returns what a name stands for.
+
+    Raises:
+      DataError: it is not known; `what` says what kind of name it is.
+    """
     if name not in known:
         raise DataError(f"unknown {what} {name!r}.{near_misses(name, known)}")
     return known[name]

@@ -21,7 +21,7 @@ import note_seq
 import numpy as np
 
 from mt3 import note_sequences
-from mt3.errors import DataError, MidiError
+from mt3.errors import DataError, MidiError, PitchBendError
 from mt3.note_sequences import Note
 
 SUSTAIN_CONTROL_NUMBER = 64
@@ -86,7 +86,7 @@ def to_array(
         or, unless allowed, ends where it begins.
     """
     if pitch_bends == "error" and sequence.pitch_bends:
-        raise DataError(
+        raise PitchBendError(
             f"{name}: found {len(sequence.pitch_bends)} pitch bends, the first at "
             f"{sequence.pitch_bends[0].time:.3f} s; expected none, since notes have "
             "the pitch of their key"

@@ -1,12 +1,12 @@
 """NumPy functions and our errors inside tf.data.
 
-Errors inside tf.data come out as `tf.errors.OpError` that holds the message;
-`original_error` makes an `MT3Error` of it again.
+Errors inside tf.data arrive as `tf.errors.OpError` with the message; `original_error`
+turns one into an `MT3Error` again. TensorFlow is imported by the functions.
 
 Importing this module has one effect: iterators that nobody uses any more (those of an
-error's traceback, say) are freed when the program ends. Freeing one waits for
-TensorFlow's threads, and these for Python, which no longer answers once it is being
-taken down: the program would never end.
+error's traceback, say) are freed before the interpreter shuts down. Freeing one waits
+for TensorFlow's threads, and these wait for Python, which no longer answers while it
+shuts down: the program would never end.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import gc
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
 
 from mt3.errors import MT3Error
 
-Features = dict[str, tf.Tensor]
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Features = dict[str, Any]
 # Feature that says whether an element stays; see `keep_ok`.
 OK = "_ok"
 
@@ -43,7 +45,7 @@ def numpy_map(
     outputs: Mapping[str, tf.TensorSpec],
     *,
     drop: Sequence[str] = (),
-    num_parallel_calls: int = tf.data.AUTOTUNE,
+    num_parallel_calls: int | None = None,
 ) -> tf.data.Dataset:
     """Maps a NumPy function over a data set, in order.
 
@@ -53,11 +55,12 @@ def numpy_map(
       inputs: features by name, in the function's order.
       outputs: what it returns, with shapes and types.
       drop: features to leave out, before the outputs are added.
-      num_parallel_calls: elements to work on at a time.
+      num_parallel_calls: elements to work on at a time; tf.data decides if None.
 
     Returns:
       The elements with the outputs.
     """
+    import tensorflow as tf
 
     def apply(element: Features) -> Features:
         values = tf.numpy_function(
@@ -71,11 +74,12 @@ def numpy_map(
             kept[name] = tf.ensure_shape(value, spec.shape)
         return kept
 
-    return ds.map(apply, num_parallel_calls=num_parallel_calls, deterministic=True)
+    parallel = num_parallel_calls or tf.data.AUTOTUNE
+    return ds.map(apply, num_parallel_calls=parallel, deterministic=True)
 
 
 def keep_ok(ds: tf.data.Dataset) -> tf.data.Dataset:
-    """Leaves out the elements whose function said so."""
+    """Leaves out the elements whose `OK` is false, and that feature."""
     ds = ds.filter(lambda element: element[OK])
     return ds.map(
         lambda element: {name: v for name, v in element.items() if name != OK}
@@ -83,7 +87,9 @@ def keep_ok(ds: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def empty_values(features: Mapping[str, tf.TensorSpec]) -> list[Any]:
-    """Values of the right shape and type for a record that is left out."""
+    """Returns values of the right shape and type for an element that is left out."""
+    import tensorflow as tf
+
     return [
         np.full(
             [size or 0 for size in spec.shape],

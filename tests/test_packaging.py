@@ -216,3 +216,23 @@ def test_the_version_is_read_from_the_package(repository):
 
     text = (repository / "mt3" / "version.py").read_text(encoding="utf-8")
     assert re.search(r'^__version__ = "([^"]+)"', text, re.M)[1] == mt3.__version__
+
+
+def test_the_wheel_holds_gin_files_weights_and_the_report_page(repository):
+    tree = ast.parse((repository / "setup.py").read_text(encoding="utf-8"))
+    (patterns,) = (
+        ast.literal_eval(node.value)["mt3"]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword) and node.arg == "package_data"
+    )
+    package = repository / "mt3"
+    packed = {path for pattern in patterns for path in package.glob(pattern)}
+    wanted = {
+        package / "gin" / path.relative_to(repository / "gin")
+        for path in (repository / "gin").rglob("*.gin")
+    }
+    for folder in ("pretrained", "outputs/report_page"):
+        wanted |= set((package / folder).iterdir())
+    assert len(wanted) > 20
+    assert {path.suffix for path in wanted} >= {".gin", ".safetensors", ".html"}
+    assert wanted <= packed

@@ -120,7 +120,7 @@ def test_every_kind_of_clip_can_be_drawn(kind, with_songs, midi, rng):
     library = song_library.load_library([midi])[0] if with_songs else None
     font = soundfont.open_soundfont(soundfont.default_soundfont())
     for _ in range(5):
-        clip = recipes.draw_clip(rng, kind, library, font, 4.0)
+        clip = recipes.draw_clip(rng, kind, library, [font], 4.0)
         assert (clip.notes["start_time"] < 4.0).all()
         parts = {(int(n["program"]), bool(n["is_drum"])) for n in clip.notes}
         assert parts <= set(clip.sounds)

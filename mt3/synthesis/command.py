@@ -77,8 +77,8 @@ def synthesize(
       OutputError: if the folder cannot be written to.
     """
     say = log or (lambda line: None)
+    failures: list[str] = []
     if hours is not None:
-        failures: list[str] = []
 
         def left_out(line: str) -> None:
             failures.append(line)
@@ -102,37 +102,13 @@ def synthesize(
             "Nothing to render: name MIDI files or folders, or a number of random "
             "pieces, or hours of a corpus."
         )
-    return _render_files(
-        inputs,
-        random,
-        Path(output),
-        fonts=[open_soundfont(f, sample_rate) for f in list(soundfonts) or [None]],
-        seconds=seconds,
-        seed=seed,
-        reorchestrate=reorchestrate,
-        overwrite=overwrite,
-        say=say,
-    )
-
-
-def _render_files(
-    inputs: Sequence[str | os.PathLike],
-    random: int,
-    output: Path,
-    *,
-    fonts: Sequence[SoundFont],
-    seconds: float,
-    seed: int,
-    reorchestrate: bool,
-    overwrite: bool,
-    say: Callable[[str], None],
-) -> Synthesized:
-    """Renders each MIDI file and random piece to a pair of files."""
+    output = Path(output)
+    fonts = [open_soundfont(path, sample_rate) for path in list(soundfonts) or [None]]
     files = reader.find_midi(inputs) if inputs else []
     targets = _output_paths(files, inputs, output)
     jobs: list[tuple[Path, Path | None]] = list(zip(targets, files, strict=True))
     jobs += [(output / f"random_{n:05d}.wav", None) for n in range(random)]
-    written, skipped, failures = [], [], []
+    written, skipped = [], []
     for place, (target, path) in enumerate(jobs):
         if target.exists() and not overwrite:
             skipped.append(target)

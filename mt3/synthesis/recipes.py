@@ -68,7 +68,7 @@ def draw_clip(
     rng: np.random.Generator,
     kind: str,
     library: Library | None,
-    soundfonts: SoundFont | Sequence[SoundFont],
+    soundfonts: Sequence[SoundFont],
     seconds: float,
 ) -> Clip:
     """Draws a clip of a kind, from random notes if the library has no such song.
@@ -86,8 +86,6 @@ def draw_clip(
     Raises:
       DataError: if no soundfont has a part's instrument or one of its class.
     """
-    if isinstance(soundfonts, SoundFont):
-        soundfonts = [soundfonts]
     notes = KINDS[kind](rng, library, seconds)
     notes = orchestration.vary_velocities(rng, notes)
     notes = expression.perform(

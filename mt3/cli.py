@@ -383,6 +383,7 @@ def _add_synthesize(commands) -> None:
     )
     add(
         "--soundfont",
+        dest="soundfonts",
         action="append",
         default=[],
         metavar="SF2",
@@ -403,20 +404,9 @@ def _add_synthesize(commands) -> None:
 def _synthesize(options: argparse.Namespace) -> int:
     from mt3.synthesis import command
 
-    result = command.synthesize(
-        options.inputs,
-        output=options.output,
-        random=options.random,
-        seconds=options.seconds,
-        hours=options.hours,
-        soundfonts=options.soundfont,
-        seed=options.seed,
-        reorchestrate=options.reorchestrate,
-        sample_rate=options.sample_rate,
-        overwrite=options.overwrite,
-        workers=options.workers,
-        log=lambda line: print(line, file=sys.stderr),
-    )
+    values = {**vars(options)}
+    del values["run"], values["version"]
+    result = command.synthesize(**values, log=lambda line: print(line, file=sys.stderr))
     for failure in result.failures:
         print(f"mt3: error: {failure}", file=sys.stderr)
     print(f"{len(result.written)} written, {len(result.skipped)} there already")

@@ -199,7 +199,7 @@ def test_segments_are_pulled_lazily(params, segments):
 
 
 def test_number_of_compilations_does_not_grow_with_segments(params, segments):
-    options = {"strategy": decoding.Greedy(), "num_slots": 4, "cache_sizes": (8,)}
+    options = {"strategy": decoding.Greedy(), "num_slots": 8, "cache_sizes": (8,)}
     stream(params, segments, **options)
     compiled = (steps.encode, steps.admit, steps.run_steps, steps.take_slots)
     functions = [getattr(steps, f"_{function.__name__}") for function in compiled] + [

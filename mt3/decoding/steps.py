@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ import numpy as np
 from mt3 import network
 from mt3.decoding import layer_step
 from mt3.decoding.filters import LogitFilter
-from mt3.decoding.strategies import Strategy
+from mt3.decoding.strategies import Beam, Strategy
 from mt3.errors import CheckpointError, ShapeError
 
 Array = jax.Array
@@ -42,12 +42,22 @@ class Spec:
       strategy: how tokens are chosen.
       filters: rules about the next token, in the order in which they are applied.
       max_length: most tokens a segment may have.
+
+    Raises:
+      ShapeError: more tokens than the position table has rows.
     """
 
     config: network.T5Config
     strategy: Strategy
     filters: tuple[LogitFilter, ...]
     max_length: int
+
+    def __post_init__(self):
+        if not 1 <= self.max_length <= network.MAX_POSITIONS:
+            raise ShapeError(
+                f"decoding: max_length is {self.max_length}; expected 1 to "
+                f"{network.MAX_POSITIONS}, the rows of the position table"
+            )
 
 
 class Weights(NamedTuple):
@@ -371,17 +381,8 @@ def take_slots(spec: Spec, carry: Carry, slots: Array) -> Carry:
 
 
 @functools.partial(jax.jit, static_argnames="spec")
-def decode_batch(spec: Spec, params: Any, frames: Array) -> tuple[Array, Array]:
-    """Decodes one batch from start to end inside one program (it can be traced).
-
-    Args:
-      spec: what the program is made for.
-      params: nested dict as in T5X checkpoints.
-      frames: float32 [B, T, input_depth].
-
-    Returns:
-      ids int32 [B, N, max_length] and scores float32 [B, N], best last.
-    """
+def _decode(spec: Spec, params: Any, frames: Array) -> tuple[Array, Array]:
+    """Decodes one batch from start to end inside one program."""
     batch, num_frames, _ = frames.shape
     weights = split_weights(params, spec)
     carry = start(spec, batch, num_frames, spec.max_length)._replace(
@@ -390,8 +391,49 @@ def decode_batch(spec: Spec, params: Any, frames: Array) -> tuple[Array, Array]:
         choice=spec.strategy.init(jnp.arange(batch), spec.max_length),
     )
     limits = (jnp.int32(spec.max_length), jnp.int32(batch))
-    carry = run_steps(spec, weights, carry, *limits)
-    return spec.strategy.result(carry.choice)
+    return spec.strategy.result(run_steps(spec, weights, carry, *limits).choice)
+
+
+def decode(
+    params: Mapping[str, Any],
+    config: network.T5Config,
+    inputs: jax.Array,
+    *,
+    max_length: int = 1024,
+    strategy: Strategy | None = None,
+    filters: Sequence[LogitFilter] = (),
+) -> tuple[Array, Array]:
+    """Decodes one batch from start to end; can be traced (inside `jax.jit`).
+
+    It ends when the last segment has ended. For many segments `SegmentDecoder` is
+    faster.
+
+    Args:
+      params: nested dict as in T5X checkpoints, `encoder` and `decoder`.
+      config: sizes of the network.
+      inputs: frames, float [B, T, input_depth].
+      max_length: most tokens a segment may have, EOS included.
+      strategy: `Beam()` if `None`, which is one-beam search.
+      filters: rules about the next token, in the order in which they are applied.
+
+    Returns:
+      ids int32 [B, max_length], 0 after EOS, and scores float32 [B]. With several
+      beams [B, N, max_length] and [B, N] in rising order of score.
+
+    Raises:
+      ShapeError: inputs or `max_length` do not fit the network.
+      CheckpointError: a layer's parameters are missing.
+    """
+    if inputs.ndim != 3 or inputs.shape[-1] != config.input_depth:
+        raise ShapeError(
+            f"decoding: inputs of shape {tuple(inputs.shape)}; expected "
+            f"[batch, frames, {config.input_depth}]"
+        )
+    spec = Spec(config, strategy or Beam(), tuple(filters), max_length)
+    ids, scores = _decode(spec, params, jnp.asarray(inputs, jnp.float32))
+    if spec.strategy.beams == 1:
+        return ids[:, 0], scores[:, 0]
+    return ids, scores
 
 
 _split_weights = jax.jit(split_weights, static_argnames="spec")
@@ -418,13 +460,7 @@ class Program:
 
         Raises:
           CheckpointError: a layer is missing.
-          ShapeError: more tokens than the position table has rows.
         """
-        if spec.max_length > network.MAX_POSITIONS:
-            raise ShapeError(
-                f"decoding: max_length is {spec.max_length}; expected at most "
-                f"{network.MAX_POSITIONS}, the rows of the position table"
-            )
         self.spec = spec
         self._weights = _split_weights(dict(params), spec)
 

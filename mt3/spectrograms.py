@@ -146,6 +146,6 @@ def compute_spectrogram(samples: Any, config: SpectrogramConfig, xp: Any = np) -
     )
 
 
-def input_depth(config: SpectrogramConfig) -> int:
+def input_depth(spectrogram_config: SpectrogramConfig) -> int:
     """Returns the features of one input frame."""
-    return config.num_mel_bins
+    return spectrogram_config.num_mel_bins

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+from pathlib import Path
 
 import jax
 import pytest
@@ -36,7 +37,7 @@ def bound(monkeypatch, tmp_path):
     # No data set is read; without a root, names of data sets of one's own are unknown.
     monkeypatch.setenv("MT3_DATA_DIR", str(tmp_path))
 
-    def arguments_of(files, *bindings, mode="train"):
+    def arguments_of(files, *bindings, mode="train", outputs=OUTPUTS):
         got = {}
 
         def get_configurable(name):
@@ -49,7 +50,7 @@ def bound(monkeypatch, tmp_path):
 
         with monkeypatch.context() as patch:
             patch.setattr(gin, "get_configurable", get_configurable)
-            launch.run(arguments(files, *OUTPUTS[mode], *bindings), mode)
+            launch.run(arguments(files, *outputs.get(mode, ()), *bindings), mode)
         return got
 
     return arguments_of
@@ -57,7 +58,7 @@ def bound(monkeypatch, tmp_path):
 
 def arguments(files, *bindings):
     return [
-        *(f"--gin_file=gin/{name}" for name in files),
+        *(f"--gin_file={Path('gin') / name}" for name in files),
         *(f"--gin.{binding}" for binding in bindings),
     ]
 
@@ -280,6 +281,166 @@ def test_mistakes_are_named(bound, files, bindings, message):
 def test_split_that_a_data_set_lacks_is_named(bound):
     with pytest.raises(ConfigError, match="no task 'guitarset_notes_ties_vb1_test'"):
         bound((*MT3, "eval.gin"), "TASK_PREFIX='guitarset_notes_ties'", mode="eval")
+
+
+# The names that the files of magenta/mt3 bind, in files of one's own.
+MODEL_NAMES = """
+from __gin__ import dynamic_registration
+from mt3 import mixing
+from mt3 import models
+from mt3 import network
+from mt3 import preprocessors
+from mt3 import spectrograms
+from mt3 import tasks
+from mt3 import vocabularies
+import seqio
+from t5x import adafactor
+from t5x import partitioning
+from t5x import utils
+
+VOCAB_CONFIG = @vocabularies.VocabularyConfig()
+vocabularies.VocabularyConfig.num_velocity_bins = 1
+vocabularies.build_codec.vocab_config = %VOCAB_CONFIG
+vocabularies.vocabulary_from_codec.codec = @vocabularies.build_codec()
+vocabularies.num_embeddings.vocabulary = @vocabularies.vocabulary_from_codec()
+spectrograms.input_depth.spectrogram_config = @spectrograms.SpectrogramConfig()
+preprocessors.map_midi_programs.granularity_type = 'midi_class'
+mixing.mix_transcription_examples.max_examples_per_mix = 3
+
+models.ContinuousInputsEncoderDecoderModel:
+  module = @network.Transformer()
+  input_vocabulary = @seqio.vocabularies.PassThroughVocabulary()
+  output_vocabulary = @vocabularies.vocabulary_from_codec()
+  optimizer_def = @adafactor.Adafactor()
+  input_depth = @spectrograms.input_depth()
+  z_loss = 0.0001
+  label_smoothing = 0.0
+  loss_normalizing_factor = None
+seqio.vocabularies.PassThroughVocabulary.size = 0
+adafactor.Adafactor.logical_factor_rules = @adafactor.standard_logical_factor_rules()
+network.Transformer.config = @network.T5Config()
+network.T5Config:
+  vocab_size = @vocabularies.num_embeddings()
+  emb_dim = 8
+  num_heads = 2
+
+tasks.construct_task_name:
+  task_prefix = 'guitarset_notes_ties'
+  vocab_config = %VOCAB_CONFIG
+utils.DatasetConfig:
+  mixture_or_task_name = @tasks.construct_task_name()
+  task_feature_lengths = {'inputs': 16, 'targets': 32}
+  split = 'train'
+  batch_size = 2
+  shuffle = False
+  seed = 42
+  use_cached = False
+  pack = False
+  use_custom_packing_ops = False
+partitioning.PjitPartitioner.num_partitions = 1
+"""
+RUN_NAMES = {
+    "train": """
+import __main__ as train_script
+from t5x import gin_utils
+from t5x import trainer
+
+tasks.construct_task_name.task_suffix = 'train'
+train_script.train:
+  model = @models.ContinuousInputsEncoderDecoderModel()
+  model_dir = 'm'
+  train_dataset_cfg = @train/utils.DatasetConfig()
+  train_eval_dataset_cfg = None
+  checkpoint_cfg = @utils.CheckpointConfig()
+  partitioner = @partitioning.PjitPartitioner()
+  trainer_cls = @trainer.Trainer
+  total_steps = 3
+  random_seed = None
+  summarize_config_fn = @gin_utils.summarize_gin_config
+  inference_evaluator_cls = @seqio.Evaluator
+seqio.Evaluator:
+  logger_cls = [@seqio.PyLoggingLogger, @seqio.TensorBoardLogger, @seqio.JSONLogger]
+  num_examples = None
+  use_memory_cache = True
+seqio.JSONLogger.write_n_results = 0
+utils.CheckpointConfig:
+  restore = None
+  save = @utils.SaveCheckpointConfig()
+utils.SaveCheckpointConfig:
+  period = 5000
+  dtype = 'float32'
+  keep = None
+  save_dataset = False
+partitioning.PjitPartitioner.model_parallel_submesh = None
+trainer.Trainer:
+  num_microbatches = 0
+  learning_rate_fn = @utils.create_learning_rate_scheduler()
+utils.create_learning_rate_scheduler:
+  factors = 'constant'
+  base_learning_rate = 0.001
+  warmup_steps = 1000
+""",
+    "eval": """
+import __main__ as eval_script
+
+tasks.construct_task_name.task_suffix = 'validation'
+eval_script.evaluate:
+  model = @models.ContinuousInputsEncoderDecoderModel()
+  dataset_cfg = @utils.DatasetConfig()
+  partitioner = @partitioning.PjitPartitioner()
+  restore_checkpoint_cfg = @utils.RestoreCheckpointConfig()
+  output_dir = 'e'
+utils.RestoreCheckpointConfig:
+  path = 'c'
+  mode = 'specific'
+""",
+    "infer": """
+import __main__ as infer_script
+from mt3 import inference
+
+tasks.construct_task_name.task_suffix = 'validation'
+inference.write_inferences_to_file:
+  vocab_config = %VOCAB_CONFIG
+  onsets_only = False
+  use_ties = True
+infer_script.infer:
+  mode = 'predict'
+  model = @models.ContinuousInputsEncoderDecoderModel()
+  dataset_cfg = @utils.DatasetConfig()
+  partitioner = @partitioning.PjitPartitioner()
+  restore_checkpoint_cfg = @utils.RestoreCheckpointConfig()
+  output_dir = 'i'
+  checkpoint_period = 1000000
+  shard_id = 0
+  num_shards = 1
+  write_fn = @inference.write_inferences_to_file
+utils.RestoreCheckpointConfig:
+  path = 'c'
+  mode = 'specific'
+""",
+}
+
+
+@pytest.mark.parametrize("mode", list(RUN_NAMES))
+def test_names_that_other_files_of_mt3_bind(bound, mode, tmp_path):
+    import seqio
+
+    path = tmp_path / "own.gin"
+    imports, rest = MODEL_NAMES.split("\n\n", 1)
+    lines = RUN_NAMES[mode].splitlines()
+    more = [line for line in lines if line.startswith(("import", "from"))]
+    others = [line for line in lines if line not in more]
+    path.write_text("\n".join([imports, *more, "", rest, *others]))
+    got = bound((path,), mode=mode, outputs={})
+    config = got["model"].module.config
+    assert (config.vocab_size, config.emb_dim) == (1536, 8)
+    cfg = got["train_dataset_cfg" if mode == "train" else "dataset_cfg"]
+    suffix = "train" if mode == "train" else "validation"
+    assert cfg.mixture_or_task_name == f"guitarset_notes_ties_vb1_{suffix}"
+    task = seqio.get_mixture_or_task(cfg.mixture_or_task_name)
+    features = task.output_features
+    assert features["inputs"].vocabulary == got["model"].input_vocabulary
+    assert features["targets"].vocabulary == got["model"].output_vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -327,21 +327,22 @@ def note_arrays_to_note_sequence(
     count = len(onset_times)
     if offset_times is None:
         offset_times = np.asarray(onset_times) + DEFAULT_NOTE_DURATION
-    columns = [onset_times, offset_times, pitches]
-    for column, default in (
-        (velocities, DEFAULT_VELOCITY),
-        (programs, 0),
-        (is_drums, False),
-    ):
-        columns.append([default] * count if column is None else column)
-    lengths = [len(column) for column in columns]
+    columns = {
+        "start_time": onset_times,
+        "end_time": offset_times,
+        "pitch": pitches,
+        "velocity": [DEFAULT_VELOCITY] * count if velocities is None else velocities,
+        "program": [0] * count if programs is None else programs,
+        "is_drum": [False] * count if is_drums is None else is_drums,
+    }
+    lengths = [len(column) for column in columns.values()]
     if set(lengths) != {count}:
         raise MidiError(
             f"note_arrays_to_note_sequence: columns have {lengths} values; expected "
             "the same number in each"
         )
     array = np.zeros(count, WIDE_DTYPE)
-    for name, column in zip(WIDE_DTYPE.names, columns, strict=True):
+    for name, column in columns.items():
         array[name] = column
     return to_note_sequence(array_to_notes(array))
 
@@ -720,72 +721,46 @@ def decode_note_event(
             f"{state.current_time:f} s"
         )
     state.current_time = time
-    handler = _HANDLERS.get(event.type)
-    if handler is None:
-        raise TokenError(f"note decoder: found {event}; expected a note event")
-    handler(state, event.value, codec)
-
-
-def _take_pitch(
-    state: NoteDecodingState, pitch: int, unused_codec: event_codec.Codec
-) -> None:
-    key = (pitch, state.current_program)
-    if state.is_tie_section:
-        if key not in state.active_pitches or key in state.tied_pitches:
-            raise TokenError(
-                f"note decoder: found a tie of pitch {pitch}, program {key[1]}; "
-                "expected a note that sounds, once"
-            )
-        state.tied_pitches.add(key)
-        return
-    if key in state.active_pitches:
-        state.end_note(*key, state.current_time)
-    elif state.current_velocity == 0:
+    problem = None
+    key = (event.value, state.current_program)
+    match event.type:
+        case "velocity":
+            num_bins = vocabularies.num_velocity_bins_from_codec(codec)
+            velocity = vocabularies.bin_to_velocity(event.value, num_bins)
+            state.current_velocity = velocity
+        case "program":
+            state.current_program = event.value
+        case "pitch" if state.is_tie_section:
+            if key in state.active_pitches and key not in state.tied_pitches:
+                state.tied_pitches.add(key)
+            else:
+                problem = "a tie of a note that sounds, once"
+        case "pitch":
+            if key in state.active_pitches:
+                state.end_note(*key, time)
+            elif state.current_velocity == 0:
+                problem = "an offset of a note that sounds"
+            if state.current_velocity:
+                state.active_pitches[key] = (time, state.current_velocity)
+        case "drum":
+            if state.current_velocity:
+                end = time + DEFAULT_NOTE_DURATION
+                velocity = state.current_velocity
+                state.notes.append(Note(time, end, event.value, velocity, 0, True))
+            else:
+                problem = "a velocity above 0"
+        case "tie":
+            if state.is_tie_section:
+                state.end_untied(time)
+            else:
+                problem = "ties in a tie section alone"
+        case _:
+            problem = "an event of a note"
+    if problem:
         raise TokenError(
-            f"note decoder: found an offset of pitch {pitch}, program {key[1]}, which "
-            "does not sound"
+            f"note decoder: found {event} of program {state.current_program}; "
+            f"expected {problem}"
         )
-    if state.current_velocity:
-        state.active_pitches[key] = (state.current_time, state.current_velocity)
-
-
-def _take_drum(
-    state: NoteDecodingState, pitch: int, unused_codec: event_codec.Codec
-) -> None:
-    if state.current_velocity == 0:
-        raise TokenError(f"note decoder: found drum {pitch} with velocity 0")
-    start, end = state.current_time, state.current_time + DEFAULT_NOTE_DURATION
-    state.notes.append(Note(start, end, pitch, state.current_velocity, 0, True))
-
-
-def _take_velocity(
-    state: NoteDecodingState, velocity_bin: int, codec: event_codec.Codec
-) -> None:
-    num_bins = vocabularies.num_velocity_bins_from_codec(codec)
-    state.current_velocity = vocabularies.bin_to_velocity(velocity_bin, num_bins)
-
-
-def _take_program(
-    state: NoteDecodingState, program: int, unused_codec: event_codec.Codec
-) -> None:
-    state.current_program = program
-
-
-def _take_tie(
-    state: NoteDecodingState, unused_value: int, unused_codec: event_codec.Codec
-) -> None:
-    if not state.is_tie_section:
-        raise TokenError("note decoder: found a tie event outside a tie section")
-    state.end_untied(state.current_time)
-
-
-_HANDLERS = {
-    "pitch": _take_pitch,
-    "drum": _take_drum,
-    "velocity": _take_velocity,
-    "program": _take_program,
-    "tie": _take_tie,
-}
 
 
 def begin_tied_pitches_section(state: NoteDecodingState) -> None:

@@ -20,14 +20,11 @@ params = golden_model.tiny_params
 
 def whole(config, tree, encoded, inputs):
     """Logits of all positions at once, by the network."""
-    return network.Transformer(config).apply(
-        {"params": tree},
-        encoded,
-        inputs,
-        jnp.ones_like(inputs),
-        enable_dropout=False,
-        method="decode",
+    run = functools.partial(
+        network.Transformer(config).apply, enable_dropout=False, method="decode"
     )
+    run = jax.jit(run, compiler_options=golden_model.QUICK)
+    return run({"params": tree}, encoded, inputs, jnp.ones_like(inputs))
 
 
 def step_by_step(config, tree, encoded, inputs, rows=1):
@@ -64,7 +61,8 @@ def test_equals_teacher_forcing_on_golden_weights():
     inputs = batch["decoder_input_tokens"][2:3, :12]
     assert (batch["decoder_target_tokens"][2:3, :12] > 0).all()
     frames = batch["encoder_input_tokens"][2:3]
-    encoded = network.Encoder(config).apply({"params": tree["encoder"]}, frames)
+    encode = jax.jit(network.Encoder(config).apply)
+    encoded = encode({"params": tree["encoder"]}, frames)
     np.testing.assert_allclose(
         step_by_step(config, tree, encoded, inputs),
         whole(config, tree, encoded, inputs),

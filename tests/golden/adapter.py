@@ -7,6 +7,7 @@ velocity, program and is_drum; `sizes` is a dict of `network.T5Config` fields.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -146,18 +147,22 @@ def logits(params, sizes, inputs, targets) -> np.ndarray:
       inputs: frames, float32 [batch, frames, depth].
       targets: ids, int32 [batch, length], 0 is padding.
     """
+    import jax
+
     from mt3 import network
 
     batch = _batch(inputs, targets)
     module = network.Transformer(_network_config(sizes))
-    return np.asarray(
-        module.apply({"params": params}, *batch.values(), enable_dropout=False)
-    )
+    apply = jax.jit(functools.partial(module.apply, enable_dropout=False))
+    return np.asarray(apply({"params": params}, *batch.values()))
 
 
 def loss(params, sizes, inputs, targets) -> float:
     """Returns the training loss: summed cross-entropy and z-loss, no dropout."""
-    return float(_model(sizes).loss_fn(params, _batch(inputs, targets), None)[0])
+    import jax
+
+    loss_fn = jax.jit(lambda p, batch: _model(sizes).loss_fn(p, batch, None)[0])
+    return float(loss_fn(params, _batch(inputs, targets)))
 
 
 def decode(params, sizes, inputs, max_length, method, beams=1):

@@ -73,4 +73,5 @@ def initial(model):
         "decoder_input_tokens": (1, 32),
         "decoder_target_tokens": (1, 32),
     }
-    return model.get_initial_variables(jax.random.key(0), shapes)["params"]
+    init = jax.jit(lambda key: model.get_initial_variables(key, shapes)["params"])
+    return init(jax.random.key(0))

@@ -1,4 +1,4 @@
-"""What a set of weights needs to be known for: sizes, tokens, spectrogram.
+"""What belongs to a set of weights: sizes, tokens, spectrogram.
 
 A `ModelConfig` travels with the weights (in the metadata of the single-file
 form, as `model.json` beside a training run), so that a file alone rebuilds the
@@ -26,16 +26,16 @@ class ModelConfig:
     """Everything but the parameters.
 
     Attributes:
-      network: fields of `network.T5Config` that are off their default.
+      network: fields of `network.T5Config` that differ from those of `mt3`.
       vocabulary: resolution of time and velocity.
       spectrogram: how samples become input frames.
-      include_ties: each segment begins with the notes that go on sounding.
+      include_ties: each segment begins with the notes that go on sounding from before.
       onsets_only: only pitches of onsets are transcribed.
       program_granularity: 'flat', 'midi_class' or 'full'.
       inputs_length: frames of one segment.
       targets_length: most tokens of one segment, EOS included.
-      padding: what a short last segment is filled up with: "zero_frames" after the
-        logarithm (the released models know these), or "silence" before it.
+      padding: how a short last segment is filled up: with "zero_frames" after the
+        logarithm (the released models were trained so), or "silence" before it.
     """
 
     network: Mapping[str, Any]
@@ -99,7 +99,7 @@ class ModelConfig:
         return self.segment_samples / self.spectrogram.sample_rate
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns a dict that JSON can hold."""
+        """Returns a dict that can be written as JSON."""
         result = dataclasses.asdict(self)
         result["network"] = {
             key: list(value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""What the first bytes of a file say: is it audio, and is all of it there.
+"""Headers of audio files: the format, and whether the file is complete.
 
 Used by `mt3.audio.decoders` before and after libsndfile has had its look, for three
 things that libsndfile does not do: naming what a file is when it is no audio, noticing

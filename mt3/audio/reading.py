@@ -266,7 +266,7 @@ def _bad_value(frame: np.ndarray) -> float:
 
 
 def _check_positive(value: float, what: str, unit: str) -> None:
-    # Not `<= 0`: what is not a number is wrong too.
+    # Not `<= 0`: NaN is wrong too.
     if not value > 0:
         raise AudioError(
             f"reading audio: found {what} of {value} {unit}, expected more than 0"

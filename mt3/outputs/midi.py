@@ -51,7 +51,7 @@ MELODIC_CHANNELS = tuple(
 )
 MIN_TICKS_PER_BEAT = 480
 MAX_TICKS = 9_900_000
-# Beats per minute that the 24-bit microseconds of a MIDI file can hold, and sane.
+# Sane tempos that the 24-bit microseconds of a MIDI file can hold.
 _TEMPO_RANGE = (4.0, 1000.0)
 # Order of events on one tick.
 _OFF, _PROGRAM, _ON = range(3)

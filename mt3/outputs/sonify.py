@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mt3.audio.reading import AudioSource
 
 BLOCK_SECONDS = 10.0
-# What is added after the end, for tones to die away.
+# Added after the end, for tones to decay.
 TAIL_SECONDS = 0.5
 _GAIN = 0.18
 _TABLE_SIZE = 4096

@@ -29,7 +29,7 @@ TIME_DECIMALS = 6
 
 @dataclasses.dataclass(frozen=True)
 class Transcription:
-    """Notes of one recording and how they came about.
+    """Notes of one recording, with the settings they were made with.
 
     Attributes:
       notes: the notes; kept sorted by onset, then program, drum flag and pitch.

@@ -1,4 +1,4 @@
-"""Preparation of data sets: archives as they unpack -> records that tasks read.
+"""Preparation of data sets: unpacked archives -> records that tasks read.
 
     items           what an archive is: lists of songs, made into records one by one
     maestro, guitarset, urmp, musicnet, slakh, folder, synthetic      the archives

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mt3.prepare.items import Archive, Settings
 
 DESCRIPTION = (
-    "Turns a data set, as its archive unpacks, into the records that training and "
+    "Turns the unpacked archive of a data set into the records that training and "
     "evaluation read. Shards that are finished stay, so a run that was interrupted "
     "goes on where it stopped."
 )
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     if not data_root:
         raise ConfigError("prepare: where to? Name a data root (-o, or MT3_DATA_DIR)")
     _quieten()
-    # Help must not wait for these.
+    # These are slow to import, and --help does not need them.
     from mt3.prepare import running
     from mt3.prepare.items import Settings
 
@@ -260,7 +260,7 @@ def _add_own(
 
 
 def _quieten() -> None:
-    """Silences a warning of note_seq's, here and in processes to come.
+    """Silences a warning of note_seq, in this process and in those it starts.
 
     It is about ffmpeg for a library that is not used here.
     """

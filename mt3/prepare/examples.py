@@ -19,7 +19,7 @@ import numpy as np
 from mt3.datasets import FeatureSpec
 from mt3.errors import DataError
 
-# Protocol buffers can be no larger.
+# The limit of protocol buffers.
 _MAX_BYTES = 2**31 - 1
 _KINDS = {"string": 1, "float32": 2, "int64": 3}
 # Wire type of everything that is written here: a length, then that number of bytes.

@@ -192,7 +192,7 @@ def _pairs(folder: Path) -> tuple[list[Item], list[Problem]]:
         name: (recordings[name], midis[name])
         for name in recordings.keys() & midis.keys()
     }
-    # What is left is paired by the name alone, where that is clear.
+    # The rest is paired by the name alone, where that is unambiguous.
     taken = {Path(name).name for name in pairs}
     by_stem: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for kind, found in enumerate((recordings, midis)):

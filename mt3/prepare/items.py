@@ -90,14 +90,13 @@ class Listing:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What every data set is prepared with.
+    """Settings that every data set has.
 
     Attributes:
       sample_rate: Hz of the audio in the records; 0 keeps each recording's own.
       max_mismatch: seconds by which the lengths of a recording and of its notes may
-        differ. None stands for 10 s; and then in the public archives, whose songs
-        may well begin to be silent before they end, notes may end as early as they
-        like and only must not go on after the audio.
+        differ. None stands for 10 s, and then notes of the public archives may end
+        any time before the audio does, since their songs may end in silence.
       seed: of everything that is drawn.
     """
 
@@ -121,7 +120,7 @@ class Settings:
 
 
 class Archive(abc.ABC):
-    """One data set as it was unpacked.
+    """The unpacked archive of one data set.
 
     An archive goes to other processes, so it holds nothing but paths and settings.
 

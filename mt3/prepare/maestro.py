@@ -48,7 +48,7 @@ class Maestro(Archive):
 
     @classmethod
     def open(cls, source: str, settings: Settings) -> Maestro:
-        """Finds the table and with it the version.
+        """Finds the table, whose name gives the version.
 
         Raises:
           DataError: no table, several, or one of another version.

@@ -16,7 +16,7 @@ from mt3.errors import ConfigError, DataError
 from mt3.prepare import shards
 from mt3.prepare.items import Archive, Item, Settings
 
-# As many shards as the published records have, if there are as many songs.
+# The published numbers of shards, used where there are enough songs.
 PUBLISHED_SHARDS: Mapping[str, Mapping[str, int]] = {
     "maestrov1": {"train": 10, "validation": 10, "test": 10},
     "maestrov3": {"train": 25, "validation": 25, "test": 25},
@@ -33,7 +33,7 @@ _WILDCARDS = re.compile(r"-\?{5}-of-\?{5}$")
 
 @dataclasses.dataclass(frozen=True)
 class SplitPlan:
-    """What to make of one split.
+    """The shards to make for one split.
 
     Attributes:
       split: its name.
@@ -57,7 +57,7 @@ class SplitPlan:
         return self.folder / shards.STATE_FOLDER / f"{self.split}.json"
 
     def check(self) -> None:
-        """Compares with what is there.
+        """Compares the plan with the shards that exist.
 
         Raises:
           DataError: shards that were made with other settings or songs, or not by
@@ -93,7 +93,7 @@ class SplitPlan:
             )
 
     def begin(self, *, overwrite: bool) -> None:
-        """Writes the settings down; with `overwrite`, removes what is there.
+        """Stores the settings; with `overwrite`, removes existing shards.
 
         Raises:
           OutputError: they cannot be written.

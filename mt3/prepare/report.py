@@ -1,4 +1,4 @@
-"""What came of it: a table, `prepare-report.json`, and the manifest `dataset.json`."""
+"""Reports: a table, `prepare-report.json`, and the manifest `dataset.json`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LISTED = 20
 
 @dataclasses.dataclass(frozen=True)
 class SplitReport:
-    """What came of one split.
+    """The outcome for one split.
 
     Attributes:
       plan: what was to be made.
       states: of the shards.
       made: shards that were made now; the others were there.
-      listing_problems: songs that were given up without reading them.
+      listing_problems: songs that were skipped without reading them.
     """
 
     plan: SplitPlan
@@ -72,7 +72,7 @@ class SplitReport:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What came of a run.
+    """The outcome of a run.
 
     Attributes:
       dataset: its name.

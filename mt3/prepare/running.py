@@ -21,13 +21,13 @@ from mt3.prepare.plan import SplitPlan, config_of, make_plan
 from mt3.prepare.report import Report, SplitReport
 from mt3.prepare.shards import ShardJob, ShardState
 
-# Of this process, when it makes shards for another one.
+# Set in a worker process: reports finished songs to the parent.
 _done: multiprocessing.Queue | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to prepare, which does not change what is made.
+    """Options of a run that do not change the content of the records.
 
     Attributes:
       splits: which to make; none for all.
@@ -65,7 +65,7 @@ def prepare(
 ) -> Report:
     """Writes the records of an archive below a data root.
 
-    Shards that are there already stay. The report and the manifest are written at the
+    Existing shards stay. The report and the manifest are written at the
     end, and when the run is ended by an error, too, for the splits that are whole.
 
     Args:
@@ -77,12 +77,12 @@ def prepare(
       log: called with lines of progress.
 
     Returns:
-      What came of it. Songs that could not be read are in it and stop nothing.
+      The report. Songs that could not be read are listed in it and do not stop the run.
 
     Raises:
       ConfigError: a split that the data set does not have, or numbers that make no
         sense.
-      DataError: no songs, or what is there was made otherwise.
+      DataError: no songs, or existing shards were made with other settings.
       OutputError: the disk is full, say; finished shards stay.
     """
     settings.validate()
@@ -116,7 +116,7 @@ def prepare(
 
 
 def _write_report(report: Report) -> None:
-    # If the disk is full, that it is has been said already.
+    # If another error is under way (a full disk, say), that one is reported.
     failing = sys.exc_info()[0] is not None
     with contextlib.suppress(OutputError) if failing else contextlib.nullcontext():
         report.write()
@@ -248,7 +248,7 @@ def _report(
     kept: dict[Path, ShardState | None],
     problems: tuple[Problem, ...],
 ) -> Report:
-    """Puts together what came of the splits that are whole."""
+    """Makes the report on the splits that are complete."""
     splits = tuple(
         SplitReport(
             plan=plan,

@@ -1,4 +1,4 @@
-"""Labels as the records hold them: NoteSequences, from MIDI files and from tables.
+"""The labels of records: NoteSequences, from MIDI files and from tables.
 
 Pitched notes that end where they begin are left out: tokens cannot say them, and the
 reading side refuses a record that has one.

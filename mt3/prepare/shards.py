@@ -1,10 +1,10 @@
 """One shard: a few songs, read and written one by one, whole or not at all.
 
 A shard is the unit of work of a process, and what is not made again. Beside the
-shards, in `.prepare/`, a small file for each says what went into it; it is written
-last, so where it is, and the shard has the size that it tells, the shard is whole.
+shards, in `.prepare/`, a small file for each describes its content. It is written
+last: where it exists and its size agrees with the shard's, the shard is complete.
 A shard in which songs failed is made again when their files, or the limit that they
-failed, have changed since.
+exceeded, have changed since.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mt3.prepare import examples
 from mt3.prepare.items import Archive, Item, LeftOut, Problem, Record
 
 STATE_FOLDER = ".prepare"
-# Called with the seconds of audio that a song came to, 0 if it has no record.
+# Called with the seconds of audio of each finished song, 0 if it has no record.
 Progress = Callable[[float], None]
 
 
@@ -55,7 +55,7 @@ class ShardJob:
 
 @dataclasses.dataclass(frozen=True)
 class ShardState:
-    """What went into a shard.
+    """The content of a shard.
 
     Attributes:
       songs: that have records.

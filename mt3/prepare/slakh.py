@@ -260,7 +260,7 @@ class Slakh(Archive):
             else:
                 unused.append(f"{source} ({'no notes' if kind else 'no class'})")
         remarks = (f"left out: stems {', '.join(unused)}",) if unused else ()
-        # A quartet leaves out nearly everything; that needs no mention.
+        # A quartet leaves out most stems, so no remark is needed.
         return stems, not unused, () if is_quartet else remarks
 
     def _record(

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 DRUMS = "Drums"
-# What Slakh writes for drums.
+# The program that Slakh writes for drums.
 DRUM_PROGRAM = 128
 # Class -> its programs. Notes of the class are read as the first one.
 CLASS_PROGRAMS: Mapping[str, tuple[int, ...]] = {
@@ -83,7 +83,7 @@ _BY_FAMILY = {
     "synth pad": "Synth Pad",
     "drums": DRUMS,
 }
-# Parts of plugins' file names, the particular before the general.
+# Parts of plugins' file names, specific ones first.
 _BY_PLUGIN = (
     ("drum", DRUMS),
     ("_kit", DRUMS),

@@ -18,7 +18,7 @@ from mt3.engine.synthetic_data import Corpus, SegmentBatches
 from mt3.engine.utils import DatasetConfig
 from mt3.synthesis import corpus
 
-# Taking up shards opens all of them anew, so it is done seldom.
+# New shards mean opening all of them again, so they are taken up seldom.
 _SECONDS_BETWEEN_LOOKS = 5.0
 _LEAST_GROWTH = 1.1
 
@@ -27,7 +27,7 @@ class GrowingCorpus:
     """A `get_dataset_fn` around `synthetic_data.Corpus`."""
 
     def __init__(self, dataset: Corpus, folder: str):
-        """Takes what it wraps.
+        """Wraps a corpus.
 
         Args:
           dataset: the corpus as the gin file configures it.

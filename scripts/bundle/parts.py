@@ -12,7 +12,7 @@ from typing import Any
 
 from mt3.errors import CheckpointError
 
-# Below 16 MB by either way of counting.
+# Below 16 MB, decimal or binary.
 PART_BYTES = 15_000_000
 _BLOCK = 1 << 20
 
@@ -43,7 +43,7 @@ class Part:
         return dataclasses.asdict(self)
 
     def check(self, folder: Path) -> None:
-        """Compares a file with what is known of it.
+        """Compares a file with its description.
 
         Raises:
           CheckpointError: it is missing, cut short or changed.

@@ -1,4 +1,4 @@
-"""One piece of training: some minutes on a machine that starts bare.
+"""One piece of training: some minutes on a machine without an installation.
 
 Three processes: the renderer makes this piece's corpus on all cores, training begins
 on its first shards, and this one watches both. It keeps each new checkpoint in the
@@ -36,7 +36,7 @@ from .parts import PART_BYTES
 
 LOG_FILE = "log.txt"
 COMPILED_FILE = "compiled.tar"
-# A machine may hand back so much in all; the state comes first, then compiled programs.
+# The most that a machine may return in all: the state, then compiled programs.
 MOST_STATE_BYTES = 60_000_000
 MOST_BYTES = 64_000_000
 _SECONDS_BETWEEN_SAVES = 60.0
@@ -44,7 +44,7 @@ _SECONDS_BETWEEN_SAVES = 60.0
 _SECONDS_TO_STOP = 20.0
 _LEAST_SECONDS_TO_KEEP = 8.0
 _CLIP_SECONDS = 8.0
-# In a folder that a piece may empty, because a piece made it.
+# Marks a folder that a piece made, and so may empty.
 _MARK = ".mt3_piece"
 
 
@@ -371,7 +371,7 @@ class Piece:
             time.sleep(0.2)
         asked = training.poll() is None
         if asked:
-            # Its own process only: its workers are ended by it.
+            # Only the training process gets the signal; it ends its workers.
             training.send_signal(signal.SIGTERM)
         if renderer is not None:
             processes.end(renderer)
@@ -412,7 +412,7 @@ class Piece:
             # Nothing that is trained from here on could be kept either.
             self._failure = error
         except (CheckpointError, OSError) as error:
-            # The training's own cleaning up may come between; the next one will do.
+            # The training may have removed it meanwhile; the next one is kept.
             self._say(f"could not keep a checkpoint: {error}")
 
     def _keep(self, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class Log:
     """Lines on standard output and in a file, which stops growing in the end."""
 
     def __init__(self, path: Path):
-        # A signal's handler writes as well, maybe in the midst of a line.
+        # A signal handler writes too, possibly in the middle of a line.
         self._lock = threading.RLock()
         self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - see close()
         self._room = _MOST_LOG_BYTES
@@ -53,7 +53,7 @@ def start(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        # So that its workers can be ended with it.
+        # A group of its own, so that its workers can be ended with it.
         start_new_session=True,
     )
 

@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             hours=options.hours,
             workers=options.workers,
         ):
-            # The first shards are waited for; later ones are many.
+            # Often at first, while training waits; seldom later.
             if done == 1 or done >= 1.5 * said:
                 said = done
                 print(f"rendered {done * hours_per_shard:.2f} h", flush=True)

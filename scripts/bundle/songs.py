@@ -1,6 +1,6 @@
 """The notes of many MIDI files in one small file.
 
-A machine that starts bare should not spend its first minute on parsing. Times are
+A machine should not spend its first minute on parsing. Times are
 kept as whole steps of 10 microseconds and each song's as differences, in columns,
 which the archive around them compresses to less than the MIDI files themselves.
 """

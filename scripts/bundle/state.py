@@ -37,7 +37,7 @@ FORMAT = 1
 MANIFEST = "state.json"
 WEIGHTS = "weights.safetensors"
 MOMENTS = ("float32", "bfloat16")
-# Of a run's folder, beside its newest checkpoint.
+# Files of a run's folder that are kept beside its newest checkpoint.
 _FILES = ("model.json", "config.gin", "metrics.jsonl")
 _STEM = "state_"
 _LOG = logging.getLogger("mt3")
@@ -415,5 +415,5 @@ def unpack_folder(source: Path, target: Path) -> None:
         with tarfile.open(source) as archive:
             archive.extractall(target, filter="data")
     except (OSError, tarfile.TarError):
-        # Half of a cache is worse than none.
+        # An incomplete cache is worse than none.
         shutil.rmtree(target, ignore_errors=True)

@@ -7,10 +7,10 @@ It does what decoding with T5X does for the original model:
 * the keys and values of the cross-attention are computed in every step, from the
   encoder's output (XLA may move that out of the loop, as it may for T5X; on CPU it
   does);
-* the self-attention cache has its full length from the start, a position is written
-  by adding a one-hot product, and every step attends to all of it.
+* the self-attention cache has its full length from the start, and every step attends
+  to all of it.
 
-Layers and weights are those of `mt3.network`, and the choice of tokens is that of
+The decoder is `network.Decoder` with its cache, and the choice of tokens is that of
 `decoding.strategies` (tested to be T5X's), so the tokens must be equal. With T5X
 installed, `t5x_decoder` runs T5X's own search around the same step.
 """
@@ -26,58 +26,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.forced_lengths import forced
-from mt3 import layers, network
+from mt3 import network
 from mt3.decoding.strategies import Strategy
 from mt3.vocabularies import EOS_ID
 
 Array = jax.Array
-Cache = tuple[tuple[Array, Array], ...]  # Keys and values, [B, H, D, L], of each layer.
+Cache = Mapping[str, Any]  # Flax's collection, see `layers`.
 
 BATCH = 8
 """Segments decoded together, as in the original's notebook."""
 
 
-class PlainLayer(network.DecoderLayer):
-    """A decoder layer whose step keeps nothing of the cross-attention."""
-
-    def plain_step(
-        self, y: Array, encoded: Array, cache_k: Array, cache_v: Array, index: Array
-    ) -> tuple[Array, Array, Array]:
-        """Runs the layer on one position of every row.
-
-        Args:
-          y: [B, 1, emb_dim].
-          encoded: encoder output, [B, T, emb_dim].
-          cache_k: self-attention keys, [B, H, D, L].
-          cache_v: self-attention values, [B, H, D, L].
-          index: int scalar, the position.
-
-        Returns:
-          [B, 1, emb_dim] and the caches with the position written in.
-        """
-        length = cache_k.shape[-1]
-        x = self.pre_self_attention_layer_norm(y)
-        key, value = self.self_attention.project_keys_values(x)
-        here = jax.nn.one_hot(index, length, dtype=cache_k.dtype)[None, None, None, :]
-        cache_k = cache_k + jnp.moveaxis(key, 1, -1) * here
-        cache_v = cache_v + jnp.moveaxis(value, 1, -1) * here
-        visible = (jnp.arange(length) <= index)[None, None, None, :]
-        y = y + self.self_attention.attend(
-            x, jnp.moveaxis(cache_k, -1, 1), jnp.moveaxis(cache_v, -1, 1), visible
-        )
-        x = self.pre_cross_attention_layer_norm(y)
-        y = y + self.encoder_decoder_attention(x, encoded)
-        y = y + self.mlp(self.pre_mlp_layer_norm(y))
-        return y, cache_k, cache_v
-
-
-def empty_cache(config: network.T5Config, batch: int, max_length: int) -> Cache:
-    """Returns zeros for all decoder layers."""
-    shape = (batch, config.num_heads, config.head_dim, max_length)
-    return tuple(
-        (jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
-        for _ in range(config.num_decoder_layers)
-    )
+def empty_cache(
+    config: network.T5Config, params: Mapping[str, Any], encoded: Array, max_length: int
+) -> Cache:
+    """Returns the cache of `max_length` tokens for each row of `encoded`."""
+    tokens = jnp.zeros((encoded.shape[0], max_length), jnp.int32)
+    return _decode(config, params, encoded, tokens)[1]
 
 
 def plain_step(
@@ -86,31 +51,30 @@ def plain_step(
     encoded: Array,
     tokens: Array,
     cache: Cache,
-    index: Array,
 ) -> tuple[Array, Cache]:
     """Returns float32 logits [B, V] after `tokens` int [B], and the new cache."""
-    decoder = network.Decoder(config)
-    variables = {"params": params["decoder"]}
-    y = decoder.apply(
-        variables, tokens[:, None], method=lambda m, tokens: m.token_embedder(tokens)
+    logits, cache = _decode(config, params, encoded, tokens[:, None], {"cache": cache})
+    return logits[:, 0], cache
+
+
+def _decode(config, params, encoded, tokens, cache=()) -> tuple[Array, Cache]:
+    logits, changed = network.Decoder(config).apply(
+        {"params": params["decoder"], **dict(cache)},
+        encoded,
+        tokens,
+        deterministic=True,
+        decode=True,
+        mutable=["cache"],
     )
-    table = layers.sinusoidal_table(network.MAX_POSITIONS, config.emb_dim)
-    y = y + jnp.take(jnp.asarray(table), index, axis=0)[None, None, :].astype(y.dtype)
-    new_cache = []
-    for number, (cache_k, cache_v) in enumerate(cache):
-        layer = {"params": params["decoder"][f"layers_{number}"]}
-        y, *caches = PlainLayer(config).apply(
-            layer, y, encoded, cache_k, cache_v, index, method="plain_step"
-        )
-        new_cache.append(tuple(caches))
-    logits = decoder.apply(variables, y, method="to_logits")
-    return logits[:, 0].astype(jnp.float32), tuple(new_cache)
+    return logits, changed["cache"]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def encode(config: network.T5Config, params: Mapping[str, Any], frames: Array) -> Array:
     """Encodes segments: [B, T, input_depth] to [B, T, emb_dim]."""
-    return network.Encoder(config).apply({"params": params["encoder"]}, frames)
+    return network.Encoder(config).apply(
+        {"params": params["encoder"]}, frames, deterministic=True
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -144,7 +108,7 @@ def decode_encoded(
 
     def body(state):
         tokens, choice, cache, index = state
-        logits, cache = plain_step(config, params, encoded, tokens, cache, index)
+        logits, cache = plain_step(config, params, encoded, tokens, cache)
         new, chosen, _ = strategy.advance(choice, logits[:, None, :])
         # A finished segment is computed on, but keeps its result.
         ended = strategy.done(choice)
@@ -158,7 +122,7 @@ def decode_encoded(
     state = (
         jnp.zeros((batch,), jnp.int32),
         strategy.init(serials, max_length),
-        empty_cache(config, batch, max_length),
+        empty_cache(config, params, encoded, max_length),
         jnp.int32(0),
     )
     _, choice, _, steps = jax.lax.while_loop(go_on, body, state)
@@ -237,15 +201,13 @@ def t5x_decoder(
 
         def tokens_to_logits(state):
             index = jnp.ravel(state.cur_index)[0]
-            cache = tuple((pair["k"], pair["v"]) for pair in state.cache.values())
             tokens = state.cur_token[:, 0]
-            logits, cache = plain_step(config, params, encoded, tokens, cache, index)
-            logits = forced(logits[:, None], index + 1 >= ends)[:, 0]
-            return logits, _named(cache)
+            logits, cache = plain_step(config, params, encoded, tokens, state.cache)
+            return forced(logits[:, None], index + 1 >= ends)[:, 0], cache
 
         ids, _ = decoding.beam_search(
             jnp.zeros((batch, max_length), jnp.int32),
-            _named(empty_cache(config, batch, max_length)),
+            empty_cache(config, params, encoded, max_length),
             tokens_to_logits,
             eos_id=EOS_ID,
             num_decodes=1,
@@ -260,11 +222,6 @@ def t5x_decoder(
         return [trimmed(ids) for ids in results[: len(frames)]]
 
     return run
-
-
-def _named(cache: Cache) -> dict[str, dict[str, Array]]:
-    """Returns a cache as T5X wants it, a nested dict."""
-    return {f"layer_{i:02}": {"k": k, "v": v} for i, (k, v) in enumerate(cache)}
 
 
 def batches(frames: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -14,15 +14,23 @@ A batch has the features of T5X's encoder-decoder models, by these names:
 
 Differences from the original model:
 
-1. Without `decoder_loss_weights` padding does not count in the loss.
-2. Decoding is `mt3.decoding` and is chosen by name (`decode_method`), instead of by
-   a function that gets T5X's cache. Prompting with targets is not offered.
+1. Without `decoder_loss_weights` padding does not count in the loss; T5X fails.
+2. `decode_fn` may also be the name of a strategy of `mt3.decoding` or the strategy
+   itself. The default, `decoding.beam_search`, and strategies decode without T5X's
+   cache, which gives the same tokens faster; any other function gets the cache, as in
+   T5X. Beam search ignores prompts, so `prompt_with_targets` without a `decode_fn` that
+   reads them is an error.
 3. `loss_normalizing_factor` by name divides by 1, not 0, in a batch of padding.
+4. Settings that cannot work raise `ConfigError` when the model is made.
+5. Where seqio has not been imported, the class attribute `FEATURE_CONVERTER_CLS` is a
+   placeholder; on a model it is always the class.
+6. The metrics are those of T5X without its timing metrics, see `losses.batch_metrics`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,9 +39,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mt3 import losses
+from mt3 import decoding, losses
+from mt3.decoding import flax_cache, strategies
 from mt3.errors import TRAIN_EXTRA, ConfigError, DataError
 from mt3.losses import Metrics
+from mt3.vocabularies import EOS_ID
 
 Array = jax.Array
 PyTree = Any
@@ -52,21 +62,28 @@ _OPTIONAL_FEATURES = (
 )
 
 
-class _LazyFeatureConverter:
+def __getattr__(name: str) -> Any:
     """Imports the feature converter when it is asked for: seqio is optional."""
+    if name != "ContinuousInputsEncDecFeatureConverter":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from mt3.data import feature_converters
+    except ImportError as error:
+        raise ConfigError(
+            f"models: {name} needs seqio, which is not installed ({error}); install "
+            f"{TRAIN_EXTRA}"
+        ) from error
+    return feature_converters.ContinuousInputsEncDecFeatureConverter
+
+
+class _LazyFeatureConverter:
+    """Gives the feature converter when a model, or a user of seqio, asks for it."""
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is None:
-            # Gin and inspect look at all attributes of the class.
+        # Gin and inspect look at all attributes of the class.
+        if instance is None and "seqio" not in sys.modules:
             return self
-        try:
-            from mt3.data import feature_converters
-        except ImportError as error:
-            raise ConfigError(
-                "models: FEATURE_CONVERTER_CLS needs seqio, which is not installed "
-                f"({error}); install {TRAIN_EXTRA}"
-            ) from error
-        return feature_converters.ContinuousInputsEncDecFeatureConverter
+        return __getattr__("ContinuousInputsEncDecFeatureConverter")
 
 
 class ContinuousInputsEncoderDecoderModel:
@@ -78,7 +95,8 @@ class ContinuousInputsEncoderDecoderModel:
       output_vocabulary: vocabulary of the targets.
       optimizer_def: the engine's optimiser; not looked at here.
       input_depth: features of a frame.
-      FEATURE_CONVERTER_CLS: the seqio feature converter; asking for it raises
+      decode_fn: how predictions are decoded.
+      FEATURE_CONVERTER_CLS: the seqio feature converter; asking a model for it raises
         ConfigError where seqio is not installed.
     """
 
@@ -87,31 +105,32 @@ class ContinuousInputsEncoderDecoderModel:
     def __init__(
         self,
         module: nn.Module,
-        input_vocabulary: Any = None,
-        output_vocabulary: Any = None,
-        optimizer_def: Any = None,
-        *,
-        input_depth: int = 512,
+        input_vocabulary: Any,
+        output_vocabulary: Any,
+        optimizer_def: Any,
+        input_depth: int,
+        decode_fn: Any = decoding.beam_search,
         label_smoothing: float = 0.0,
-        z_loss: float = 1e-4,
+        z_loss: float = 0.0,
         loss_normalizing_factor: float | str | None = None,
-        decode_method: Any = "beam1",
         feature_converter_cls: Callable[..., Any] | None = None,
     ):
         """Makes a model.
 
         Args:
-          module: the network.
-          input_vocabulary: vocabulary of the inputs, for seqio.
-          output_vocabulary: vocabulary of the targets, for seqio.
-          optimizer_def: the engine's optimiser.
+          module: the network. Where its `T5Config.input_depth` is `None`, it becomes
+            `input_depth`.
+          input_vocabulary: vocabulary of the inputs, for seqio; may be `None`.
+          output_vocabulary: vocabulary of the targets, for seqio; may be `None`.
+          optimizer_def: the engine's optimiser; may be `None`.
           input_depth: features of a frame; equal to the network's `input_depth`.
+          decode_fn: a function with T5X's signature (see `decoding.beam_search`, the
+            default, with one beam), the name of a strategy (`greedy`, `beam4`,
+            `temperature0.8`), or a strategy.
           label_smoothing: probability spread over the other tokens, in [0, 1).
           z_loss: weight of the squared log of the softmax's denominator.
           loss_normalizing_factor: `None` sums the loss over all targets; a number
             divides it; a name of `losses.NORMALIZERS` divides it by counts.
-          decode_method: name of a decoding strategy (`beam1` is the original's way;
-            `greedy`, `beam4`, `temperature0.8`), or a strategy object.
           feature_converter_cls: another class for `FEATURE_CONVERTER_CLS`.
 
         Raises:
@@ -123,8 +142,12 @@ class ContinuousInputsEncoderDecoderModel:
             )
         if z_loss < 0.0:
             raise ConfigError(f"models: z_loss is {z_loss}, expected at least 0")
-        depth = getattr(getattr(module, "config", None), "input_depth", input_depth)
-        if depth != input_depth:
+        config = getattr(module, "config", None)
+        depth = getattr(config, "input_depth", input_depth)
+        if depth is None:
+            config = dataclasses.replace(config, input_depth=input_depth)
+            module = module.clone(config=config)
+        elif depth != input_depth:
             raise ConfigError(
                 f"models: input_depth is {input_depth}, but the network's "
                 f"T5Config.input_depth is {depth}; set both to the spectrogram's bands"
@@ -134,7 +157,7 @@ class ContinuousInputsEncoderDecoderModel:
         self.output_vocabulary = output_vocabulary
         self.optimizer_def = optimizer_def
         self.input_depth = input_depth
-        self.decode_method = decode_method
+        self.decode_fn = decode_fn
         self._label_smoothing = label_smoothing
         self._z_loss = z_loss
         self._loss_normalizing_factor = losses.check_normalizing_factor(
@@ -324,11 +347,13 @@ class ContinuousInputsEncoderDecoderModel:
           batch: `encoder_input_tokens` [B, T, input_depth], and
             `decoder_input_tokens` [B, L], of which only the length matters: it is
             the most tokens of a prediction.
-          rng: a key, for strategies that draw at random.
-          decoder_params: may hold `decode_rng`, T5X's other place for the key.
+          rng: a key, for decoding that draws at random.
+          decoder_params: further arguments of `decode_fn`. Strategies know
+            `decode_rng` (another place for `rng`), beam search `alpha` too.
           return_all_decodes: return every beam instead of the best one.
-          num_decodes: beams, where they differ from those of `decode_method`.
-          prompt_with_targets: refused.
+          num_decodes: sequences for each row; `None` for one, or for those of a
+            strategy.
+          prompt_with_targets: let `decode_fn` begin with `decoder_input_tokens`.
 
         Returns:
           Ids, int32 [B, L], 0 after EOS, and `{"scores": float32 [B]}`; with
@@ -339,62 +364,101 @@ class ContinuousInputsEncoderDecoderModel:
           DataError: a feature is missing.
           ShapeError: the inputs are misshapen.
         """
-        if prompt_with_targets:
-            raise ConfigError("models: prompt_with_targets is not offered")
         _require_features(batch, BATCH_FEATURES[:2], "batch")
-        from mt3 import decoding
-
-        strategy = self._strategy(num_decodes, _decode_rng(rng, decoder_params))
-        ids, scores = decoding.decode(
-            params,
-            self.module.config,
-            batch["encoder_input_tokens"],
-            max_length=batch["decoder_input_tokens"].shape[1],
-            strategy=strategy,
-        )
-        # Strategies with one sequence a segment return it without an axis for it.
-        if strategy.beams == 1 and return_all_decodes:
-            ids, scores = ids[:, jnp.newaxis], scores[:, jnp.newaxis]
-        elif strategy.beams > 1 and not return_all_decodes:
+        decoder_params = dict(decoder_params or {})
+        if rng is not None:
+            if decoder_params.get("decode_rng") is not None:
+                raise ConfigError(
+                    "models: a key both in rng and in decoder_params['decode_rng'], "
+                    "expected one of them"
+                )
+            decoder_params["decode_rng"] = rng
+        strategy = self.decoding_strategy()
+        if strategy is None:
+            ids, scores = self._decode_with_cache(
+                params, batch, num_decodes or 1, prompt_with_targets, decoder_params
+            )
+        else:
+            if prompt_with_targets:
+                raise ConfigError(
+                    "models: prompt_with_targets needs a decode_fn that reads prompts"
+                )
+            strategy = _with_settings(strategy, num_decodes, decoder_params)
+            ids, scores = decoding.decode(
+                params,
+                self.module.config,
+                batch["encoder_input_tokens"],
+                max_length=batch["decoder_input_tokens"].shape[1],
+                strategy=strategy,
+            )
+            # With one sequence a row there is no axis for it.
+            if strategy.beams == 1:
+                ids, scores = ids[:, jnp.newaxis], scores[:, jnp.newaxis]
+        if not return_all_decodes:
             ids, scores = ids[:, -1], scores[:, -1]
         return ids, {"scores": scores}
 
-    def _strategy(self, num_decodes: int | None, rng: Array | None) -> Any:
-        """Returns the decoding strategy for one call."""
-        from mt3.decoding import strategies
+    def decoding_strategy(self) -> decoding.Strategy | None:
+        """Returns the strategy that `decode_fn` stands for; `None` for a function."""
+        if self.decode_fn is decoding.beam_search:
+            return strategies.Beam()
+        if isinstance(self.decode_fn, str):
+            return strategies.from_name(self.decode_fn)
+        return self.decode_fn if hasattr(self.decode_fn, "advance") else None
 
-        strategy = self.decode_method
-        if isinstance(strategy, str):
-            strategy = strategies.from_name(strategy)
-        if num_decodes is not None and num_decodes != strategy.beams:
-            if not isinstance(strategy, strategies.Beam):
-                raise ConfigError(
-                    f"models: num_decodes={num_decodes}, but {strategy} gives one "
-                    "sequence; only beam search gives several"
-                )
-            strategy = dataclasses.replace(strategy, num_beams=num_decodes)
-        if rng is not None and isinstance(strategy, strategies.Temperature):
-            strategy = dataclasses.replace(strategy, seed=_seed(rng))
-        return strategy
-
-
-def _decode_rng(
-    rng: Array | None, decoder_params: Mapping[str, Any] | None
-) -> Array | None:
-    """Returns the one key that was given, in either of T5X's two places."""
-    for name in decoder_params or {}:
-        if name != "decode_rng":
-            raise ConfigError(
-                f"models: decoder_params[{name!r}] is not offered, only 'decode_rng'; "
-                "settings of the search belong to decode_method"
-            )
-    other = (decoder_params or {}).get("decode_rng")
-    if rng is not None and other is not None:
-        raise ConfigError(
-            "models: a key both in rng and in decoder_params['decode_rng'], expected "
-            "one of them"
+    def _decode_with_cache(
+        self,
+        params: PyTree,
+        batch: Batch,
+        num_decodes: int,
+        prompt_with_targets: bool,
+        decoder_params: dict[str, Any],
+    ) -> tuple[Array, Array]:
+        """Lets `decode_fn` decode; ids [B, N, L] and scores [B, N], the best last."""
+        frames, prompts = (batch[name] for name in BATCH_FEATURES[:2])
+        eos_id = getattr(self.output_vocabulary, "eos_id", None) or EOS_ID
+        # EOS would end the decoding right after the prompt.
+        prompts = prompts * (prompts != eos_id) * prompt_with_targets
+        encoded = self.module.apply(
+            {"params": params}, frames, enable_dropout=False, method="encode"
         )
-    return other if rng is None else rng
+        # Hypotheses of a row lie side by side.
+        rows = [jnp.repeat(x, num_decodes, axis=0) for x in (encoded, frames)]
+        return self.decode_fn(
+            inputs=prompts,
+            cache=flax_cache.empty_cache(self.module, params, frames, prompts),
+            tokens_to_logits=flax_cache.step_function(
+                self.module, params, *rows, prompts.shape[1]
+            ),
+            num_decodes=num_decodes,
+            **{"eos_id": eos_id, "cache_offset": 0, **decoder_params},
+        )
+
+
+def _with_settings(
+    strategy: decoding.Strategy,
+    num_decodes: int | None,
+    decoder_params: Mapping[str, Any],
+) -> decoding.Strategy:
+    """Returns the decoding strategy for one call."""
+    changes = {}
+    settings = {"num_decodes": num_decodes, **decoder_params}
+    for name, value in settings.items():
+        if value is None or (name == "num_decodes" and value == strategy.beams):
+            continue
+        if name == "decode_rng":
+            # Strategies that draw nothing have no use for a key.
+            if isinstance(strategy, strategies.Temperature):
+                changes["seed"] = _seed(value)
+        elif name in ("alpha", "num_decodes") and isinstance(strategy, strategies.Beam):
+            changes["num_beams" if name == "num_decodes" else name] = value
+        else:
+            raise ConfigError(
+                f"models: {name}={value!r} means nothing to {strategy}; expected "
+                "num_decodes or alpha with beam search, decode_rng, or a decode_fn "
+                "that takes it"
+            )
+    return dataclasses.replace(strategy, **changes) if changes else strategy
 
 
 def _seed(rng: Array) -> int:
@@ -402,7 +466,7 @@ def _seed(rng: Array) -> int:
     if isinstance(rng, jax.core.Tracer):
         raise ConfigError(
             "models: predicting at random inside jax.jit needs a fixed seed; give "
-            "decode_method a Temperature with one, and no rng"
+            "decode_fn a Temperature with one, and no rng"
         )
     with jax.ensure_compile_time_eval():
         return int(jax.random.randint(rng, (), 0, 2**31 - 1))

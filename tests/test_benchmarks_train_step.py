@@ -12,17 +12,19 @@ from mt3.engine import adafactor, launch
 
 SETTINGS = train_engines.Settings("one layer", batch=2, frames=8, tokens=16)
 # Without dropout: its random numbers are most of what is slow to compile.
-CONFIG = network.T5Config(
-    vocab_size=24,
-    emb_dim=8,
-    num_heads=2,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    head_dim=6,
-    mlp_dim=16,
-    mlp_activations=("linear",),
-    dropout_rate=0.0,
-    input_depth=10,
+CONFIG = network.T5Config.from_dict(
+    {
+        "vocab_size": 24,
+        "emb_dim": 8,
+        "num_heads": 2,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 1,
+        "head_dim": 6,
+        "mlp_dim": 16,
+        "mlp_activations": ("linear",),
+        "dropout_rate": 0.0,
+        "input_depth": 10,
+    }
 )
 
 
@@ -32,7 +34,9 @@ class OneLayerEngine(train_engines.OurEngine):
     def _make_model(self, size):
         return models.ContinuousInputsEncoderDecoderModel(
             network.Transformer(CONFIG),
-            optimizer_def=adafactor.Adafactor(),
+            None,
+            None,
+            adafactor.Adafactor(),
             input_depth=CONFIG.input_depth,
         )
 

@@ -51,7 +51,9 @@ def test_layers_before_the_last_look_at_the_event_just_written(batch):
         CONFIG, network={**CONFIG.network, "num_decoder_layers": 3}
     )
     module = network.Transformer(network.T5Config.from_dict(config.network))
-    model = guided.GuidedModel(module, input_depth=32, config=config, guide=SMALL_GUIDE)
+    model = guided.GuidedModel(
+        module, None, None, None, 32, config=config, guide=SMALL_GUIDE
+    )
     on_input = _attention_at(batch["decoder_input_tokens"])
     on_target = _attention_at(batch["decoder_target_tokens"])
 
@@ -98,7 +100,9 @@ def test_event_times(batch):
 def test_without_notes_the_loss_is_the_plain_one(batch, key):
     model = make_model()
     params = initial(model)
-    plain = models.ContinuousInputsEncoderDecoderModel(model.module, input_depth=32)
+    plain = models.ContinuousInputsEncoderDecoderModel(
+        model.module, None, None, None, 32, z_loss=1e-4
+    )
     expected, _ = jax.jit(plain.loss_fn)(starts.network_params(params), batch, None)
     loss_fn = jax.jit(model.loss_fn)
     without = {name: value for name, value in batch.items() if name != "notes"}

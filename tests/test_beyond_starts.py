@@ -36,6 +36,9 @@ def test_initial_weights(tmp_path):
     other = dataclasses.replace(module.config, mlp_dim=24)
     wrong = guided.GuidedModel(
         network.Transformer(other),
+        None,
+        None,
+        None,
         input_depth=32,
         config=CONFIG,
         guide=SMALL_GUIDE,

@@ -24,7 +24,7 @@ def whole(config, tree, encoded, inputs):
         network.Transformer(config).apply, enable_dropout=False, method="decode"
     )
     run = jax.jit(run, compiler_options=golden_model.QUICK)
-    return run({"params": tree}, encoded, inputs, jnp.ones_like(inputs))
+    return run({"params": tree}, encoded, encoded, inputs, jnp.ones_like(inputs))
 
 
 def step_by_step(config, tree, encoded, inputs, rows=1):
@@ -61,7 +61,9 @@ def test_equals_teacher_forcing_on_golden_weights():
     inputs = batch["decoder_input_tokens"][2:3, :12]
     assert (batch["decoder_target_tokens"][2:3, :12] > 0).all()
     frames = batch["encoder_input_tokens"][2:3]
-    encode = jax.jit(network.Encoder(config).apply)
+    encode = jax.jit(
+        functools.partial(network.Encoder(config).apply, deterministic=True)
+    )
     encoded = encode({"params": tree["encoder"]}, frames)
     np.testing.assert_allclose(
         step_by_step(config, tree, encoded, inputs),

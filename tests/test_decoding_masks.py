@@ -226,15 +226,17 @@ def test_impossible_masks(options):
 
 def network_of(mask):
     """Returns a tiny random network whose logits are far from uniform."""
-    config = network.T5Config(
-        vocab_size=mask.vocab_size,
-        emb_dim=8,
-        num_heads=1,
-        num_encoder_layers=1,
-        num_decoder_layers=1,
-        head_dim=4,
-        mlp_dim=8,
-        input_depth=4,
+    config = network.T5Config.from_dict(
+        {
+            "vocab_size": mask.vocab_size,
+            "emb_dim": 8,
+            "num_heads": 1,
+            "num_encoder_layers": 1,
+            "num_decoder_layers": 1,
+            "head_dim": 4,
+            "mlp_dim": 8,
+            "input_depth": 4,
+        }
     )
     tokens = jnp.ones((1, 4), jnp.int32)
     init = functools.partial(network.Transformer(config).init, enable_dropout=False)

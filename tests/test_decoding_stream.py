@@ -18,15 +18,17 @@ from mt3.errors import CheckpointError, ConfigError, ShapeError
 
 EOS = 1
 MAX_LENGTH = 32
-CONFIG = network.T5Config(
-    vocab_size=24,
-    emb_dim=16,
-    num_heads=2,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
-    head_dim=8,
-    mlp_dim=32,
-    input_depth=6,
+CONFIG = network.T5Config.from_dict(
+    {
+        "vocab_size": 24,
+        "emb_dim": 16,
+        "num_heads": 2,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+        "head_dim": 8,
+        "mlp_dim": 32,
+        "input_depth": 6,
+    }
 )
 
 
@@ -271,7 +273,7 @@ def test_cache_sizes_end_at_the_maximum_length():
 
 
 def test_only_large_networks_go_through_many_shapes(params, segments, monkeypatch):
-    large = network.T5Config(**configs.MT3.network)
+    large = network.T5Config.from_dict(configs.MT3.network)
     assert slots.is_large(large)
     assert not slots.is_large(CONFIG)
     assert slots.default_cache_sizes(large) == (64, 128, 256, 512, 1024)

@@ -312,17 +312,19 @@ def golden(request, tmp_path_factory):
 
 def golden_model(width=16):
     """The model of T5X's Orbax checkpoint; that of the other form is twice as wide."""
-    config = network.T5Config(
-        vocab_size=1536,
-        emb_dim=width,
-        num_heads=width // 16,
-        num_encoder_layers=width // 16,
-        num_decoder_layers=width // 16,
-        head_dim=16,
-        mlp_dim=2 * width,
+    config = network.T5Config.from_dict(
+        {
+            "vocab_size": 1536,
+            "emb_dim": width,
+            "num_heads": width // 16,
+            "num_encoder_layers": width // 16,
+            "num_decoder_layers": width // 16,
+            "head_dim": 16,
+            "mlp_dim": 2 * width,
+        }
     )
     return models.ContinuousInputsEncoderDecoderModel(
-        network.Transformer(config), optimizer_def=adafactor.Adafactor()
+        network.Transformer(config), None, None, adafactor.Adafactor(), 512, z_loss=1e-4
     )
 
 

@@ -450,7 +450,9 @@ def test_starting_from_exported_weights(tiny_weights, monkeypatch):
     loaded = model_checkpoints.load(tiny_weights).params
     model = models.ContinuousInputsEncoderDecoderModel(
         network.Transformer(network.T5Config.from_dict(CONFIG.network)),
-        optimizer_def=optimizers.adamw(),
+        None,
+        None,
+        optimizers.adamw(),
         input_depth=32,
     )
     zeros = jax.tree.map(jnp.zeros_like, loaded)

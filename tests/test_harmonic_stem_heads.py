@@ -108,6 +108,9 @@ def test_evidence_is_heard_in_a_recording(params, tmp_path):
 def test_training_goes_on_from_exported_heads(exported, params):
     model = guided.GuidedModel(
         network.Transformer(PLAIN),
+        None,
+        None,
+        None,
         input_depth=PLAIN.input_depth,
         config=dataclasses.replace(CONFIG, network=PLAIN.to_dict()),
         guide=guided.GuideConfig(local_distances=(-1, 1)),
@@ -129,7 +132,9 @@ def test_plain_training_starts_without_the_heads(exported, params):
     """A model that has none of them takes the network's parameters alone."""
     model = models.ContinuousInputsEncoderDecoderModel(
         network.Transformer(PLAIN),
-        optimizer_def=optimizers.adamw(),
+        None,
+        None,
+        optimizers.adamw(),
         input_depth=PLAIN.input_depth,
     )
     network_params = starts.network_params(params)

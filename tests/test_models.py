@@ -22,15 +22,18 @@ from tests.support.golden_model import TINY, tiny_params
 
 @functools.lru_cache(maxsize=64)
 def golden(**options):
-    return models.ContinuousInputsEncoderDecoderModel(
-        network.Transformer(golden_model.CONFIG), **options
-    )
+    return tiny(golden_model.CONFIG, **options)
 
 
 @functools.lru_cache(maxsize=64)
 def tiny(config=TINY, **options):
     return models.ContinuousInputsEncoderDecoderModel(
-        network.Transformer(config), input_depth=config.input_depth, **options
+        network.Transformer(config),
+        None,
+        None,
+        None,
+        config.input_depth,
+        **{"z_loss": 1e-4, **options},
     )
 
 
@@ -373,7 +376,7 @@ class TestPredictions:
         return run(tiny_params(), tiny_batch())
 
     def test_best_beam_is_returned(self):
-        model = tiny(decode_method="beam3")
+        model = tiny(decode_fn="beam3")
         ids, aux = self.run(model)
         every, scores = self.run(model, return_all_decodes=True)
         assert every.shape == (3, 3, 5)
@@ -383,23 +386,68 @@ class TestPredictions:
         np.testing.assert_array_equal(predict(tiny_params(), tiny_batch()), ids)
 
     def test_one_sequence_gets_an_axis_when_all_are_asked_for(self):
-        ids, aux = self.run(tiny(decode_method="greedy"), return_all_decodes=True)
+        ids, aux = self.run(tiny(decode_fn="greedy"), return_all_decodes=True)
         assert ids.shape == (3, 1, 5)
         assert aux["scores"].shape == (3, 1)
 
     def test_num_decodes(self):
         ids, _ = self.run(tiny(), num_decodes=2, return_all_decodes=True)
         assert ids.shape == (3, 2, 5)
-        with pytest.raises(ConfigError, match="num_decodes=2.*only beam search"):
-            self.run(tiny(decode_method="greedy"), num_decodes=2)
+        with pytest.raises(ConfigError, match="num_decodes=2 means nothing to Greedy"):
+            self.run(tiny(decode_fn="greedy"), num_decodes=2)
+
+    def test_alpha(self):
+        found = models._with_settings(decoding.Beam(3), None, {"alpha": 0.3})
+        assert found == decoding.Beam(3, alpha=0.3)
+
+    @pytest.mark.parametrize("num_decodes", [1, 3])
+    def test_beam_search_with_a_cache_is_the_fast_one(self, num_decodes):
+        def search(**arguments):
+            return decoding.beam_search(**arguments)
+
+        options = {"num_decodes": num_decodes, "return_all_decodes": True}
+        fast, fast_aux = self.run(tiny(), **options)
+        ids, aux = self.run(tiny(decode_fn=search), **options)
+        assert ids.shape == (3, num_decodes, 5)
+        np.testing.assert_array_equal(ids, fast)
+        np.testing.assert_allclose(aux["scores"], fast_aux["scores"], atol=1e-5)
+
+    def test_decode_fn_gets_what_t5x_gives_it(self):
+        seen = {}
+
+        def decode_fn(inputs, cache, tokens_to_logits, **others):
+            seen.update(others, inputs=inputs, cache=cache)
+            ids = jnp.repeat(inputs[:, None], others["num_decodes"], axis=1)
+            return ids, jnp.arange(6.0).reshape(3, 2)
+
+        model = tiny(decode_fn=decode_fn)
+        batch = tiny_batch()
+        batch["decoder_input_tokens"] = jnp.asarray([[7, 1, 8, 0, 0]] * 3)
+        key = jax.random.key(1)
+        options = {"num_decodes": 2, "decoder_params": {"alpha": 0.3}, "rng": key}
+        ids, aux = model.predict_batch_with_aux(
+            tiny_params(), batch, prompt_with_targets=True, **options
+        )
+        # The prompt's EOS (1) is gone.
+        np.testing.assert_array_equal(ids, [[7, 0, 8, 0, 0]] * 3)
+        np.testing.assert_array_equal(aux["scores"], [1, 3, 5])
+        flat = flax.traverse_util.flatten_dict(seen.pop("cache"), sep="/")
+        layer = "decoder/layers_0/self_attention"
+        assert flat[f"{layer}/cached_key"].shape == (3, 2, 3, 5)
+        assert flat["decoder/FixedEmbed_0/position_embedder_index"] == 0
+        np.testing.assert_array_equal(seen.pop("inputs"), [[7, 0, 8, 0, 0]] * 3)
+        assert seen.pop("decode_rng") is key
+        assert seen == {"num_decodes": 2, "alpha": 0.3, "eos_id": 1, "cache_offset": 0}
+        ids, _ = model.predict_batch_with_aux(tiny_params(), batch, **options)
+        assert not ids.any()
 
     def test_strategy_object(self):
-        by_name, _ = self.run(tiny(decode_method="greedy"))
-        by_object, _ = self.run(tiny(decode_method=decoding.Greedy()))
+        by_name, _ = self.run(tiny(decode_fn="greedy"))
+        by_object, _ = self.run(tiny(decode_fn=decoding.Greedy()))
         np.testing.assert_array_equal(by_object, by_name)
 
     def test_key_decides_random_draws(self):
-        model = tiny(decode_method="temperature1.0")
+        model = tiny(decode_fn="temperature1.0")
         key = jax.random.key(5)
         first, _ = self.run(model, rng=key)
         again, _ = self.run(model, decoder_params={"decode_rng": key})
@@ -411,11 +459,11 @@ class TestPredictions:
         key = jax.random.key(0)
         with pytest.raises(ConfigError, match="prompt_with_targets"):
             self.run(tiny(), prompt_with_targets=True)
-        with pytest.raises(ConfigError, match=r"decoder_params\['alpha'\]"):
-            self.run(tiny(), decoder_params={"alpha": 0.3})
+        with pytest.raises(ConfigError, match="min_log_prob=-3.0 means nothing"):
+            self.run(tiny(), decoder_params={"min_log_prob": -3.0})
         with pytest.raises(ConfigError, match="expected one of them"):
             self.run(tiny(), rng=key, decoder_params={"decode_rng": key})
-        model = tiny(decode_method="temperature1.0")
+        model = tiny(decode_fn="temperature1.0")
         with pytest.raises(ConfigError, match=r"inside jax\.jit needs a fixed seed"):
             jax.jit(model.predict_batch)(tiny_params(), tiny_batch(), key)
 
@@ -436,7 +484,14 @@ class TestConstruction:
 
     def test_input_depth_must_be_the_networks(self):
         with pytest.raises(ConfigError, match=r"input_depth is 512.*is 5;"):
-            models.ContinuousInputsEncoderDecoderModel(network.Transformer(TINY))
+            models.ContinuousInputsEncoderDecoderModel(
+                network.Transformer(TINY), None, None, None, 512
+            )
+
+    def test_input_depth_becomes_the_networks(self):
+        module = network.Transformer(dataclasses.replace(TINY, input_depth=None))
+        model = models.ContinuousInputsEncoderDecoderModel(module, None, None, None, 5)
+        assert model.module.config == TINY
 
     def test_attributes_that_engines_read(self):
         marks = [object() for _ in range(4)]
@@ -527,5 +582,5 @@ class TestMetrics:
             def _compute_metrics(self, *, logits, **others):
                 return {"largest": jnp.max(logits)}
 
-        model = Model(network.Transformer(TINY), input_depth=5)
+        model = Model(network.Transformer(TINY), None, None, None, 5)
         assert set(loss_of(model, tiny_batch())[1]) == {"largest"}

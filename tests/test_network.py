@@ -18,15 +18,17 @@ from tests.support import golden_model
 from tests.support.golden_model import TINY, tiny_batch, tiny_params
 
 RELEASED = {
-    "mt3": network.T5Config(vocab_size=1536),
-    "ismir2021": network.T5Config(vocab_size=1664),
-    "ismir2022_base": network.T5Config(
-        vocab_size=1536,
-        emb_dim=768,
-        num_heads=12,
-        num_encoder_layers=12,
-        num_decoder_layers=12,
-        mlp_dim=2048,
+    "mt3": network.T5Config.from_dict({"vocab_size": 1536}),
+    "ismir2021": network.T5Config.from_dict({"vocab_size": 1664}),
+    "ismir2022_base": network.T5Config.from_dict(
+        {
+            "vocab_size": 1536,
+            "emb_dim": 768,
+            "num_heads": 12,
+            "num_encoder_layers": 12,
+            "num_decoder_layers": 12,
+            "mlp_dim": 2048,
+        }
     ),
 }
 
@@ -62,6 +64,7 @@ def apply(config, *args, params=None, rngs=None, method=None, mutable=False, **o
         method=method,
         mutable=mutable,
         enable_dropout=rngs is not None,
+        **({"decode": True} if options.pop("decode", False) else {}),
     )
     return run({"params": params}, *args, rngs=rngs, **options)
 
@@ -142,7 +145,7 @@ class TestForward:
         frames, inputs, targets = tiny_batch()
         encoded = apply(TINY, frames, method="encode")
         np.testing.assert_array_equal(
-            apply(TINY, encoded, inputs, targets, method="decode"),
+            apply(TINY, encoded, frames, inputs, targets, method="decode"),
             apply(TINY, frames, inputs, targets),
         )
 
@@ -179,17 +182,21 @@ class TestForward:
 
     def test_tied_logits(self):
         config = dataclasses.replace(TINY, logits_via_embedding=True)
-        params = tiny_params(config)["decoder"]
-        y = jax.random.normal(jax.random.key(1), (2, 3, 8))
-        to_logits = compiled(network.Decoder(config), method="to_logits")
-        logits = to_logits({"params": params}, y)
-        rms = np.sqrt(np.mean(np.square(y), -1, keepdims=True) + 1e-6)
-        table = np.asarray(params["token_embedder"]["embedding"])
-        np.testing.assert_allclose(
-            logits, np.asarray(y) / rms @ table.T / np.sqrt(8.0), rtol=1e-4, atol=1e-5
-        )
+        params = tiny_params(config)
         frames, inputs, targets = tiny_batch()
-        assert apply(config, frames, inputs, targets).shape == (3, 5, 24)
+        y, state = network.Transformer(config).apply(
+            {"params": params},
+            frames,
+            inputs,
+            targets,
+            enable_dropout=False,
+            capture_intermediates=lambda module, _: module.name == "decoder_norm",
+        )
+        (normed,) = state["intermediates"]["decoder"]["decoder_norm"]["__call__"]
+        table = np.asarray(params["decoder"]["token_embedder"]["embedding"])
+        np.testing.assert_allclose(
+            y, np.asarray(normed) @ table.T / np.sqrt(8.0), rtol=1e-4, atol=1e-5
+        )
 
     def test_attention_weights_are_offered(self):
         frames, inputs, targets = tiny_batch()
@@ -228,23 +235,70 @@ class TestDropout:
         x = jnp.ones((2, 40, 64))
         rngs = {"dropout": jax.random.key(0)}
 
-        def number_of_draws(module, method, params):
+        def number_of_draws(module, method, *args):
             run = compiled(module, method=method, deterministic=False)
-            return len(np.unique(run({"params": params}, x, rngs=rngs)[0] == 0, axis=0))
+            return len(np.unique(run(*args, rngs=rngs)[0] == 0, axis=0))
 
-        norm = {"scale": jnp.ones(64)}
+        params = {"params": {"encoder_norm": {"scale": jnp.ones(64)}}}
         encoder = network.Encoder(config)
-        assert number_of_draws(encoder, "finish", {"encoder_norm": norm}) == 40
-        decoder = network.Decoder(dataclasses.replace(config, vocab_size=64))
-        params = {"decoder_norm": norm, "logits_dense": {"kernel": jnp.eye(64)}}
-        assert number_of_draws(decoder, "to_logits", params) == 1
+        assert number_of_draws(encoder, "finish", params, x) == 40
+        # A layer's own draws are shared by all positions.
+        layer = network.EncoderLayer(config)
+        params = layer.init(jax.random.key(0), x, deterministic=True)
+        zero = {"params": jax.tree.map(jnp.zeros_like, params["params"])}
+        zero["params"]["mlp"] = params["params"]["mlp"]
+        zero["params"]["pre_mlp_layer_norm"] = params["params"]["pre_mlp_layer_norm"]
+        run = compiled(layer, deterministic=False)
+        change = run(zero, x, rngs=rngs) - x
+        assert len(np.unique(change[0] == 0, axis=0)) == 1
+        assert (change[0] == 0).any()
+
+    def test_decoder_steps(self):
+        """Step by step through the cache, logits are the teacher-forced ones."""
+        frames, inputs, targets = tiny_batch(length=6)
+        targets = jnp.where(targets == 0, 5, targets)
+        inputs = golden_model.shift_right(targets)
+        module = network.Transformer(TINY)
+        params = {"params": tiny_params()}
+        forced = apply(TINY, frames, inputs, targets)
+        _, state = apply(TINY, frames, inputs, targets, mutable=("cache",), decode=True)
+        cache = state["cache"]
+        flat = flax.traverse_util.flatten_dict(cache, sep="/")
+        layer = "decoder/layers_0/self_attention"
+        assert {name: leaf.shape for name, leaf in flat.items()} == {
+            "decoder/FixedEmbed_0/position_embedder_index": (),
+            f"{layer}/cache_index": (),
+            f"{layer}/cached_key": (3, 2, 3, 6),
+            f"{layer}/cached_value": (3, 2, 3, 6),
+        }
+        assert not any(leaf.any() for leaf in flat.values())
+        encoded = apply(TINY, frames, method="encode")
+        step = compiled(
+            module,
+            method="decode",
+            mutable=("cache",),
+            enable_dropout=False,
+            decode=True,
+            max_decode_length=6,
+        )
+        for i in range(6):
+            token = inputs[:, i : i + 1]
+            logits, state = step(
+                {**params, "cache": cache}, encoded, frames, token, token
+            )
+            cache = state["cache"]
+            np.testing.assert_allclose(logits[:, 0], forced[:, i], atol=1e-5)
+        assert int(cache["decoder"]["FixedEmbed_0"]["position_embedder_index"]) == 6
+
+
+POSITIONED = dataclasses.replace(TINY, use_positions=True)
 
 
 class TestPositionsAndPacking:
     def test_positions_from_zero_are_the_default(self):
         frames, inputs, targets = tiny_batch(batch=3, frames=6, length=5)
         explicit = apply(
-            TINY,
+            POSITIONED,
             frames,
             inputs,
             targets,
@@ -258,11 +312,12 @@ class TestPositionsAndPacking:
     def test_positions_are_honoured(self, name):
         frames, inputs, targets = tiny_batch(batch=3, frames=5, length=5)
         shifted = jnp.tile(jnp.arange(7, 12)[None], (3, 1))
-        assert not np.allclose(
-            apply(TINY, frames, inputs, targets, **{name: shifted}),
-            apply(TINY, frames, inputs, targets),
-            atol=1e-3,
-        )
+        plain = apply(TINY, frames, inputs, targets)
+        found = apply(POSITIONED, frames, inputs, targets, **{name: shifted})
+        assert not np.allclose(found, plain, atol=1e-3)
+        # As in the original they are ignored otherwise.
+        ignored = apply(TINY, frames, inputs, targets, **{name: shifted})
+        np.testing.assert_array_equal(ignored, plain)
 
     def test_packed_examples_do_not_see_each_other(self):
         frames, inputs, targets = tiny_batch(batch=2, frames=4, length=3, seed=3)
@@ -280,7 +335,7 @@ class TestPositionsAndPacking:
             return jnp.array([list(range(length)) * 2])
 
         packed = apply(
-            TINY,
+            POSITIONED,
             pack(frames),
             pack(inputs),
             pack(targets),
@@ -299,9 +354,9 @@ class TestParts:
         params = {"params": tiny_params()["encoder"]}
         layer = {"params": params["params"]["layers_0"]}
         x = compiled(encoder, method="embed_frames")(params, frames)
-        x = compiled(network.EncoderLayer(TINY))(layer, x)
+        x = compiled(network.EncoderLayer(TINY), deterministic=True)(layer, x)
         np.testing.assert_allclose(
-            compiled(encoder, method="finish")(params, x),
+            compiled(encoder, method="finish", deterministic=True)(params, x),
             apply(TINY, frames, method="encode"),
             atol=1e-6,
         )
@@ -355,12 +410,12 @@ class TestShapeErrors:
         with pytest.raises(ShapeError, match="decoder_positions: type float32"):
             apply(TINY, frames, inputs, targets, decoder_positions=jnp.zeros((3, 5)))
 
-    @pytest.mark.parametrize("value", [-1, 2048])
+    @pytest.mark.parametrize("value", [-2049, 2048])
     def test_position_beyond_the_table(self, value):
         frames, inputs, targets = tiny_batch()
         positions = jnp.full((3, 5), value)
         run = functools.partial(
-            network.Transformer(TINY).apply,
+            network.Transformer(POSITIONED).apply,
             {"params": tiny_params()},
             frames,
             inputs,
@@ -422,3 +477,28 @@ class TestConfig:
             network.T5Config.from_dict({"vocab_size": 16, "num_head": 2})
         with pytest.raises(ConfigError, match="vocab_size is missing"):
             network.T5Config.from_dict({"emb_dim": 16})
+
+    def test_defaults(self):
+        """The original's by itself, those of `mt3` in what files leave out."""
+        config = network.T5Config(vocab_size=16)
+        assert (config.num_heads, config.mlp_activations) == (8, ("relu",))
+        config = network.T5Config.from_dict({"vocab_size": 16})
+        assert (config.num_heads, config.mlp_activations) == (6, ("gelu", "linear"))
+
+    def test_frames_of_any_depth(self):
+        config = dataclasses.replace(TINY, input_depth=None)
+        params = init_shapes(dataclasses.replace(TINY, input_depth=9))["params"]
+        kernel = params["encoder"]["continuous_inputs_projection"]["kernel"]
+        assert kernel.shape == (9, 8)
+        frames, inputs, targets = tiny_batch()
+        np.testing.assert_array_equal(
+            apply(config, frames, inputs, targets, params=tiny_params()),
+            apply(TINY, frames, inputs, targets),
+        )
+
+    def test_logits_of_half_precision(self):
+        frames, inputs, targets = tiny_batch()
+        for wide in (False, True):
+            config = dataclasses.replace(TINY, dtype="bfloat16", float32_logits=wide)
+            logits = apply(config, frames, inputs, targets, params=tiny_params())
+            assert logits.dtype == (jnp.float32 if wide else jnp.bfloat16)

@@ -239,6 +239,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
             logits, sown = self.module.apply(
                 {"params": network},
                 encoded,
+                frames,
                 batch["decoder_input_tokens"],
                 batch["decoder_target_tokens"],
                 enable_dropout=dropout_rng is not None,

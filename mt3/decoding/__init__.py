@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from mt3.decoding.compilation import cache_folder, enable_compilation_cache
 from mt3.decoding.filters import LogitFilter
+from mt3.decoding.flax_cache import beam_search
 from mt3.decoding.masks import GrammarMask
 from mt3.decoding.steps import decode
 from mt3.decoding.strategies import (
@@ -34,6 +35,7 @@ __all__ = [
     "SegmentDecoder",
     "Strategy",
     "Temperature",
+    "beam_search",
     "cache_folder",
     "decode",
     "enable_compilation_cache",

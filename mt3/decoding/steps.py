@@ -151,10 +151,10 @@ def encode(spec: Spec, weights: Weights, frames: Array) -> Encoded:
     )
 
     def body(x, params):
-        return layer.apply({"params": params}, x), None
+        return layer.apply({"params": params}, x, deterministic=True), None
 
     x, _ = jax.lax.scan(body, x, weights.encoder_layers)
-    encoded = encoder.apply(variables, x, method="finish")
+    encoded = encoder.apply(variables, x, deterministic=True, method="finish")
     cross = tuple(
         _project_cross(config, layer, encoded) for layer in weights.decoder.layers
     )

@@ -113,7 +113,7 @@ class Predictor:
             return ([], {}) if with_aux else []
         length = first[1]["decoder_input_tokens"].shape[0]
         options = decoding.DecodeOptions(
-            strategy=_strategy(self._model),
+            strategy=self._model.decoding_strategy(),
             max_length=length,
             num_slots=min(self._batch_size, default_num_slots()),
         )
@@ -180,9 +180,5 @@ def _decodes_as_published(model: Any) -> bool:
             for mode in ("predict", "predict_with_aux")
         )
         and isinstance(getattr(model.module, "config", None), network.T5Config)
+        and model.decoding_strategy() is not None
     )
-
-
-def _strategy(model: Any) -> decoding.Strategy:
-    method = model.decode_method
-    return decoding.from_name(method) if isinstance(method, str) else method

@@ -123,7 +123,12 @@ def _model(sizes):
 
     config = _network_config(sizes)
     return models.ContinuousInputsEncoderDecoderModel(
-        network.Transformer(config), input_depth=config.input_depth
+        network.Transformer(config),
+        input_vocabulary=None,
+        output_vocabulary=None,
+        optimizer_def=None,
+        input_depth=config.input_depth,
+        z_loss=1e-4,
     )
 
 

@@ -166,13 +166,15 @@ def test_parameter_shapes(name):
         for side in ("encoder", "decoder")
     }
     joined = expected["encoder/layers_0/attention/query/kernel"][1]
-    config = network.T5Config(
-        vocab_size=rows,
-        emb_dim=depth,
-        num_heads=joined // 64,
-        num_encoder_layers=layers["encoder"],
-        num_decoder_layers=layers["decoder"],
-        mlp_dim=expected["encoder/layers_0/mlp/wo/kernel"][0],
+    config = network.T5Config.from_dict(
+        {
+            "vocab_size": rows,
+            "emb_dim": depth,
+            "num_heads": joined // 64,
+            "num_encoder_layers": layers["encoder"],
+            "num_decoder_layers": layers["decoder"],
+            "mlp_dim": expected["encoder/layers_0/mlp/wo/kernel"][0],
+        }
     )
     module = network.Transformer(config)
     variables = jax.eval_shape(

@@ -25,16 +25,18 @@ from mt3.errors import ConfigError
 STEPS = 3
 # Data axis x model axis -> devices, partitions.
 MESHES = {"1x1": (1, 1), "8x1": (8, 1), "4x2": (8, 2)}
-CONFIG = network.T5Config(
-    vocab_size=256,
-    emb_dim=128,
-    num_heads=2,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    head_dim=8,
-    mlp_dim=256,
-    dropout_rate=0.1,
-    input_depth=16,
+CONFIG = network.T5Config.from_dict(
+    {
+        "vocab_size": 256,
+        "emb_dim": 128,
+        "num_heads": 2,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 1,
+        "head_dim": 8,
+        "mlp_dim": 256,
+        "dropout_rate": 0.1,
+        "input_depth": 16,
+    }
 )
 
 
@@ -64,8 +66,11 @@ class Run:
             )
         self.model = models.ContinuousInputsEncoderDecoderModel(
             network.Transformer(CONFIG),
-            optimizer_def=adafactor.Adafactor(),
+            None,
+            None,
+            adafactor.Adafactor(),
             input_depth=16,
+            z_loss=1e-4,
         )
         shapes = {name: array.shape for name, array in batch(0).items()}
 

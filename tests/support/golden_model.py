@@ -15,14 +15,16 @@ import numpy as np
 from mt3 import checkpoints, network
 
 DATA = pathlib.Path(__file__).resolve().parents[1] / "golden" / "data"
-CONFIG = network.T5Config(
-    vocab_size=1536,
-    emb_dim=32,
-    num_heads=2,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
-    head_dim=16,
-    mlp_dim=64,
+CONFIG = network.T5Config.from_dict(
+    {
+        "vocab_size": 1536,
+        "emb_dim": 32,
+        "num_heads": 2,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+        "head_dim": 16,
+        "mlp_dim": 64,
+    }
 )
 # Compiling takes most of the time of tests with tiny arrays; this halves it.
 QUICK = {
@@ -30,15 +32,17 @@ QUICK = {
     "xla_llvm_disable_expensive_passes": True,
 }
 # Smaller still, with everything present, for tests that need no trained weights.
-TINY = network.T5Config(
-    vocab_size=24,
-    emb_dim=8,
-    num_heads=2,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    head_dim=3,
-    mlp_dim=12,
-    input_depth=5,
+TINY = network.T5Config.from_dict(
+    {
+        "vocab_size": 24,
+        "emb_dim": 8,
+        "num_heads": 2,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 1,
+        "head_dim": 3,
+        "mlp_dim": 12,
+        "input_depth": 5,
+    }
 )
 
 

@@ -52,7 +52,15 @@ SMALL_GUIDE = guided.GuideConfig(local_distances=(-1, 1))
 def make_model(guide=SMALL_GUIDE, **options):
     module = network.Transformer(network.T5Config.from_dict(CONFIG.network))
     return guided.GuidedModel(
-        module, input_depth=32, config=CONFIG, guide=guide, **options
+        module,
+        None,
+        None,
+        None,
+        input_depth=32,
+        z_loss=1e-4,
+        config=CONFIG,
+        guide=guide,
+        **options,
     )
 
 
@@ -60,7 +68,11 @@ def make_stem_model(**options):
     module = network.Transformer(network.T5Config.from_dict(STEM_CONFIG.network))
     return guided.GuidedModel(
         module,
+        None,
+        None,
+        None,
         input_depth=harmonic_stem.NUM_BANDS,
+        z_loss=1e-4,
         config=STEM_CONFIG,
         guide=options.pop("guide", SMALL_GUIDE),
         **options,

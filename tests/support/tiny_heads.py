@@ -20,19 +20,21 @@ VOCABULARY = vocabularies.VocabularyConfig(
     steps_per_second=50, max_shift_seconds=1, num_velocity_bins=1
 )
 CODEC = vocabularies.build_codec(VOCABULARY)
-NETWORK = network.T5Config(
-    vocab_size=vocabularies.num_embeddings(vocabularies.token_vocabulary(CODEC)),
-    emb_dim=16,
-    num_heads=2,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    head_dim=8,
-    mlp_dim=16,
-    dropout_rate=0.0,
-    input_depth=harmonic_stem.NUM_BANDS,
-    harmonic_channels=4,
-    note_channels=4,
-    frame_heads=True,
+NETWORK = network.T5Config.from_dict(
+    {
+        "vocab_size": vocabularies.num_embeddings(vocabularies.token_vocabulary(CODEC)),
+        "emb_dim": 16,
+        "num_heads": 2,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 1,
+        "head_dim": 8,
+        "mlp_dim": 16,
+        "dropout_rate": 0.0,
+        "input_depth": harmonic_stem.NUM_BANDS,
+        "harmonic_channels": 4,
+        "note_channels": 4,
+        "frame_heads": True,
+    }
 )
 CONFIG = configs.ModelConfig(
     network=NETWORK.to_dict(),

@@ -55,16 +55,18 @@ def register(root: pathlib.Path, **options) -> tasks.Registered:
 
 def make_model(**options) -> models.ContinuousInputsEncoderDecoderModel:
     """Makes the model, as gin files do."""
-    sizes = network.T5Config(
-        vocab_size=num_embeddings(OUTPUT_VOCABULARY),
-        emb_dim=16,
-        num_heads=2,
-        num_encoder_layers=1,
-        num_decoder_layers=1,
-        head_dim=8,
-        mlp_dim=16,
-        dropout_rate=0.1,
-        input_depth=SPECTROGRAM.num_mel_bins,
+    sizes = network.T5Config.from_dict(
+        {
+            "vocab_size": num_embeddings(OUTPUT_VOCABULARY),
+            "emb_dim": 16,
+            "num_heads": 2,
+            "num_encoder_layers": 1,
+            "num_decoder_layers": 1,
+            "head_dim": 8,
+            "mlp_dim": 16,
+            "dropout_rate": 0.1,
+            "input_depth": SPECTROGRAM.num_mel_bins,
+        }
     )
     return models.ContinuousInputsEncoderDecoderModel(
         network.Transformer(sizes),
@@ -75,7 +77,7 @@ def make_model(**options) -> models.ContinuousInputsEncoderDecoderModel:
         feature_converter_cls=(
             feature_converters.ContinuousInputsEncDecFeatureConverter
         ),
-        **options,
+        **{"z_loss": 1e-4, **options},
     )
 
 

@@ -140,6 +140,7 @@ def test_model_has_the_published_parameters(
 @pytest.mark.parametrize("files", ORDERS)
 def test_mt3_in_any_order(bound, files):
     got = bound(files)
+    assert got["model"].input_vocabulary is not None
     assert got["model_dir"] == "m"
     assert got["total_steps"] == 1_000_000
     assert got["eval_period"] == 5000

@@ -885,6 +885,8 @@ def _add_task(
         task_cls=TranscriptionTask,
         **arguments,
     )
+    # What a training run keeps of its task; see `engine.seqio_data.model_config`.
+    task.model_config = family.model_config(options.padding)
     _DONE[name] = settings, task
     return name
 

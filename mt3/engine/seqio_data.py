@@ -126,22 +126,21 @@ def model_config(
 ) -> ModelConfig | None:
     """Returns the tokens and frames that a task of this package is made for.
 
-    Its preprocessors have them as their argument `config`.
+    Its tasks have them as their attribute `model_config`.
 
     Args:
       provider: a task, or a mixture, whose tasks agree.
       lengths: most `inputs` frames and `targets` tokens of an example.
     """
     for task in seqio.get_subtasks(provider):
-        for stage in task.preprocessors:
-            config = getattr(stage, "keywords", {}).get("config")
-            if isinstance(config, ModelConfig):
-                sizes = {
-                    f"{name}_length": length
-                    for name, length in (lengths or {}).items()
-                    if name in ("inputs", "targets") and isinstance(length, int)
-                }
-                return dataclasses.replace(config, **sizes)
+        config = getattr(task, "model_config", None)
+        if isinstance(config, ModelConfig):
+            sizes = {
+                f"{name}_length": length
+                for name, length in (lengths or {}).items()
+                if name in ("inputs", "targets") and isinstance(length, int)
+            }
+            return dataclasses.replace(config, **sizes)
     return None
 
 

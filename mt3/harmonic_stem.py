@@ -225,13 +225,13 @@ class HarmonicStem(nn.Module):
         self.notes = SharedConv(self.note_channels, (1, 1), dtype=dtype)
         axes = ("joined_kv", "embed")
         self.notes_projection = layers.DenseGeneral(
-            self.emb_dim, axis=2, dtype=dtype, kernel_axes=axes
+            self.emb_dim, axis=(2, 3), dtype=dtype, kernel_axes=axes
         )
         # Notes are rare; the bias starts there instead of learning it.
         self.probabilities = SharedConv(2, (1, 1), dtype=dtype, bias_init=-5.0)
         self.probabilities_projection = layers.DenseGeneral(
             self.emb_dim,
-            axis=2,
+            axis=(2, 3),
             dtype=dtype,
             # A note that is there should count for as much as a position does.
             kernel_init=nn.initializers.normal(0.5),

@@ -88,7 +88,7 @@ def test_event_times(batch):
     ids = batch["decoder_target_tokens"][0]
     times = np.asarray(guided.event_times(jnp.asarray(ids)[None], CONFIG))[0]
     expected, now = [], 0.0
-    for token in tok.vocabulary.decode(ids):
+    for token in tok.vocabulary.decode_array(ids):
         if token >= 0:
             event = tok.codec.decode_event_index(int(token))
             now = event.value / 100 if event.type == "shift" else now

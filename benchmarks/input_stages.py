@@ -36,13 +36,13 @@ def our_stages(record: Mapping[str, bytes]) -> dict[str, float]:
     """Returns microseconds per example of our stages; a song's shared by its chunks."""
     song = adapters.of(DATASET)(record, sample_rate=RATE, training=True)
     tokenizer = NoteTokenizer(CONFIG)
-    hops = spectrograms.split_audio(song.audio, CONFIG.spectrogram)
+    hops = spectrograms.split_recording(song.audio, CONFIG.spectrogram)
     events = tokenizer.encode_song(song.note_array, len(hops))
     chunks = -(-len(hops) // CHUNK_FRAMES)
 
     def audio():
         samples = adapters.stored_audio(record["audio"], RATE, "benchmark")
-        return spectrograms.split_audio(samples, CONFIG.spectrogram)
+        return spectrograms.split_recording(samples, CONFIG.spectrogram)
 
     def whole_song():
         return adapters.of(DATASET)(record, sample_rate=RATE, training=True)

@@ -198,7 +198,7 @@ def tokenize(
         except skip as error:
             _log.warning("Leaving out a record. %s", error)
             return (*empty_values(features), False)
-        inputs = spectrograms.split_audio(song.audio, spectrogram_config)
+        inputs = spectrograms.split_recording(song.audio, spectrogram_config)
         times = np.arange(len(inputs)) / spectrogram_config.frames_per_second
         events = tokenizer.encode_song(
             song.note_array, len(inputs), stale_end_state=stale_end_state

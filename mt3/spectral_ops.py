@@ -1,10 +1,12 @@
 """Short-time Fourier transform and band filters: MT3's mel bands, and others.
 
-Written against an array module `xp`, so that one function serves hosts (NumPy)
-and devices (`jax.numpy`). The conventions are those of `tf.signal`, which the
-released models were trained on:
+Each function takes an array of NumPy, JAX or TensorFlow (or a list) and returns the
+same kind: hosts, devices and `tf.data` share one implementation. TensorFlow is used
+where its tensors come in, and never imported otherwise. The conventions are those of
+`tf.signal`, which the released models were trained on:
 
 * periodic Hann window, no centring, zeros after the end;
+* frames are transformed at the next power of two of their length;
 * HTK mel scale, triangles of height one, no normalisation by area; many of the
   lowest of 512 bands fall between two FFT bins and stay empty;
 * magnitudes, not powers; natural logarithm; only values <= 0 are replaced by
@@ -16,14 +18,21 @@ released models were trained on:
 Beside the original's mel bands (`scale="mel"`) there are bands in equal steps of pitch
 (`scale="pitch"`): the harmonics of every note are then the same number of bands away
 from its fundamental, which `mt3.harmonic_stem` builds upon.
+
+Difference from the original, which returned TensorFlow's tensors whatever came in: see
+above. `ConfigError` and `ShapeError` take the place of TensorFlow's own errors.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
+import types
 from typing import Any
 
 import numpy as np
+
+from mt3.errors import ConfigError, ShapeError
 
 LOG_FLOOR = 1e-5
 # Frames that the NumPy path transforms at a time: 512 KB as complex numbers of 2048
@@ -33,6 +42,41 @@ _BLOCK_FRAMES = 64
 _ALIGNMENT = 64
 _MEL_BREAK_HERTZ = np.float32(700.0)
 _MEL_HIGH_Q = np.float32(1127.0)
+
+
+def array_module(x: Any) -> Any:
+    """Returns what computes with arrays of the kind of `x`.
+
+    Returns:
+      `numpy`, `jax.numpy`, or a namespace with the same functions for TensorFlow, as
+      far as this module and `spectrograms` need them.
+    """
+    jax, tf = sys.modules.get("jax"), sys.modules.get("tensorflow")
+    if jax is not None and isinstance(x, jax.Array):
+        return jax.numpy
+    if tf is not None and tf.is_tensor(x):
+        return _tensorflow_module()
+    return np
+
+
+@functools.lru_cache(maxsize=1)
+def _tensorflow_module() -> Any:
+    import tensorflow as tf
+
+    return types.SimpleNamespace(
+        asarray=lambda x, dtype: tf.cast(x, tf.as_dtype(np.dtype(dtype))),
+        float32=np.float32,
+        abs=tf.abs,
+        log=tf.math.log,
+        matmul=tf.matmul,
+        reshape=lambda x, shape: tf.reshape(x, np.atleast_1d(shape)),
+        squeeze=lambda x, axis: tf.squeeze(x, axis=axis),
+        where=tf.where,
+        fft=types.SimpleNamespace(rfft=lambda x, n: tf.signal.rfft(x, [n])),
+        frame=lambda x, size, hop, pad_end: tf.signal.frame(
+            x, size, hop, pad_end=pad_end
+        ),
+    )
 
 
 def hertz_to_mel(hertz: np.ndarray) -> np.ndarray:
@@ -103,73 +147,235 @@ def pitch_matrix(
 BAND_MATRICES = {"mel": mel_matrix, "pitch": pitch_matrix}
 
 
+def _band_matrix(
+    scale: str, bins: int, fft_bins: int, sample_rate: int, lo_hz: float, hi_hz: float
+) -> np.ndarray:
+    """Returns the filters of a scale, float32 [fft_bins, bins]."""
+    if not 0.0 <= lo_hz < hi_hz <= sample_rate / 2:
+        raise ConfigError(
+            f"spectrogram: bands from {lo_hz} to {hi_hz} Hz do not fit below half the "
+            f"sample rate, {sample_rate / 2} Hz"
+        )
+    return BAND_MATRICES[scale](bins, fft_bins, sample_rate, lo_hz, hi_hz)
+
+
 @functools.lru_cache(maxsize=8)
 def _sparse_band_matrix(scale: str, *settings) -> Any:
     """Returns a band matrix transposed and sparse: few bands share an FFT bin."""
     import scipy.sparse
 
-    return scipy.sparse.csr_array(BAND_MATRICES[scale](*settings).T)
+    return scipy.sparse.csr_array(_band_matrix(scale, *settings).T)
 
 
 @functools.lru_cache(maxsize=8)
 def hann_window(size: int) -> np.ndarray:
-    """Returns the periodic Hann window, float32 [size]."""
-    phase = np.float32(2 * np.pi) * np.arange(size, dtype=np.float32) / size
+    """Returns the Hann window, float32 [size]: periodic, but symmetric for odd sizes.
+
+    That is what `tf.signal` does.
+    """
+    period = max(size - size % 2, 1)
+    phase = np.float32(2 * np.pi) * np.arange(size, dtype=np.float32) / period
     window = np.float32(0.5) - np.float32(0.5) * np.cos(phase)
     window.setflags(write=False)
     return window
 
 
-def frame(samples: Any, size: int, hop: int, xp: Any = np) -> Any:
-    """Cuts samples into overlapping frames, padding with zeros at the end.
+def frame(samples: Any, size: int, hop: int, pad_end: bool = True) -> Any:
+    """Cuts samples into overlapping frames.
 
     Args:
-      samples: float [..., n].
+      samples: [..., n].
       size: samples of a frame.
       hop: samples between the starts of two frames.
-      xp: array module, `numpy` or `jax.numpy`.
+      pad_end: fill the last frames up with zeros, instead of leaving out those that
+        reach beyond the end.
 
     Returns:
-      float [..., ceil(n / hop), size].
+      [..., frames, size], with ceil(n / hop) frames, or those that fit.
     """
-    count = -(-samples.shape[-1] // hop)
-    padding = (count - 1) * hop + size - samples.shape[-1]
-    widths = [(0, 0)] * (samples.ndim - 1) + [(0, max(0, padding))]
-    padded = xp.pad(samples, widths)
+    xp = array_module(samples)
+    if hasattr(xp, "frame"):
+        return xp.frame(samples, size, hop, pad_end)
+    length = samples.shape[-1]
+    if pad_end:
+        count = -(-length // hop)
+        missing = max(0, (count - 1) * hop + size - length)
+        samples = xp.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(0, missing)])
+    else:
+        count = max(0, (length - size) // hop + 1)
+    if not count:
+        return xp.zeros((*samples.shape[:-1], 0, size), samples.dtype)
     if xp is np:
-        windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=-1)
+        windows = np.lib.stride_tricks.sliding_window_view(samples, size, axis=-1)
         return windows[..., : (count - 1) * hop + 1 : hop, :]
     indices = np.arange(count)[:, None] * hop + np.arange(size)[None, :]
-    return padded[..., indices]
+    return samples[..., indices]
 
 
-def _log_bands(samples: np.ndarray, fft_size: int, hop: int, bank: Any) -> np.ndarray:
+def tf_float32(x: Any) -> Any:
+    """Returns `x` as float32, of its own kind (see the module docstring)."""
+    xp = array_module(x)
+    return xp.asarray(x, xp.float32)
+
+
+def safe_log(x: Any, eps: float = LOG_FLOOR) -> Any:
+    """Returns the natural logarithm in float32, of `eps` where `x` is 0 or less."""
+    xp = array_module(x)
+    x = xp.asarray(x, xp.float32)
+    return xp.log(xp.where(x <= 0.0, xp.asarray(eps, xp.float32), x))
+
+
+def _window_and_hop(frame_size: int, overlap: float) -> tuple[int, int, int]:
+    """Returns samples of a frame, samples between frames, and length of the FFT."""
+    hop = int(frame_size * (1.0 - overlap))
+    if hop < 1:
+        raise ConfigError(
+            f"stft: frames of {frame_size} samples that overlap by {overlap}, expected "
+            "at least one sample from frame to frame"
+        )
+    return int(frame_size), hop, 1 << (int(frame_size) - 1).bit_length()
+
+
+def _mono(audio: Any) -> Any:
+    """Returns float32 [..., n]; [batch, n, 1] loses its last axis."""
+    audio = tf_float32(audio)
+    if len(audio.shape) != 3:
+        return audio
+    if audio.shape[-1] != 1:
+        raise ShapeError(
+            f"stft: audio of shape {tuple(audio.shape)}, expected one channel"
+        )
+    return array_module(audio).squeeze(audio, axis=-1)
+
+
+def stft(
+    audio: Any, frame_size: int = 2048, overlap: float = 0.75, pad_end: bool = True
+) -> Any:
+    """Returns the short-time Fourier transform.
+
+    Args:
+      audio: [n], [batch, n] or [batch, n, 1].
+      frame_size: samples of a frame.
+      overlap: the part of a frame that the next one sees too, in [0, 1).
+      pad_end: fill the last frames up with zeros, instead of leaving them out.
+
+    Returns:
+      complex64 [..., frames, fft_size / 2 + 1], fft_size the next power of two of
+      `frame_size`.
+
+    Raises:
+      ConfigError: frames that do not move.
+      ShapeError: several channels.
+    """
+    size, hop, fft_size = _window_and_hop(frame_size, overlap)
+    frames = frame(_mono(audio), size, hop, pad_end)
+    window = hann_window(size).reshape((1,) * (len(frames.shape) - 1) + (size,))
+    xp = array_module(frames)
+    if xp is np:
+        # NumPy's FFT computes in double precision; SciPy's stays in float32.
+        import scipy.fft
+
+        return scipy.fft.rfft(frames * window, n=fft_size)
+    return xp.fft.rfft(frames * window, n=fft_size)
+
+
+def compute_mag(
+    audio: Any, size: int = 2048, overlap: float = 0.75, pad_end: bool = True
+) -> Any:
+    """Returns the magnitudes of `stft`, float32 [..., frames, fft_size / 2 + 1]."""
+    transformed = stft(audio, size, overlap, pad_end)
+    return array_module(transformed).abs(transformed)
+
+
+def compute_mel(
+    audio: Any,
+    lo_hz: float = 0.0,
+    hi_hz: float = 8000.0,
+    bins: int = 64,
+    fft_size: int = 2048,
+    overlap: float = 0.75,
+    pad_end: bool = True,
+    sample_rate: int = 16000,
+    scale: str = "mel",
+) -> Any:
+    """Returns the magnitudes in bands, float32 [..., frames, bins].
+
+    Args:
+      audio: [n], [batch, n] or [batch, n, 1].
+      lo_hz: lower edge of the lowest band.
+      hi_hz: upper edge of the highest band, at most half the sample rate.
+      bins: number of bands.
+      fft_size: samples of a frame.
+      overlap: the part of a frame that the next one sees too, in [0, 1).
+      pad_end: fill the last frames up with zeros, instead of leaving them out.
+      sample_rate: in Hz.
+      scale: a key of `BAND_MATRICES`; with "pitch", `lo_hz` and `hi_hz` are centres.
+
+    Raises:
+      ConfigError: bands beyond half the sample rate, or frames that do not move.
+      ShapeError: several channels.
+    """
+    magnitudes = compute_mag(audio, fft_size, overlap, pad_end)
+    settings = (bins, int(magnitudes.shape[-1]), sample_rate, lo_hz, hi_hz)
+    return array_module(magnitudes).matmul(magnitudes, _band_matrix(scale, *settings))
+
+
+def compute_logmel(
+    audio: Any,
+    lo_hz: float = 80.0,
+    hi_hz: float = 7600.0,
+    bins: int = 64,
+    fft_size: int = 2048,
+    overlap: float = 0.75,
+    pad_end: bool = True,
+    sample_rate: int = 16000,
+    scale: str = "mel",
+) -> Any:
+    """Returns the logarithms (`safe_log`) of `compute_mel`; see there."""
+    if array_module(audio) is not np:
+        mel = compute_mel(
+            audio, lo_hz, hi_hz, bins, fft_size, overlap, pad_end, sample_rate, scale
+        )
+        return safe_log(mel)
+    audio = _mono(audio)
+    size, hop, padded_size = _window_and_hop(fft_size, overlap)
+    bank = _sparse_band_matrix(
+        scale, bins, padded_size // 2 + 1, sample_rate, lo_hz, hi_hz
+    )
+    frames = frame(audio, size, hop, pad_end)
+    if frames.ndim == 2:
+        return _log_bands(frames, padded_size, bank)
+    logs = np.empty((*frames.shape[:-1], bins), np.float32)
+    for index in np.ndindex(frames.shape[:-2]):
+        logs[index] = _log_bands(frames[index], padded_size, bank)
+    return logs
+
+
+def _log_bands(frames: np.ndarray, fft_size: int, bank: Any) -> np.ndarray:
     """Computes one recording's logarithms of bands with NumPy, some frames at a time.
 
     Args:
-      samples: float32 [n].
-      fft_size: samples of a frame.
-      hop: samples between two frames.
-      bank: sparse band matrix, float32 [num_bands, fft_size / 2 + 1].
+      frames: float32 [frames, samples].
+      fft_size: length of the transform.
+      bank: sparse band matrix, float32 [bands, fft_size / 2 + 1].
 
     Returns:
-      float32 [ceil(n / hop), num_bands].
+      float32 [frames, bands].
     """
-    # NumPy's FFT computes in double precision; SciPy's stays in float32.
     import scipy.fft
 
-    frames = frame(samples, fft_size, hop)
-    window = hann_window(fft_size)
-    logs = aligned_empty((len(frames), bank.shape[0]))
+    count, size = frames.shape
+    window = hann_window(size)
+    logs = aligned_empty((count, bank.shape[0]))
     # A block's arrays stay in the processor's cache, and below the size from which
     # the C library hands memory back to the system, to ask for it again at once.
-    windowed = np.empty((min(_BLOCK_FRAMES, len(frames)), fft_size), np.float32)
-    for start in range(0, len(frames), _BLOCK_FRAMES):
+    windowed = np.empty((min(_BLOCK_FRAMES, count), size), np.float32)
+    for start in range(0, count, _BLOCK_FRAMES):
         block = frames[start : start + _BLOCK_FRAMES]
         part = np.multiply(block, window, out=windowed[: len(block)])
         # Frequencies first, which is how a sparse matrix wants them: the transform
         # gathers its samples anyway, and a transposing copy would cost half as much.
-        magnitudes = np.abs(scipy.fft.rfft(part.T, axis=0))
+        magnitudes = np.abs(scipy.fft.rfft(part.T, n=fft_size, axis=0))
         # 50 times less work than the dense product, which a device does not mind.
         bands = bank @ magnitudes
         # Weights and magnitudes are not negative: what is <= 0 is 0.
@@ -184,49 +390,3 @@ def aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
     memory = np.empty(size + _ALIGNMENT // 4, np.float32)
     first = -memory.ctypes.data % _ALIGNMENT // 4
     return memory[first : first + size].reshape(shape)
-
-
-def log_mel_spectrogram(
-    samples: Any,
-    *,
-    sample_rate: int = 16000,
-    hop_width: int = 128,
-    fft_size: int = 2048,
-    num_mel_bins: int = 512,
-    lo_hz: float = 20.0,
-    hi_hz: float = 7600.0,
-    scale: str = "mel",
-    xp: Any = np,
-) -> Any:
-    """Computes the logarithm of the magnitudes in bands.
-
-    Args:
-      samples: float32 [..., n], full scale 1.
-      sample_rate: in Hz.
-      hop_width: samples between two frames.
-      fft_size: samples of a frame.
-      num_mel_bins: number of bands.
-      lo_hz: lower edge of the lowest band.
-      hi_hz: upper edge of the highest band.
-      scale: a key of `BAND_MATRICES`; with "pitch", `lo_hz` and `hi_hz` are centres.
-      xp: array module, `numpy` or `jax.numpy`.
-
-    Returns:
-      float32 [..., ceil(n / hop_width), num_mel_bins].
-    """
-    samples = xp.asarray(samples, xp.float32)
-    settings = (num_mel_bins, fft_size // 2 + 1, sample_rate, lo_hz, hi_hz)
-    if xp is np:
-        bank = _sparse_band_matrix(scale, *settings)
-        if samples.ndim == 1:
-            return _log_bands(samples, fft_size, hop_width, bank)
-        shape = (*samples.shape[:-1], -(-samples.shape[-1] // hop_width), num_mel_bins)
-        logs = np.empty(shape, np.float32)
-        for index in np.ndindex(shape[:-2]):
-            logs[index] = _log_bands(samples[index], fft_size, hop_width, bank)
-        return logs
-    frames = frame(samples, fft_size, hop_width, xp)
-    window = hann_window(fft_size).reshape((1,) * (frames.ndim - 1) + (fft_size,))
-    magnitudes = xp.abs(xp.fft.rfft(frames * window, axis=-1))
-    mel = xp.matmul(magnitudes, BAND_MATRICES[scale](*settings))
-    return xp.log(xp.where(mel <= 0.0, xp.float32(LOG_FLOOR), mel))

@@ -2,6 +2,15 @@
 
 Derived constants follow from exact division: 16000 Hz / 128 samples = 125
 frames per second, 256 frames = 2.048 s.
+
+Differences from the original:
+
+1. Functions return arrays of the kind that they get (`spectral_ops`), where the
+   original always returned TensorFlow's tensors.
+2. `SpectrogramConfig` has further fields, whose defaults are the original's constants,
+   and checks them.
+3. `split_audio` fills up the last hop, as in the original, whose callers pad the
+   samples first. `split_recording` does both for them.
 """
 
 from __future__ import annotations
@@ -13,6 +22,12 @@ import numpy as np
 
 from mt3 import spectral_ops
 from mt3.errors import ConfigError, ShapeError, near_misses
+
+DEFAULT_SAMPLE_RATE = 16000
+DEFAULT_HOP_WIDTH = 128
+DEFAULT_NUM_MEL_BINS = 512
+FFT_SIZE = 2048
+MEL_LO_HZ = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +45,11 @@ class SpectrogramConfig:
         `spectral_ops`.
     """
 
-    sample_rate: int = 16000
-    hop_width: int = 128
-    num_mel_bins: int = 512
-    fft_size: int = 2048
-    lo_hz: float = 20.0
+    sample_rate: int = DEFAULT_SAMPLE_RATE
+    hop_width: int = DEFAULT_HOP_WIDTH
+    num_mel_bins: int = DEFAULT_NUM_MEL_BINS
+    fft_size: int = FFT_SIZE
+    lo_hz: float = MEL_LO_HZ
     hi_hz: float = 7600.0
     scale: str = "mel"
 
@@ -49,11 +64,6 @@ class SpectrogramConfig:
                 raise ConfigError(
                     f"spectrogram: {name} is {getattr(self, name)}; expected >= 1"
                 )
-        if not 0 <= self.lo_hz < self.hi_hz <= self.sample_rate / 2:
-            raise ConfigError(
-                f"spectrogram: bands from {self.lo_hz} to {self.hi_hz} Hz do not fit "
-                f"below half the sample rate, {self.sample_rate / 2} Hz"
-            )
 
     @property
     def frames_per_second(self) -> float:
@@ -85,8 +95,24 @@ def number_of_frames(num_samples: int, config: SpectrogramConfig) -> int:
     return num_samples // config.hop_width + 1
 
 
-def split_audio(samples: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
+def split_audio(samples: Any, spectrogram_config: SpectrogramConfig) -> Any:
     """Cuts samples into hops, the last one filled up with zeros.
+
+    Args:
+      samples: [..., n], of any type.
+      spectrogram_config: hop width.
+
+    Returns:
+      [..., ceil(n / hop_width), hop_width], of the same type.
+    """
+    if not hasattr(samples, "shape"):
+        samples = np.asarray(samples)
+    hop = spectrogram_config.hop_width
+    return spectral_ops.frame(samples, hop, hop)
+
+
+def split_recording(samples: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
+    """Cuts a whole recording into hops, with the padding that MT3 gives it.
 
     Args:
       samples: float [n], or int16 [n] at full scale.
@@ -100,7 +126,9 @@ def split_audio(samples: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
     """
     samples = np.asarray(samples)
     if samples.ndim != 1:
-        raise ShapeError(f"split_audio: got shape {samples.shape}; expected [samples]")
+        raise ShapeError(
+            f"split_recording: got shape {samples.shape}; expected [samples]"
+        )
     frames = number_of_frames(len(samples), config)
     count = frames * config.hop_width
     if samples.dtype not in (np.int16, np.float32):
@@ -114,36 +142,36 @@ def split_audio(samples: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
     return padded.reshape(frames, config.hop_width)
 
 
-def flatten_frames(frames: np.ndarray) -> np.ndarray:
-    """Joins hops [frames, hop_width] to samples [frames * hop_width]."""
-    return np.reshape(frames, -1)
-
-
-def compute_spectrogram(samples: Any, config: SpectrogramConfig, xp: Any = np) -> Any:
+def compute_spectrogram(samples: Any, spectrogram_config: SpectrogramConfig) -> Any:
     """Computes the model's input for one segment (or a batch of segments).
 
     Each segment is transformed alone: its last frames look into zeros, not into
     the next segment.
 
     Args:
-      samples: float32 [..., n].
-      config: settings.
-      xp: array module, `numpy` or `jax.numpy`.
+      samples: [n] or [batch, n], float32 of full scale 1; integers are not scaled.
+      spectrogram_config: settings.
 
     Returns:
       float32 [..., ceil(n / hop_width), num_mel_bins], natural logarithms.
     """
-    return spectral_ops.log_mel_spectrogram(
+    config = spectrogram_config
+    return spectral_ops.compute_logmel(
         samples,
-        sample_rate=config.sample_rate,
-        hop_width=config.hop_width,
-        fft_size=config.fft_size,
-        num_mel_bins=config.num_mel_bins,
         lo_hz=config.lo_hz,
         hi_hz=config.hi_hz,
+        bins=config.num_mel_bins,
+        fft_size=config.fft_size,
+        # Half a sample more, since the hop is computed back and rounded down.
+        overlap=1 - (config.hop_width + 0.5) / config.fft_size,
+        sample_rate=config.sample_rate,
         scale=config.scale,
-        xp=xp,
     )
+
+
+def flatten_frames(frames: Any) -> Any:
+    """Joins hops [frames, hop_width] to samples [frames * hop_width]."""
+    return spectral_ops.array_module(frames).reshape(frames, -1)
 
 
 def input_depth(spectrogram_config: SpectrogramConfig) -> int:

@@ -201,9 +201,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         else:
             audio_rng, frames_rng = jax.random.split(rng)
             audio = augmenter.batch(audio_rng, audio)
-        frames = spectrograms.compute_spectrogram(
-            audio, self.config.spectrogram, xp=jnp
-        )
+        frames = spectrograms.compute_spectrogram(audio, self.config.spectrogram)
         return frames if augmenter is None else augmenter.frames(frames_rng, frames)
 
     def loss_fn(self, params, batch, dropout_rng):

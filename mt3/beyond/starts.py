@@ -163,18 +163,17 @@ def _initial_heads(params: Mapping[str, Any], sizes: T5Config) -> dict[str, jax.
 def _with_smooth_time_tokens(decoder, config: ModelConfig):
     """Replaces the rows and columns of time shifts by rotated positions."""
     decoder = dict(decoder)
-    table = np.asarray(decoder["token_embedder"]["embedding"]).copy()
+    table = jnp.asarray(decoder["token_embedder"]["embedding"])
     depth = table.shape[1]
     ids, rows = _time_rows(depth, config)
     rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(depth, depth)))
     # Rows of the position table have half the power of random embeddings.
     smooth = (np.sqrt(2.0) * rows @ rotation).astype(np.float32)
-    table[ids] = smooth
-    decoder["token_embedder"] = {"embedding": jnp.asarray(table)}
+    decoder["token_embedder"] = {"embedding": table.at[ids].set(smooth)}
     if "logits_dense" in decoder:
-        kernel = np.asarray(decoder["logits_dense"]["kernel"]).copy()
-        kernel[:, ids] = smooth.T / np.sqrt(depth)
-        decoder["logits_dense"] = {"kernel": jnp.asarray(kernel)}
+        kernel = jnp.asarray(decoder["logits_dense"]["kernel"])
+        kernel = kernel.at[:, ids].set((smooth.T / np.sqrt(depth)).astype(np.float32))
+        decoder["logits_dense"] = {"kernel": kernel}
     return decoder
 
 
@@ -197,21 +196,21 @@ def _with_copying_start(params, sizes: T5Config, config: ModelConfig) -> dict[st
     codec = vocabularies.build_codec(config.vocabulary)
     first = vocabularies.NUM_SPECIAL_IDS + codec.event_type_range("pitch")[0]
     first += harmonic_stem.LOWEST_PITCH
-    kernel = np.asarray(decoder["logits_dense"]["kernel"]).copy()
-    kernel[:, first : first + len(begins)] = begins.T
+    kernel = jnp.asarray(decoder["logits_dense"]["kernel"])
+    kernel = kernel.at[:, first : first + len(begins)].set(begins.T)
     ids, rows = _time_rows(sizes.emb_dim, config)
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    kernel[:, ids] = _TIME_GAIN * rows.T
-    decoder["logits_dense"] = {"kernel": jnp.asarray(kernel)}
+    kernel = kernel.at[:, ids].set((_TIME_GAIN * rows.T).astype(np.float32))
+    decoder["logits_dense"] = {"kernel": kernel}
     return decoder
 
 
-def _note_directions(params) -> tuple[np.ndarray, np.ndarray]:
+def _note_directions(params) -> tuple[jax.Array, jax.Array]:
     """Returns the directions that mark a pitch as beginning and sounding, [88, D]."""
     stem = params["encoder"]["harmonic_stem"]
-    marks = np.asarray(stem["probabilities_projection"]["kernel"])
+    marks = jnp.asarray(stem["probabilities_projection"]["kernel"])
     marks = marks.reshape(harmonic_stem.NUM_PITCHES, 2, -1)
-    marks = marks / np.linalg.norm(marks, axis=-1, keepdims=True)
+    marks = marks / jnp.linalg.norm(marks, axis=-1, keepdims=True)
     return marks[:, 0], marks[:, 1]
 
 

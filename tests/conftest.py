@@ -9,9 +9,8 @@ from collections.abc import Iterator
 # Before anything imports JAX. The suite must pass, and mean the same, on a machine
 # with an accelerator as on one without.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of the suite's time goes into compiling tiny networks, and none into running them:
-# LLVM need not optimise. `XLA_FLAGS= make test` checks programs as they are compiled
-# for use.
+# The suite compiles tiny networks much longer than it runs them, so LLVM need not
+# optimise. `XLA_FLAGS= make test` checks programs as they are compiled for use.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",

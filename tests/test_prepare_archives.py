@@ -15,6 +15,7 @@ from mt3.data import adapters, records, tfrecords
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import Note
 from mt3.prepare import items, recordings, running, sequences
+from mt3.prepare.archives import read_table
 from mt3.prepare.guitarset import GuitarSet
 from mt3.prepare.maestro import Maestro
 from mt3.prepare.musicnet import TEST_IDS, VALIDATION_IDS, MusicNet, split_of
@@ -26,13 +27,12 @@ SETTINGS = items.Settings()
 RATE = 16000
 
 
-def prepare(archive, root, *, settings=SETTINGS, **options):
+def prepare(archive, root, **options):
     """Prepares, and makes sure that nothing was skipped by mistake."""
     report = running.prepare(
         archive,
         root,
         source="look-alike",
-        settings=settings,
         options=running.Options(**options),
     )
     assert report.exit_code == 0, report.table()
@@ -303,7 +303,7 @@ def test_slakh_train_has_subsets(tmp_path):
     assert chosen == by_song["Track00001"]
     seeded = items.Settings(seed=1)
     archive = Slakh.open(source, seeded)
-    prepare(archive, other, settings=seeded, splits=("train",), limit=1)
+    prepare(archive, other, splits=("train",), limit=1)
     changed = [tuple(r["src_ids"].tolist()) for r in read(other, "slakh", "train")]
     assert changed != chosen
 
@@ -384,7 +384,6 @@ def test_slakh_of_damaged_songs(tmp_path):
         archive,
         tmp_path,
         source="look-alike",
-        settings=SETTINGS,
         options=running.Options(splits=("validation", "test")),
     )
     assert report.exit_code == 1
@@ -421,9 +420,7 @@ def test_tables_with_faults(tmp_path):
     text = labels.read_text()
     labels.write_text(text.replace(",41,", ",violin,"))
     (source / "test_labels" / "2303.csv").write_text("start,end\n1,2\n")
-    report = running.prepare(
-        MusicNet.open(source, SETTINGS), tmp_path, source="", settings=SETTINGS
-    )
+    report = running.prepare(MusicNet.open(source, SETTINGS), tmp_path, source="")
     reasons = sorted(problem.reason for problem in report.all_problems)
     assert "2303.csv: lacks the columns" in reasons[0]
     assert "1727.csv: line 5:" in reasons[1]
@@ -435,7 +432,7 @@ def test_other_sample_rates(tmp_path):
     for rate, expected in ((8000, 8000), (0, archives.RATE)):
         settings = items.Settings(sample_rate=rate)
         root = tmp_path / f"at_{rate}"
-        prepare(GuitarSet.open(source, settings), root, settings=settings)
+        prepare(GuitarSet.open(source, settings), root)
         record = read(root, "guitarset", "validation")[0]
         info = soundfile.info(io.BytesIO(record["audio"]))
         assert (info.samplerate, info.channels, info.subtype) == (expected, 1, "PCM_16")
@@ -502,16 +499,14 @@ def test_tables_that_cannot_be_used_are_named(tmp_path, text, message):
     if text is not None:
         path.write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=f"table.csv: .*{message}"):
-        list(items.read_table(path, ("a", "c")))
+        list(read_table(path, ("a", "c")))
 
 
 def test_jams_without_notes(tmp_path):
     source = archives.guitarset(tmp_path, recordings=["mic"])
     (source / "annotation" / "00_BN1-129-Eb_comp.jams").write_text("{")
     archives.write_jams(source / "annotation" / "01_Rock2-85-F_solo.jams", [])
-    report = running.prepare(
-        GuitarSet.open(source, SETTINGS), tmp_path, source="", settings=SETTINGS
-    )
+    report = running.prepare(GuitarSet.open(source, SETTINGS), tmp_path, source="")
     first, second = (problem.reason for problem in report.all_problems)
     assert "not a readable JAMS file" in first
     assert "holds no notes" in second

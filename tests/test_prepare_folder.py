@@ -107,7 +107,7 @@ def test_small_sets_get_every_split():
 def test_the_record(tmp_path):
     source = archives.songs(tmp_path, ["train/one"])
     archive = Folder.open(source, SETTINGS)
-    report = running.prepare(archive, tmp_path, source="", settings=SETTINGS)
+    report = running.prepare(archive, tmp_path, source="")
     assert report.dataset == "songs"
     config = datasets.get("songs", tmp_path)
     (path,) = datasets.files(config, "train", str(tmp_path))
@@ -127,7 +127,7 @@ def test_audio_that_goes_on_long_after_the_notes(tmp_path):
     source = archives.songs(tmp_path, ["train/one", "train/two"])
     archives.write_audio(source / "train/two.flac", archives.sines([], seconds=13))
     archive = Folder.open(source, SETTINGS)
-    report = running.prepare(archive, tmp_path, source="", settings=SETTINGS)
+    report = running.prepare(archive, tmp_path, source="")
     (problem,) = report.all_problems
     assert "two.flac: the audio lasts 13.00 s, its notes 1.70 s" in problem.reason
     assert "at most 10 s (--max-mismatch)" in problem.reason

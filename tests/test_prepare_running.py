@@ -32,7 +32,6 @@ def prepare(source, root, *, settings=SETTINGS, log=None, **options):
         archive,
         root,
         source=str(source),
-        settings=settings,
         options=running.Options(**{"num_shards": None, **options}),
         log=log,
     )
@@ -239,7 +238,7 @@ def test_finished_shards_stay_when_a_later_one_fails(source, tmp_path, monkeypat
 def test_a_shard_can_be_made_in_another_process(source, tmp_path):
     archive = Folder.open(source, SETTINGS, name="mine")
     found = archive.listing().splits["train"]
-    made = plan.make_plan(archive, "train", found, tmp_path, settings=SETTINGS)
+    made = plan.make_plan(archive, "train", found, tmp_path)
     (job,) = pickle.loads(pickle.dumps(made)).jobs
     done = []
     state = shards.make(job, done.append)
@@ -287,10 +286,8 @@ def test_data_sets_of_a_single_file(tmp_path):
     archive = Urmp.open(archives.urmp(tmp_path), SETTINGS)
     options = running.Options(splits=("train",), num_shards=2)
     with pytest.raises(ConfigError, match="'train' of urmp is a single file"):
-        running.prepare(
-            archive, tmp_path, source="", settings=SETTINGS, options=options
-        )
-    report = running.prepare(archive, tmp_path, source="", settings=SETTINGS)
+        running.prepare(archive, tmp_path, source="", options=options)
+    report = running.prepare(archive, tmp_path, source="")
     assert sorted(stamps(report.folder)) == ["train.tfrecord", "validation.tfrecord"]
 
 
@@ -307,6 +304,4 @@ def test_an_archive_without_songs_that_can_be_read(tmp_path):
     with pytest.raises(
         DataError, match="maestrov3: no songs of train or [^.]*\nno such file"
     ):
-        running.prepare(
-            Maestro.open(source, SETTINGS), tmp_path, source="", settings=SETTINGS
-        )
+        running.prepare(Maestro.open(source, SETTINGS), tmp_path, source="")

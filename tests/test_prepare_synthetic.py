@@ -30,7 +30,7 @@ def songs(root, split):
 
 def prepare(root, settings=SETTINGS, **options):
     archive = Synthetic.open(settings, **options)
-    return running.prepare(archive, root, source="synthetic", settings=archive.settings)
+    return running.prepare(archive, root, source="synthetic")
 
 
 def test_random_songs(tmp_path):

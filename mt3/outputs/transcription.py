@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mt3
-from mt3 import errors
 from mt3.midi import general_midi
 from mt3.note_sequences import Note, validate_notes
 
@@ -88,7 +87,7 @@ class Transcription:
         return dict(sorted(groups.items(), key=lambda item: item[0][::-1]))
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the record as JSON values; `from_dict` reads them back."""
+        """Returns the record as JSON values."""
         return {
             "format": FORMAT_NAME,
             "format_version": FORMAT_VERSION,
@@ -112,28 +111,6 @@ class Transcription:
             "notes": [note_to_dict(note) for note in self.notes],
         }
 
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Transcription:
-        """Rebuilds a record from the values of `to_dict`.
-
-        Raises:
-          MidiError: the values are not those of a transcription.
-        """
-        found = (record.get("format"), record.get("format_version"))
-        if found != (FORMAT_NAME, FORMAT_VERSION):
-            raise errors.MidiError(
-                f"transcription: format and version are {found}; expected "
-                f"{(FORMAT_NAME, FORMAT_VERSION)}"
-            )
-        names = {field.name for field in dataclasses.fields(cls)} - {"notes"}
-        try:
-            notes = [note_from_dict(note) for note in record["notes"]]
-            return cls(notes=notes, **{name: record[name] for name in names})
-        except (KeyError, TypeError) as error:
-            raise errors.MidiError(
-                f"transcription: a field is missing or malformed ({error!r})"
-            ) from error
-
 
 def note_to_dict(note: Note) -> dict[str, Any]:
     """Returns a note's `NOTE_COLUMNS`."""
@@ -146,8 +123,3 @@ def note_to_dict(note: Note) -> dict[str, Any]:
         "instrument": general_midi.instrument_name(note.program, note.is_drum),
         "is_drum": note.is_drum,
     }
-
-
-def note_from_dict(record: Mapping[str, Any]) -> Note:
-    """Returns the note of `note_to_dict`; the instrument's name is not needed."""
-    return Note(**{k: record[k] for k in NOTE_COLUMNS if k != "instrument"})

@@ -1,6 +1,7 @@
 """Preparation of data sets: unpacked archives -> records that tasks read.
 
     items           what an archive is: lists of songs, made into records one by one
+    archives        what their readers share
     maestro, guitarset, urmp, musicnet, slakh, folder, synthetic      the archives
     slakh_classes   from a stem's metadata to the classes of the MT3 paper
     recordings      recordings as records hold them, with their labels
@@ -12,10 +13,8 @@
     report          table, prepare-report.json, dataset.json
     command         `mt3 prepare`
 
-    report = running.prepare(
-        Maestro.open("maestro-v3.0.0", settings), "data", source="maestro-v3.0.0",
-        settings=settings,
-    )
+    archive = Maestro.open("maestro-v3.0.0", settings)
+    report = running.prepare(archive, "data", source="maestro-v3.0.0")
 
 The records have the features of the published ones (`mt3.datasets`), so tasks read
 either. Their audio is at 16 kHz unless asked otherwise, so that reading is quick;

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import inspect
 import os
 import sys
 import warnings
@@ -29,6 +31,18 @@ _ARCHIVES = {
     "cerberus4": "quartets of bass, drums, guitar and piano from Slakh2100",
     "folder": "one's own recordings with their MIDI files",
     "synthetic": "songs rendered from random notes or MIDI files",
+}
+# What opens each: module, class and method, below this package.
+_OPENERS = {
+    "maestro": "maestro.Maestro.open",
+    "guitarset": "guitarset.GuitarSet.open",
+    "urmp": "urmp.Urmp.open",
+    "musicnet": "musicnet.MusicNet.open",
+    "musicnet_em": "musicnet.MusicNet.open_em",
+    "slakh": "slakh.Slakh.open",
+    "cerberus4": "slakh.Slakh.open",
+    "folder": "folder.Folder.open",
+    "synthetic": "synthetic.Synthetic.open",
 }
 
 
@@ -71,7 +85,6 @@ def main(arguments: Sequence[str]) -> int:
         archive,
         data_root,
         source=getattr(options, "source", None) or options.dataset,
-        settings=archive.settings,
         options=run_options,
         log=None if options.quiet else _say,
     )
@@ -86,47 +99,12 @@ def open_archive(options: argparse.Namespace, settings: Settings) -> Archive:
       DataError: it is not there, or something else.
       ConfigError: options that make no sense.
     """
-    name = options.dataset
-    if name == "maestro":
-        from mt3.prepare.maestro import Maestro
-
-        return Maestro.open(options.source, settings)
-    if name == "guitarset":
-        from mt3.prepare.guitarset import GuitarSet
-
-        recordings = _words([options.recordings])
-        return GuitarSet.open(options.source, settings, recordings=recordings)
-    if name == "urmp":
-        from mt3.prepare.urmp import Urmp
-
-        return Urmp.open(options.source, settings)
-    if name in ("musicnet", "musicnet_em"):
-        from mt3.prepare.musicnet import MusicNet
-
-        if name == "musicnet":
-            return MusicNet.open(options.source, settings)
-        return MusicNet.open_em(options.source, settings, labels=options.labels)
-    if name in ("slakh", "cerberus4"):
-        from mt3.prepare.slakh import Slakh
-
-        special = ("subsets", "min_stems", "combinations", "with_stems")
-        values = {k: v for k, v in vars(options).items() if k in special}
-        return Slakh.open(options.source, settings, dataset=name, **values)
-    shares = {"validation": options.validation, "test": options.test}
-    if name == "folder":
-        from mt3.prepare.folder import Folder
-
-        return Folder.open(options.source, settings, name=options.name, **shares)
-    from mt3.prepare.synthetic import Synthetic
-
-    return Synthetic.open(
-        settings,
-        songs=options.songs,
-        seconds=options.seconds,
-        soundfonts=options.soundfont,
-        midi=options.midi,
-        **shares,
-    )
+    module, archive, method = _OPENERS[options.dataset].split(".")
+    module = importlib.import_module(f"mt3.prepare.{module}")
+    opener = getattr(getattr(module, archive), method)
+    values = {**vars(options), "settings": settings}
+    known = inspect.signature(opener).parameters
+    return opener(**{name: values[name] for name in known if name in values})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -144,7 +122,8 @@ def _parser() -> argparse.ArgumentParser:
         _add_common(parsers[name])
     parsers["guitarset"].add_argument(
         "--recordings",
-        default="",
+        type=lambda text: _words([text]),
+        default=[],
         metavar="LIST",
         help="mic, mix or both (default: those that are there)",
     )
@@ -251,6 +230,7 @@ def _add_own(
     )
     add(
         "--soundfont",
+        dest="soundfonts",
         action="append",
         default=[],
         metavar="SF2",

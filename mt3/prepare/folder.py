@@ -25,15 +25,8 @@ from mt3 import datasets
 from mt3.errors import ConfigError, DataError
 from mt3.midi.reader import MIDI_SUFFIXES
 from mt3.prepare import recordings
-from mt3.prepare.items import (
-    Archive,
-    Item,
-    Listing,
-    Problem,
-    Record,
-    Settings,
-    contents,
-)
+from mt3.prepare.archives import contents
+from mt3.prepare.items import Archive, Item, Listing, Problem, Record, Settings
 from mt3.transcribe import AUDIO_SUFFIXES
 
 SPLITS = ("train", "validation", "test")

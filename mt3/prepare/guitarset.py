@@ -30,16 +30,8 @@ from mt3.data.adapters import GUITARSET_PROGRAM
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import DEFAULT_VELOCITY, Note, validate_notes
 from mt3.prepare import recordings, sequences
-from mt3.prepare.items import (
-    Archive,
-    Item,
-    Listing,
-    Problem,
-    Record,
-    Settings,
-    contents,
-    find_root,
-)
+from mt3.prepare.archives import contents, find_root
+from mt3.prepare.items import Archive, Item, Listing, Problem, Record, Settings
 
 RECORDINGS = {"mic": "audio_mono-mic", "mix": "audio_mono-pickup_mix"}
 VALIDATION_PROGRESSION = "3"

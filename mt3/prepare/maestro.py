@@ -19,17 +19,8 @@ from pathlib import Path
 
 from mt3.errors import DataError
 from mt3.prepare import recordings
-from mt3.prepare.items import (
-    Archive,
-    Item,
-    Listing,
-    Problem,
-    Record,
-    Settings,
-    find_root,
-    read_table,
-    without_duplicates,
-)
+from mt3.prepare.archives import find_root, read_table, without_duplicates
+from mt3.prepare.items import Archive, Item, Listing, Problem, Record, Settings
 
 TABLE = "maestro-v*.csv"
 DATASETS = {"1": "maestrov1", "3": "maestrov3"}

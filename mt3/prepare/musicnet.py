@@ -24,18 +24,8 @@ from pathlib import Path
 from mt3.errors import DataError
 from mt3.note_sequences import Note, validate_notes
 from mt3.prepare import recordings, sequences
-from mt3.prepare.items import (
-    Archive,
-    Item,
-    Listing,
-    Problem,
-    Record,
-    Settings,
-    contents,
-    find_root,
-    read_table,
-    without_duplicates,
-)
+from mt3.prepare.archives import contents, find_root, read_table, without_duplicates
+from mt3.prepare.items import Archive, Item, Listing, Problem, Record, Settings
 
 LABEL_RATE = 44100
 _TEST = "2118 2501 1813 1729 1893 2296 1776 2487 2537 2186 2431 2432 2497 2621 2507"

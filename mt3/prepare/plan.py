@@ -14,7 +14,7 @@ from mt3 import datasets
 from mt3.datasets import DatasetConfig
 from mt3.errors import ConfigError, DataError
 from mt3.prepare import shards
-from mt3.prepare.items import Archive, Item, Settings
+from mt3.prepare.items import Archive, Item
 
 # The published numbers of shards, used where there are enough songs.
 PUBLISHED_SHARDS: Mapping[str, Mapping[str, int]] = {
@@ -133,8 +133,6 @@ def make_plan(
     split: str,
     items: Sequence[Item],
     root: Path,
-    *,
-    settings: Settings,
     num_shards: int | None = None,
 ) -> SplitPlan:
     """Divides the songs of a split among shards.
@@ -144,7 +142,6 @@ def make_plan(
       split: its name.
       items: its songs, at least one.
       root: the data root.
-      settings: see `Settings`.
       num_shards: how many; by default as many as published, or one for eight songs.
 
     Raises:
@@ -177,7 +174,7 @@ def make_plan(
             items=tuple(items[i::count]),
             specs=config.features,
             path=path.parent / name,
-            max_mismatch=settings.max_mismatch,
+            max_mismatch=archive.settings.max_mismatch,
         )
         for i, name in enumerate(names)
     )
@@ -189,7 +186,10 @@ def make_plan(
         pattern=f"{prefix}-?????-of-{count:05d}" if is_sharded else prefix,
         jobs=jobs,
         settings={
-            **shards.describe_settings(archive, settings.sample_rate, settings.seed),
+            "dataset": archive.dataset,
+            "sample_rate": archive.settings.sample_rate,
+            "seed": archive.settings.seed,
+            **archive.options(),
             "split": split,
             "shards": count,
             "songs": len(items),

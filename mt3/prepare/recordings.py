@@ -13,7 +13,8 @@ import numpy as np
 
 from mt3.audio import reading
 from mt3.prepare import sequences
-from mt3.prepare.items import Item, Record, Settings, check_lengths
+from mt3.prepare.archives import check_lengths
+from mt3.prepare.items import Item, Record, Settings
 
 
 def read_audio(

@@ -7,22 +7,17 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
-import queue
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mt3.errors import ConfigError, DataError, OutputError, near_misses
 from mt3.prepare import shards
-from mt3.prepare.items import Archive, Problem, Settings
+from mt3.prepare.items import Archive, Problem
 from mt3.prepare.plan import SplitPlan, config_of, make_plan
 from mt3.prepare.report import Report, SplitReport
 from mt3.prepare.shards import ShardJob, ShardState
-
-# Set in a worker process: reports finished songs to the parent.
-_done: multiprocessing.Queue | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +54,6 @@ def prepare(
     data_root: str | os.PathLike[str],
     *,
     source: str,
-    settings: Settings,
     options: Options = Options(),
     log: Callable[[str], None] | None = None,
 ) -> Report:
@@ -72,7 +66,6 @@ def prepare(
       archive: what to read.
       data_root: where to write; `<data_root>/datasets/...`.
       source: what to call the archive in the report.
-      settings: see `Settings`.
       options: see `Options`.
       log: called with lines of progress.
 
@@ -85,14 +78,14 @@ def prepare(
       DataError: no songs, or existing shards were made with other settings.
       OutputError: the disk is full, say; finished shards stay.
     """
-    settings.validate()
+    archive.settings.validate()
     options.validate()
     if "://" in os.fspath(data_root):
         raise ConfigError(
             f"prepare: {data_root} is not a local folder; prepare into one, and copy it"
         )
     root = Path(data_root)
-    plans, problems = _plans(archive, root, settings, options)
+    plans, problems = _plans(archive, root, options)
     if not options.overwrite:
         for plan in plans:
             plan.check()
@@ -102,28 +95,23 @@ def prepare(
     missing = [job for plan in plans for job in plan.jobs if kept[job.path] is None]
     states = {path: state for path, state in kept.items() if state is not None}
     say = log or (lambda line: None)
-    if len(states):
+    if states:
         say(f"{len(states)} of {len(kept)} shards are there already")
     progress = _Progress(sum(len(job.items) for job in missing), say)
-    report = None
     try:
-        for job, state in _make_all(missing, options.jobs, progress.add):
+        for job, state in _make_all(missing, options.jobs, progress):
             states[job.path] = state
     finally:
         report = _report(archive, source, plans, states, kept, problems)
-        _write_report(report)
+        # If another error is under way (a full disk, say), that one is reported.
+        failing = sys.exc_info()[0] is not None
+        with contextlib.suppress(OutputError) if failing else contextlib.nullcontext():
+            report.write()
     return report
 
 
-def _write_report(report: Report) -> None:
-    # If another error is under way (a full disk, say), that one is reported.
-    failing = sys.exc_info()[0] is not None
-    with contextlib.suppress(OutputError) if failing else contextlib.nullcontext():
-        report.write()
-
-
 def _plans(
-    archive: Archive, root: Path, settings: Settings, options: Options
+    archive: Archive, root: Path, options: Options
 ) -> tuple[list[SplitPlan], tuple[Problem, ...]]:
     """Lists the songs and divides them; raises as `prepare`."""
     listing = archive.listing()
@@ -142,7 +130,6 @@ def _plans(
             split,
             listing.splits[split][: options.limit],
             root,
-            settings=settings,
             num_shards=options.num_shards,
         )
         for split in wanted
@@ -159,56 +146,24 @@ def _plans(
 
 
 def _make_all(
-    jobs: Sequence[ShardJob], workers: int, progress: shards.Progress
+    jobs: Sequence[ShardJob], workers: int, progress: _Progress
 ) -> Iterator[tuple[ShardJob, ShardState]]:
     """Makes shards, yielding each when it is there; raises OutputError."""
     if workers <= 1 or len(jobs) <= 1:
         for job in jobs:
-            yield job, shards.make(job, progress)
+            yield job, shards.make(job, lambda seconds: progress.add(1, seconds))
         return
-    context = multiprocessing.get_context("spawn")
-    done = context.Queue()
-    with _listening(done, progress):
-        pool = concurrent.futures.ProcessPoolExecutor(
-            min(workers, len(jobs)), context, initializer=_start, initargs=(done,)
-        )
-        try:
-            running = {pool.submit(_make_one, job): job for job in jobs}
-            for future in concurrent.futures.as_completed(running):
-                yield running[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _start(done: multiprocessing.Queue) -> None:
-    """Prepares a process for making shards."""
-    global _done
-    _done = done
-
-
-def _make_one(job: ShardJob) -> ShardState:
-    return shards.make(job, _done.put if _done is not None else lambda seconds: None)
-
-
-@contextlib.contextmanager
-def _listening(
-    done: multiprocessing.Queue, progress: shards.Progress
-) -> Iterator[None]:
-    """Hands on what other processes say, for the time of the block."""
-    stopped = threading.Event()
-
-    def listen() -> None:
-        while not stopped.is_set() or not done.empty():
-            with contextlib.suppress(queue.Empty):
-                progress(done.get(timeout=0.2))
-
-    thread = threading.Thread(target=listen, daemon=True)
-    thread.start()
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(workers, len(jobs)), multiprocessing.get_context("spawn")
+    )
     try:
-        yield
+        running = {pool.submit(shards.make, job): job for job in jobs}
+        for future in concurrent.futures.as_completed(running):
+            job, state = running[future], future.result()
+            progress.add(len(job.items), state.seconds)
+            yield job, state
     finally:
-        stopped.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)
 
 
 class _Progress:
@@ -219,9 +174,9 @@ class _Progress:
         self._songs, self._seconds = 0, 0.0
         self._start = self._last = time.monotonic()
 
-    def add(self, seconds: float) -> None:
-        """Counts a song."""
-        self._songs += 1
+    def add(self, songs: int, seconds: float) -> None:
+        """Counts finished songs with their audio."""
+        self._songs += songs
         self._seconds += seconds
         now = time.monotonic()
         if now - self._last < self._every and self._songs < self._total:

@@ -13,7 +13,6 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from mt3 import files
 from mt3.data import tfrecords
@@ -189,13 +188,3 @@ def _stamps(item: Item) -> tuple[tuple[str, int, int], ...]:
         except OSError:
             stamps.append((str(path), -1, -1))
     return tuple(stamps)
-
-
-def describe_settings(archive: Archive, sample_rate: int, seed: int) -> dict[str, Any]:
-    """Returns everything on which the content of an archive's records depends."""
-    return {
-        "dataset": archive.dataset,
-        "sample_rate": sample_rate,
-        "seed": seed,
-        **archive.options(),
-    }

@@ -46,20 +46,14 @@ import yaml
 
 from mt3.errors import ConfigError, DataError
 from mt3.prepare import recordings, sequences, slakh_classes
-from mt3.prepare.items import (
-    Archive,
-    Item,
-    LeftOut,
-    Listing,
-    Problem,
-    Record,
-    Settings,
+from mt3.prepare.archives import (
     check_lengths,
     contents,
     find_root,
     random_seed,
     without_duplicates,
 )
+from mt3.prepare.items import Archive, Item, LeftOut, Listing, Problem, Record, Settings
 from mt3.vocabularies import midi_class
 
 SPLITS = ("train", "validation", "test")
@@ -94,14 +88,22 @@ class Slakh(Archive):
     root: Path
     settings: Settings
     dataset: str
-    subsets: int = 10
-    min_stems: int = 4
-    combinations: int = 0
-    with_stems: bool = False
+    subsets: int
+    min_stems: int
+    combinations: int
+    with_stems: bool
 
     @classmethod
     def open(
-        cls, source: str, settings: Settings, *, dataset: str = "slakh", **options: Any
+        cls,
+        source: str,
+        settings: Settings,
+        *,
+        dataset: str = "slakh",
+        subsets: int = 10,
+        min_stems: int = 4,
+        combinations: int = 0,
+        with_stems: bool = False,
     ) -> Slakh:
         """Finds the songs' folders.
 
@@ -109,13 +111,17 @@ class Slakh(Archive):
           source: the archive's folder.
           settings: see `Settings`.
           dataset: "slakh" or "cerberus4".
-          **options: subsets, min_stems, combinations (0: all), with_stems.
+          subsets: mixes of each song for training.
+          min_stems: stems that such a mix has at least.
+          combinations: the most quartets of a song; 0 for all.
+          with_stems: store the stems' audio too.
 
         Raises:
           DataError: no such folders.
           ConfigError: numbers that make no sense.
         """
-        found = cls(Path(source), settings, dataset, **options)
+        options = subsets, min_stems, combinations, with_stems
+        found = cls(Path(source), settings, dataset, *options)
         if found.subsets < 1 or found.min_stems < 1 or found.combinations < 0:
             raise ConfigError(
                 f"{dataset}: subsets {found.subsets}, stems {found.min_stems}, "

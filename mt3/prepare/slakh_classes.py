@@ -11,7 +11,7 @@ Differences from that table, numbered:
 1. It leaves out synth basses (38, 39) and synth brass (62, 63). Should such a stem have
    been rendered, it is an Electric Bass or of the Brass Section.
 2. Without a program, the name of the General MIDI family, `inst_class`, decides (with
-   the family's first class), then the plugin's file name.
+   the family's first class).
 
 Sound effects, ethnic and percussive programs, 96 to 127, have no class: Slakh has no
 plugins for them.
@@ -83,41 +83,6 @@ _BY_FAMILY = {
     "synth pad": "Synth Pad",
     "drums": DRUMS,
 }
-# Parts of plugins' file names, specific ones first.
-_BY_PLUGIN = (
-    ("drum", DRUMS),
-    ("_kit", DRUMS),
-    ("electric_piano", "Electric Piano"),
-    ("rhodes", "Electric Piano"),
-    ("wurl", "Electric Piano"),
-    ("clavinet", "Electric Piano"),
-    ("harpsi", "Acoustic Piano"),
-    ("organ", "Organ"),
-    ("piano", "Acoustic Piano"),
-    ("grand", "Acoustic Piano"),
-    ("upright_bass", "Acoustic Bass"),
-    ("bass", "Electric Bass"),
-    ("guitar", "Acoustic Guitar"),
-    ("strat", "Clean Electric Guitar"),
-    ("harp", "Orchestral Harp"),
-    ("timpani", "Timpani"),
-    ("choir", "Choir and Voice"),
-    ("string", "String Ensemble"),
-    ("violin", "Violin"),
-    ("viola", "Viola"),
-    ("cello", "Cello"),
-    ("trumpet", "Trumpet"),
-    ("trombone", "Trombone"),
-    ("tuba", "Tuba"),
-    ("french_horn", "French Horn"),
-    ("horn", "Brass Section"),
-    ("brass", "Brass Section"),
-    ("sax", "Soprano/Alto Sax"),
-    ("oboe", "Oboe"),
-    ("bassoon", "Bassoon"),
-    ("clarinet", "Clarinet"),
-    ("flute", "Pipe"),
-)
 # Slakh's own groups, as its mixing uses them and Cerberus4 with it.
 QUARTET = {
     "bass": range(32, 40),
@@ -137,10 +102,7 @@ def class_of(stem: Mapping[str, Any]) -> str | None:
     if program == DRUM_PROGRAM:
         return DRUMS
     family = str(stem.get("inst_class", "")).strip().lower()
-    if family in _BY_FAMILY:
-        return _BY_FAMILY[family]
-    plugin = str(stem.get("plugin_name", "")).lower()
-    return next((name for part, name in _BY_PLUGIN if part in plugin), None)
+    return _BY_FAMILY.get(family)
 
 
 def quartet_part(stem: Mapping[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ import numpy as np
 from mt3.errors import ConfigError, DataError
 from mt3.midi import note_arrays, reader
 from mt3.prepare import recordings, sequences
+from mt3.prepare.archives import random_seed
 from mt3.prepare.folder import SPLITS, check_shares
 from mt3.prepare.items import (
     DEFAULT_SAMPLE_RATE,
@@ -27,7 +28,6 @@ from mt3.prepare.items import (
     Listing,
     Record,
     Settings,
-    random_seed,
 )
 from mt3.synthesis import random_notes, recipes
 from mt3.synthesis.soundfont import default_soundfont, open_soundfont

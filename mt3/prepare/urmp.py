@@ -20,16 +20,8 @@ from mt3.data.adapters import URMP_PROGRAMS
 from mt3.errors import DataError
 from mt3.note_sequences import DRUM_INSTRUMENT, Note, validate_notes
 from mt3.prepare import recordings, sequences
-from mt3.prepare.items import (
-    Archive,
-    Item,
-    Listing,
-    Problem,
-    Record,
-    Settings,
-    contents,
-    find_root,
-)
+from mt3.prepare.archives import contents, find_root
+from mt3.prepare.items import Archive, Item, Listing, Problem, Record, Settings
 
 VALIDATION_PIECES = frozenset({1, 2, 12, 13, 24, 25, 31, 38, 39})
 _PIECE = re.compile(r"(?P<number>\d\d)_[^_]+_[a-z_]+$")

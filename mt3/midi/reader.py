@@ -135,8 +135,12 @@ def find_midi(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return sorted(found)
 
 
-def _load(path: str | os.PathLike[str]) -> tuple[int, list[tuple]]:
-    """Returns the ticks per beat and all tracks' events in time order."""
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Returns the content of a MIDI file, without the RIFF header that some have.
+
+    Raises:
+      MidiError: the file cannot be read, or does not begin as a MIDI file does.
+    """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -147,6 +151,12 @@ def _load(path: str | os.PathLike[str]) -> tuple[int, list[tuple]]:
     if data[:4] != b"MThd":
         found = "an empty file" if not data else f"the first bytes are {data[:4]!r}"
         raise MidiError(f"{path}: not a MIDI file: {found}, expected b'MThd'")
+    return data
+
+
+def _load(path: str | os.PathLike[str]) -> tuple[int, list[tuple]]:
+    """Returns the ticks per beat and all tracks' events in time order."""
+    data = read_bytes(path)
     try:
         return _parse(data)
     except (ValueError, IndexError) as error:

@@ -16,6 +16,7 @@ from note_seq.protobuf import music_pb2
 
 from mt3 import note_sequences
 from mt3.errors import MidiError
+from mt3.midi import reader
 from mt3.note_sequences import Note
 
 NoteSequence = music_pb2.NoteSequence
@@ -37,14 +38,7 @@ def read_midi(
       MidiError: not readable, damaged, with numbers outside of MIDI's ranges, or
         without notes.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise MidiError(f"{path}: cannot read: {error.strerror or error}") from error
-    if data[:4] != b"MThd":
-        found = "an empty file" if not data else f"the first bytes are {data[:4]!r}"
-        raise MidiError(f"{path}: not a MIDI file: {found}, expected b'MThd'")
+    data = reader.read_bytes(path)
     try:
         with warnings.catch_warnings():
             # Tempo changes on other tracks than the first count too.
@@ -54,7 +48,7 @@ def read_midi(
         raise MidiError(f"{path}: damaged MIDI file: {error}") from error
     if not sequence.notes and not allow_empty:
         raise MidiError(f"{path}: the MIDI file holds no notes")
-    sequence.filename = path.name
+    sequence.filename = Path(path).name
     return sequence
 
 

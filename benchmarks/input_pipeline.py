@@ -45,7 +45,7 @@ from benchmarks import input_stages, synthesis_inputs
 from benchmarks import original_inputs as original
 from benchmarks.original_inputs import CONFIG, DATASET, FRAMES, LENGTHS, RATE
 from mt3 import datasets, note_sequences, preprocessors
-from mt3.data import adapters, records
+from mt3.data import adapters, records, tfrecords
 from mt3.data.tf_bridge import numpy_map
 from mt3.note_sequences import Note
 from mt3.run_length_encoding import IndexedEvents
@@ -90,8 +90,8 @@ def write_records(root: str, options: argparse.Namespace) -> None:
     import soundfile
 
     rng = np.random.default_rng(SEED)
-    prefix = Path(root, DATASET.paths["train"]).parent / "train.tfrecord"
-    with records.ShardWriter(prefix, 1) as writer:
+    folder = Path(root, DATASET.paths["train"]).parent
+    with tfrecords.write_records(folder / "train.tfrecord-00000-of-00001") as write:
         for index in range(options.songs):
             samples = rng.normal(0, 0.1, round(options.song_seconds * RATE))
             stream = io.BytesIO()
@@ -107,7 +107,7 @@ def write_records(root: str, options: argparse.Namespace) -> None:
                 for name, value in values.items()
             }
             example = tf.train.Example(features=tf.train.Features(feature=features))
-            writer.write(example.SerializeToString())
+            write(example.SerializeToString())
 
 
 def read(root: str) -> tf.data.Dataset:

@@ -6,7 +6,7 @@
   augments and transforms; and with both done here.
 
 The corpus is rendered first, small, from random notes. What renders needs
-`tinysoundfont` (or FluidSynth); without one there are no such rows.
+`tinysoundfont`; without it there are no such rows.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def sources(folder: str) -> Mapping[str, tuple[Any, configs.ModelConfig]]:
 
 def measure(*, profile: bool) -> dict[str, dict[str, Any]]:
     """Prints and returns the rates, with `profile` the microseconds of the parts."""
-    if not any(map(importlib.util.find_spec, ("tinysoundfont", "fluidsynth"))):
-        print("\nno synthesizer is installed: no rows for synthesis")
+    if importlib.util.find_spec("tinysoundfont") is None:
+        print("\ntinysoundfont is not installed: no rows for synthesis")
         return {}
     from mt3.synthesis import corpus
 

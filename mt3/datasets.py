@@ -5,7 +5,7 @@ written down here. A data root is a folder or a bucket. Below it every data set 
 layout of the published ones, `datasets/<data set>/<split>.tfrecord-00000-of-00010`, so
 a copy of the published buckets, the output of `mt3 prepare` and the buckets themselves
 are all read the same way, whatever the number of shards. Nothing is opened, locally or
-in the network, before `files` or `check_files` is called.
+in the network, before `files` is called.
 
 A `dataset.json` beside the shards (`mt3 prepare` writes one) gives the number of
 examples and the seconds of each split. For the published data sets it overrides the
@@ -46,9 +46,13 @@ MANIFEST_NAME = "dataset.json"
 MANIFEST_FORMAT = "mt3-dataset"
 MANIFEST_VERSION = 1
 
+_OTHERS = ("maestrov3", "guitarset", "urmp", "cerberus4", "slakh")
 # Mixtures of the published data sets (see `mt3.tasks`). The names of their tasks begin
 # with these, so no data set can have such a name.
-MIXTURE_NAMES = ("mega", "mega_iclr2022")
+MIXTURES: Mapping[str, tuple[str, ...]] = {
+    "mega": (*_OTHERS, "musicnet_em"),
+    "mega_iclr2022": (*_OTHERS, "musicnet"),
+}
 # A task's suffix that stands for several splits.
 _RESERVED_SPLITS = ("eval", "eval_train")
 _SHARD_NAME = re.compile(r"-(\d{5})-of-(\d{5})$")
@@ -149,22 +153,11 @@ class DatasetConfig:
         """Names of the splits."""
         return tuple(self.paths)
 
-    def num_chunks(
-        self,
-        split: str,
-        *,
-        frames_per_second: float = FRAMES_PER_SECOND,
-        max_frames: int = CHUNK_FRAMES,
-    ) -> int | None:
-        """Estimates how many pieces of at most `max_frames` frames a split makes.
+    def num_chunks(self, split: str) -> int | None:
+        """Estimates how many pieces of at most `CHUNK_FRAMES` frames a split makes.
 
         A cached task has an exact count; this is its substitute. A song's last piece is
         half full on average.
-
-        Args:
-          split: a split.
-          frames_per_second: frame rate of the spectrogram.
-          max_frames: frames of one piece.
 
         Returns:
           The number of pieces, at least one for each song; None where it is unknown.
@@ -172,7 +165,7 @@ class DatasetConfig:
         hours, songs = self.hours.get(split), self.num_examples.get(split, 0)
         if hours is None:
             return songs or None
-        full = hours * 3600 * frames_per_second / max_frames
+        full = hours * 3600 * FRAMES_PER_SECOND / CHUNK_FRAMES
         return max(1, songs, math.ceil(full + songs / 2))
 
 
@@ -411,19 +404,6 @@ DATASETS: Mapping[str, DatasetConfig] = {
 }
 
 
-def get(name: str, root: str | os.PathLike[str] | None = None) -> DatasetConfig:
-    """Returns a data set by name, including your own ones below `root`.
-
-    Raises:
-      ConfigError: there is none of that name.
-      DataError: its `dataset.json` is damaged.
-    """
-    known = available(root)
-    if name not in known:
-        raise ConfigError(f"data set: unknown name {name!r}.{near_misses(name, known)}")
-    return known[name]
-
-
 def available(root: str | os.PathLike[str] | None = None) -> dict[str, DatasetConfig]:
     """Returns all data sets by name, with the manifests of a local root applied.
 
@@ -432,6 +412,33 @@ def available(root: str | os.PathLike[str] | None = None) -> dict[str, DatasetCo
     """
     known = {name: with_manifest(config, root) for name, config in DATASETS.items()}
     return known | find_custom(root)
+
+
+def choose(names: Iterable[str] | None, root: str | None) -> dict[str, DatasetConfig]:
+    """Returns data sets by name: those that are wanted, or all that can be read.
+
+    Args:
+      names: the wanted ones; None for all.
+      root: the data root; None for the public buckets, which lack some data sets.
+
+    Raises:
+      ConfigError: there is none of that name.
+      DataError: a `dataset.json` is damaged.
+    """
+    known = available(root)
+    if root is None:
+        known = {name: config for name, config in known.items() if config.bucket}
+    if names is None:
+        return known
+    chosen = {}
+    for name in names:
+        if name not in known:
+            hint = near_misses(name, known)
+            if name in DATASETS:
+                hint = f" It needs a data root ({DATA_ROOT_VARIABLE})."
+            raise ConfigError(f"data set {name!r} is not known.{hint}")
+        chosen[name] = known[name]
+    return chosen
 
 
 def resolve_root(data_root: str | os.PathLike[str] | None = None) -> str | None:
@@ -498,27 +505,6 @@ def files(
         )
     _check_shards(config, split, full, found)
     return tuple(found)
-
-
-def check_files(
-    config: DatasetConfig,
-    root: str | None = None,
-    splits: Iterable[str] | None = None,
-) -> None:
-    """Checks that every shard of the given splits (by default all) exists.
-
-    Raises:
-      ConfigError: there is no such split, or no root.
-      DataError: names everything that is missing.
-    """
-    problems = []
-    for split in splits if splits is not None else config.splits:
-        try:
-            files(config, split, root)
-        except DataError as error:
-            problems.append(str(error))
-    if problems:
-        raise DataError("\n".join(problems))
 
 
 def _glob(full: str) -> list[str]:
@@ -668,7 +654,7 @@ def find_custom(root: str | os.PathLike[str] | None) -> dict[str, DatasetConfig]
         if path.parent.name in public:
             continue
         config = _from_manifest(path)
-        if config.name in {*DATASETS, *MIXTURE_NAMES, *found}:
+        if config.name in {*DATASETS, *MIXTURES, *found}:
             raise DataError(
                 f"{path}: the name {config.name!r} is taken; choose another"
             )

@@ -21,17 +21,19 @@ default; `mt3.tasks` sets the other one for the tasks that it registers.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 import gin
-from mt3 import run_length_encoding
+from mt3 import preprocessors, run_length_encoding
+from mt3.data.lengths import LengthCheck, SequenceLength
 from mt3.data.tf_bridge import Features, numpy_map
 from mt3.errors import ConfigError
 from mt3.event_codec import Codec
-from mt3.preprocessors import LengthCheck, SequenceLength
+from mt3.tokenizer import NoteTokenizer
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -138,6 +140,72 @@ def mix_transcription_examples(
         return mix | {n: row[n][row[n] != _NO_EVENT] for n in targets}
 
     return ds.flat_map(mixes)
+
+
+def mixed_training_example(
+    ds: tf.data.Dataset,
+    sequence_length: SequenceLength,
+    output_features: Mapping[str, Any],
+    *,
+    tokenizer: NoteTokenizer,
+    max_examples_per_mix: int,
+    skip_too_long: bool,
+    padding: str = "zero_frames",
+    shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
+    original: bool = False,
+) -> tf.data.Dataset:
+    """Does what `preprocessors.random_training_example` does, with mixing.
+
+    Args:
+      ds: chunks as `split_tokens` gives them.
+      sequence_length: as for the stages.
+      output_features: seqio's features.
+      tokenizer: codec, encoding, granularity and spectrogram.
+      max_examples_per_mix: as for `mix_transcription_examples`.
+      skip_too_long: as `skip` of `handle_too_long`.
+      padding: as for `compute_spectrograms`.
+      shuffle_buffer_size: as for `mix_transcription_examples`.
+      original: mix as the original, see differences 1 and 2.
+
+    Returns:
+      Mixes without `raw_inputs`, which would only fill the shuffle buffer.
+    """
+    import seqio
+
+    codec, config = tokenizer.codec, tokenizer.config
+    tie = codec.event_type_range("tie")[0] if config.include_ties else None
+    ds = preprocessors.select_random_chunk(ds, sequence_length)
+    ds = ds.map(
+        functools.partial(
+            run_length_encoding.extract_target_sequence_with_indices,
+            state_events_end_token=tie,
+        )
+    )
+    ds = preprocessors.map_midi_programs(ds, codec, config.program_granularity)
+    ds = run_length_encoding.run_length_encode_shifts_fn(codec)(ds)
+    ds = mix_transcription_examples(
+        ds,
+        sequence_length,
+        output_features,
+        codec,
+        max_examples_per_mix=max_examples_per_mix,
+        shuffle_buffer_size=shuffle_buffer_size,
+        one_tie_section=not original,
+        dense="keep" if original else "redraw",
+    )
+    ds = run_length_encoding.remove_redundant_state_changes_fn(
+        codec, state_change_event_types=("velocity", "program")
+    )(ds)
+    ds = preprocessors.compute_spectrograms(
+        ds, config.spectrogram, sequence_length=sequence_length, padding=padding
+    )
+    ds = preprocessors.handle_too_long(
+        ds, output_features, sequence_length, skip_too_long
+    )
+    ds = seqio.preprocessors.tokenize_and_append_eos(
+        ds, output_features, copy_pretokenized=False
+    )
+    return ds.map(lambda e: {n: v for n, v in e.items() if n != "raw_inputs"})
 
 
 class Mixer:

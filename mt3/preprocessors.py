@@ -77,10 +77,10 @@ import numpy as np
 import gin
 from mt3 import spectrograms, vocabularies
 from mt3.data import adapters
+from mt3.data.lengths import LengthCheck, SequenceLength
 from mt3.data.tf_bridge import OK, Features, empty_values, keep_ok, numpy_map
-from mt3.data.tf_bridge import original_error as original_error
 from mt3.datasets import CHUNK_FRAMES
-from mt3.errors import ConfigError, DataError, MT3Error
+from mt3.errors import ConfigError, MT3Error
 from mt3.errors import PitchBendError as PitchBendError
 from mt3.event_codec import Codec
 from mt3.note_sequences import TrackSpec
@@ -92,9 +92,8 @@ if TYPE_CHECKING:
     import note_seq
     import tensorflow as tf
 
-SequenceLength = Mapping[str, int] | None
-
-# Decoding audio does not hold Python's lock, so several songs at a time are faster.
+# Decoding audio does not hold Python's lock, so several songs at a time are faster;
+# each takes up to 100 MB and more.
 PARALLEL_SONGS = min(8, os.cpu_count() or 1)
 
 _log = logging.getLogger(__name__)
@@ -146,7 +145,6 @@ def tokenize(
     lean: bool = False,
     skip: tuple[type[MT3Error], ...] = (),
     stale_end_state: bool = True,
-    parallel_songs: int = PARALLEL_SONGS,
 ) -> tf.data.Dataset:
     """Reads songs from records and indexes their events by frame.
 
@@ -162,7 +160,6 @@ def tokenize(
       lean: difference 3.
       skip: kinds of errors that leave a record out with a log line.
       stale_end_state: difference 5.
-      parallel_songs: songs in memory at a time, each up to 100 MB and more.
 
     Returns:
       Songs: inputs, input_times, targets, the three indices, state_events, sequence,
@@ -216,7 +213,7 @@ def tokenize(
     drop = names if lean else [n for n in names if n in _AUDIO]
     return keep_ok(
         numpy_map(
-            ds, song_of, names, outputs, drop=drop, num_parallel_calls=parallel_songs
+            ds, song_of, names, outputs, drop=drop, num_parallel_calls=PARALLEL_SONGS
         )
     )
 
@@ -628,63 +625,6 @@ def handle_too_long(
         )
 
     return dataset.filter(fits) if names else dataset
-
-
-class LengthCheck:
-    """Finds examples that are longer than the model takes.
-
-    Attributes:
-      limits: the greatest length by feature, EOS included.
-
-    Args:
-      sequence_length: the limits; what is not in it may have any length.
-      skip: whether a report logs, or raises.
-    """
-
-    _WORDS = {"inputs": "frames of inputs", "targets": "targets with EOS"}
-
-    def __init__(self, sequence_length: SequenceLength, *, skip: bool):
-        self.limits = {n: v for n, v in (sequence_length or {}).items() if v}
-        self._skip = skip
-        self._skipped = 0
-
-    def problems(self, **lengths: int) -> list[str]:
-        """Returns what is too long, in words."""
-        return [
-            f"found {count} {self._WORDS.get(name, name)}, expected at most "
-            f"{self.limits[name]}"
-            for name, count in lengths.items()
-            if count > self.limits.get(name, count)
-        ]
-
-    def report(self, unique_id: np.ndarray, **lengths: int) -> np.bool_:
-        """Reports an example that is too long.
-
-        Args:
-          unique_id: its name, or the names of the examples that it was mixed from.
-          **lengths: by feature, EOS included.
-
-        Returns:
-          False, for a filter.
-
-        Raises:
-          DataError: examples that are too long are not to be skipped.
-        """
-        names = " + ".join(
-            item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
-            for item in np.ravel(unique_id)
-        )
-        message = f"example {names}: {'; '.join(self.problems(**lengths))}"
-        if not self._skip:
-            raise DataError(
-                f"{message}. Raise that feature's length, or let examples that are "
-                "too long be skipped"
-            )
-        self._skipped += 1
-        # At 1, 2, 4, 8, ... so that a dense data set does not fill the log.
-        if self._skipped & (self._skipped - 1) == 0:
-            _log.warning("Skipping %s (%d skipped so far)", message, self._skipped)
-        return np.False_
 
 
 def split_tokens_to_inputs_length(

@@ -59,7 +59,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,10 +70,9 @@ import tensorflow as tf
 
 import gin
 from mt3 import datasets, metrics, mixing, preprocessors, vocabularies
-from mt3 import run_length_encoding as rle
 from mt3.configs import ModelConfig
-from mt3.data import adapters, note_sequence_io, records
-from mt3.datasets import DatasetConfig
+from mt3.data import adapters, note_sequence_io, records, registry
+from mt3.datasets import MIXTURES, DatasetConfig
 from mt3.errors import ConfigError, DataError, MT3Error, near_misses
 from mt3.event_codec import Codec
 from mt3.spectrograms import SpectrogramConfig
@@ -85,14 +83,7 @@ MAX_NUM_CACHED_FRAMES = datasets.CHUNK_FRAMES
 SPECTROGRAM_CONFIG = SpectrogramConfig()
 VOCAB_CONFIG_FULL = VocabularyConfig()
 VOCAB_CONFIG_NOVELOCITY = VocabularyConfig(num_velocity_bins=1)
-MIXING_TEMPERATURE = 10 / 3
-CACHE_DIRS_VARIABLE = "MT3_TASK_CACHE_DIRS"
-
-_OTHERS = ("maestrov3", "guitarset", "urmp", "cerberus4", "slakh")
-MIXTURES: Mapping[str, tuple[str, ...]] = {
-    "mega": (*_OTHERS, "musicnet_em"),
-    "mega_iclr2022": (*_OTHERS, "musicnet"),
-}
+MIXING_TEMPERATURE = registry.MIXING_TEMPERATURE
 MIXTURE_DATASET_NAMES = list(MIXTURES["mega"])
 _FULL_VELOCITY = ("maestrov1", "maestrov3")
 _WITHOUT_TIES = ("maestrov1",)
@@ -108,10 +99,6 @@ _PREFIX = re.compile(rf"(\w+?)_({'|'.join(sorted(ENCODINGS, reverse=True))})")
 # Split of the tasks on whole songs, and of the training tasks' watched loss.
 EVAL_SPLIT = "eval"
 RAW_INPUTS_SECONDS = 30.0
-
-_LOG = logging.getLogger("mt3")
-# What was registered here with which settings; None is never a setting.
-_DONE: dict[str, tuple[object, seqio.Task | seqio.Mixture]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,10 +185,23 @@ def _bound_by_gin(function: Callable[..., Any], parameter: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class TaskOptions:
-    """Settings that are not in a task's name; see `register`.
+    """Settings that are not in a task's name.
 
     Attributes:
+      root: the data root (see `datasets`); None for the public buckets.
+      max_examples_per_mix: train on mixes of up to this many examples; None for what
+        gin files bind to `mixing.mix_transcription_examples`, if anything.
+      on_corrupt: what a record that cannot be used does: "stop" or "skip".
+      on_too_long: what a training example with too many tokens does: "stop" or
+        "skip". In evaluation it always stops.
+      padding: how short segments are filled up, as in `ModelConfig`.
+      shuffle_buffer_size: examples among which training shuffles; each takes half a
+        megabyte, for each data set of a mixture.
+      metric_options: handed to `metrics.metric_fns`.
       original: mix, post-process and score as the original, see difference 7.
+
+    Raises:
+      ConfigError: a wrong value.
     """
 
     root: str | None = None
@@ -210,15 +210,14 @@ class TaskOptions:
     on_too_long: str = "skip"
     padding: str = "zero_frames"
     shuffle_buffer_size: int = seqio.SHUFFLE_BUFFER_SIZE
-    metric_options: tuple[tuple[str, Any], ...] = ()
+    metric_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     original: bool = False
 
     def __post_init__(self):
-        for name in ("on_corrupt", "on_too_long"):
-            if (value := getattr(self, name)) not in records.ON_CORRUPT:
-                raise ConfigError(
-                    f"tasks: {name} is {value!r}; expected one of {records.ON_CORRUPT}"
-                )
+        if self.on_too_long not in ("stop", "skip"):
+            raise ConfigError(
+                f"tasks: on_too_long is {self.on_too_long!r}; expected 'stop' or 'skip'"
+            )
         for name in ("max_examples_per_mix", "shuffle_buffer_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -251,52 +250,28 @@ def training_examples(
     options: TaskOptions,
 ) -> tf.data.Dataset:
     """Makes training examples of chunks, mixed ones if asked for."""
-    config = family.model_config()
-    tokenizer = NoteTokenizer(config)
-    codec = tokenizer.codec
-    skip = options.on_too_long == "skip"
+    tokenizer = NoteTokenizer(family.model_config())
+    settings: dict[str, Any] = {
+        "skip_too_long": options.on_too_long == "skip",
+        "padding": options.padding,
+    }
     most = options.max_examples_per_mix or _bound_by_gin(
         mixing.mix_transcription_examples, "max_examples_per_mix"
     )
     if most is None:
         return preprocessors.random_training_example(
-            ds,
-            sequence_length,
-            tokenizer=tokenizer,
-            skip_too_long=skip,
-            padding=options.padding,
+            ds, sequence_length, tokenizer=tokenizer, **settings
         )
-    tie = codec.event_type_range("tie")[0] if config.include_ties else None
-    ds = preprocessors.select_random_chunk(ds, sequence_length)
-    ds = ds.map(
-        functools.partial(
-            rle.extract_target_sequence_with_indices, state_events_end_token=tie
-        )
-    )
-    ds = preprocessors.map_midi_programs(ds, codec, config.program_granularity)
-    ds = rle.run_length_encode_shifts_fn(codec)(ds)
-    ds = mixing.mix_transcription_examples(
+    return mixing.mixed_training_example(
         ds,
         sequence_length,
         output_features,
-        codec,
+        tokenizer=tokenizer,
         max_examples_per_mix=most,
         shuffle_buffer_size=options.shuffle_buffer_size,
-        one_tie_section=not options.original,
-        dense="keep" if options.original else "redraw",
+        original=options.original,
+        **settings,
     )
-    ds = rle.remove_redundant_state_changes_fn(
-        codec, state_change_event_types=("velocity", "program")
-    )(ds)
-    ds = preprocessors.compute_spectrograms(
-        ds, family.spectrogram, sequence_length=sequence_length, padding=options.padding
-    )
-    ds = preprocessors.handle_too_long(ds, output_features, sequence_length, skip)
-    ds = seqio.preprocessors.tokenize_and_append_eos(
-        ds, output_features, copy_pretokenized=False
-    )
-    # The samples would only fill the shuffle buffer.
-    return ds.map(lambda e: {n: v for n, v in e.items() if n != "raw_inputs"})
 
 
 def evaluation_stages(
@@ -421,18 +396,6 @@ def _reference(example: Mapping[str, Any], unique_id: str, as_notes: bool) -> An
     )
 
 
-class TranscriptionTask(seqio.Task):
-    """A task whose data are never kept in memory.
-
-    seqio keeps every data set below 10,000 examples, which is meant for text: that
-    many stored pieces of audio are 10 GB.
-    """
-
-    def get_dataset(self, *args: Any, **options: Any) -> tf.data.Dataset:
-        """As `seqio.Task.get_dataset`; `try_in_mem_cache` has no effect."""
-        return super().get_dataset(*args, **{**options, "try_in_mem_cache": False})
-
-
 # ---------------------------------------------------------------- registration
 
 
@@ -450,38 +413,15 @@ class Registered:
     data_sets: Mapping[str, DatasetConfig]
     options: TaskOptions
 
-    def ensure(self, family: TaskFamily) -> tuple[str, ...]:
-        """Registers a family if it is not there, and returns its tasks and mixtures.
-
-        Raises:
-          ConfigError: there is no such data set.
-        """
-        known = {**self.data_sets, **_mixtures_of(self.data_sets)}
-        if family.source not in known:
-            raise ConfigError(
-                f"task {family.name!r}: no data set or mixture {family.source!r} is "
-                f"registered.{near_misses(family.source, known)}"
-            )
-        return tuple(_register_family(family, self.data_sets, self.options))
-
 
 def register(
     data_root: str | os.PathLike[str] | None = None,
     *,
     data_sets: Iterable[str] | None = None,
     cache_dirs: Sequence[str] | None = None,
-    vocabulary: VocabularyConfig | None = None,
-    spectrogram: SpectrogramConfig | None = None,
-    program_granularity: str | None = None,
-    max_examples_per_mix: int | None = None,
-    on_corrupt: str = "stop",
-    on_too_long: str = "skip",
-    padding: str = "zero_frames",
-    shuffle_buffer_size: int = seqio.SHUFFLE_BUFFER_SIZE,
-    metric_options: Mapping[str, Any] | None = None,
-    check_files: bool = False,
+    **options: Any,
 ) -> Registered:
-    """Registers tasks and mixtures with seqio.
+    """Registers the usual tasks and mixtures with seqio.
 
     Calling it again with the same settings changes nothing; with others, tasks of the
     same names are replaced, and a log line says so.
@@ -492,19 +432,7 @@ def register(
       data_sets: names of those to register; all by default.
       cache_dirs: folders with cached tasks, for tasks read with `use_cached`; by
         default those in `MT3_TASK_CACHE_DIRS`, separated as in `PATH`.
-      vocabulary: registers, besides the usual families, those with these settings.
-      spectrogram: as `vocabulary`.
-      program_granularity: as `vocabulary`.
-      max_examples_per_mix: train on mixes of up to this many examples; None for what
-        gin files bind to `mixing.mix_transcription_examples`, if anything.
-      on_corrupt: what a record that cannot be used does: "stop" or "skip".
-      on_too_long: what a training example with too many tokens does: "stop" or
-        "skip". In evaluation it always stops.
-      padding: how short segments are filled up, as in `ModelConfig`.
-      shuffle_buffer_size: examples among which training shuffles; each takes half a
-        megabyte, for each data set of a mixture.
-      metric_options: handed to `metrics.metric_fns`.
-      check_files: look now whether all files are there.
+      **options: the other settings of `TaskOptions`.
 
     Returns:
       What is registered; `construct_task_name` takes it.
@@ -512,43 +440,17 @@ def register(
     Raises:
       ConfigError: an unknown data set or option, or a name that was registered by
         someone else.
-      DataError: the data root is no folder, a manifest is damaged, or files are
-        missing (with `check_files`).
+      DataError: the data root is no folder, or a manifest is damaged.
     """
-    options = TaskOptions(
-        root=_checked_root(data_root),
-        max_examples_per_mix=max_examples_per_mix,
-        on_corrupt=on_corrupt,
-        on_too_long=on_too_long,
-        padding=padding,
-        shuffle_buffer_size=shuffle_buffer_size,
-        metric_options=tuple(sorted((metric_options or {}).items())),
-    )
-    chosen = _chosen(data_sets, options.root)
-    if check_files:
-        for dataset in chosen.values():
-            datasets.check_files(dataset, options.root)
-    _add_cache_dirs(cache_dirs)
-    families = list(_usual_families(chosen))
-    if vocabulary or spectrogram or program_granularity:
-        extra = (
-            TaskFamily(
-                source,
-                encoding,
-                vocabulary or VOCAB_CONFIG_FULL,
-                spectrogram or SPECTROGRAM_CONFIG,
-                program_granularity,
-            )
-            for source in (*chosen, *_mixtures_of(chosen))
-            for encoding in ENCODINGS
-        )
-        families += [family for family in extra if family not in families]
+    settings = TaskOptions(root=_checked_root(data_root), **options)
+    chosen = datasets.choose(data_sets, settings.root)
+    registry.add_cache_dirs(cache_dirs)
     names: list[str] = []
-    for family in families:
-        names += _register_family(family, chosen, options)
+    for family in _usual_families(chosen):
+        names += _register_family(family, chosen, settings)
     for name in names:
         _ENVIRONMENT.pop(name, None)
-    return Registered(tuple(dict.fromkeys(names)), chosen, options)
+    return Registered(tuple(dict.fromkeys(names)), chosen, settings)
 
 
 def construct_task_name(
@@ -593,7 +495,13 @@ def construct_task_name(
     if registered is None:
         _register_from_environment(name, family)
         return name
-    there = registered.ensure(family)
+    known = {**registered.data_sets, **_mixtures_of(registered.data_sets)}
+    if source not in known:
+        raise ConfigError(
+            f"task {family.name!r}: no data set or mixture {source!r} is registered."
+            f"{near_misses(source, known)}"
+        )
+    there = _register_family(family, registered.data_sets, registered.options)
     if name not in there:
         raise ConfigError(
             f"no task {name!r}: {source!r} has no {task_suffix!r}."
@@ -612,9 +520,9 @@ def _register_from_environment(name: str, family: TaskFamily) -> None:
     known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
     if name in known and _ENVIRONMENT.get(name, root) == root:
         return
-    data_sets = _chosen(None, root)
+    data_sets = datasets.choose(None, root)
     if family.source in {*data_sets, *_mixtures_of(data_sets)}:
-        _add_cache_dirs(None)
+        registry.add_cache_dirs(None)
         names = _register_family(family, data_sets, TaskOptions(root=root))
         _ENVIRONMENT.update(dict.fromkeys(names, root))
 
@@ -658,71 +566,11 @@ def add_transcription_task_to_registry(
     _register_data_set(family, dataset_config, options, tokenize_fn)
 
 
-def mixing_rate(
-    task: seqio.Task, temperature: float = MIXING_TEMPERATURE, split: str = "train"
-) -> float:
-    """Returns how often a mixture draws from a task, in proportion to the others.
-
-    Args:
-      task: a training task registered here.
-      temperature: the rate is the size to the power of 1 / temperature.
-      split: the task's split that is counted.
-
-    Returns:
-      The rate. The size is the number of stored pieces: of the cached task if it is
-      cached, else estimated from the hours of the data set, so that both give nearly
-      the same proportions.
-
-    Raises:
-      ConfigError: nothing is known about the size of the data set.
-    """
-    if task.cache_dir:
-        size = task.get_cached_stats(split)["examples"]
-    else:
-        source = task.source
-        size = source.dataset.num_chunks(source.data_splits[split])
-        if size is None:
-            raise ConfigError(
-                f"mixture: the size of data set {source.dataset.name!r} is not known; "
-                f"write {datasets.MANIFEST_NAME} beside its shards, as `mt3 prepare` "
-                "does"
-            )
-    return float(size) ** (1 / temperature)
-
-
 def _checked_root(data_root: str | os.PathLike[str] | None) -> str | None:
     root = datasets.resolve_root(data_root)
     if root is not None and "://" not in root and not os.path.isdir(root):
         raise DataError(f"data root {root!r}: there is no such folder")
     return root
-
-
-def _add_cache_dirs(cache_dirs: Sequence[str] | None) -> None:
-    if cache_dirs is None:
-        listed = os.environ.get(CACHE_DIRS_VARIABLE, "").split(os.pathsep)
-        cache_dirs = [path for path in listed if path]
-    seqio.add_global_cache_dirs([str(path) for path in cache_dirs])
-
-
-def _chosen(
-    data_sets: Iterable[str] | None, root: str | None
-) -> dict[str, DatasetConfig]:
-    """Returns the data sets to register by name."""
-    known = datasets.available(root)
-    if root is None:
-        # The others are in no bucket.
-        known = {name: config for name, config in known.items() if config.bucket}
-    if data_sets is None:
-        return known
-    chosen = {}
-    for name in data_sets:
-        if name not in known:
-            hint = near_misses(name, known)
-            if name in datasets.DATASETS:
-                hint = f" It needs a data root ({datasets.DATA_ROOT_VARIABLE})."
-            raise ConfigError(f"data set {name!r} is not known.{hint}")
-        chosen[name] = known[name]
-    return chosen
 
 
 def _mixtures_of(data_sets: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -751,10 +599,9 @@ def _register_family(
     for name in MIXTURES[family.source]:
         part = dataclasses.replace(family, source=name)
         _register_data_set(part, data_sets[name], options)
+    rates = {"train": registry.mixing_rate}
     return [
-        _add_mixture(
-            family.task_name(suffix), names, mixing_rate if suffix == "train" else 1
-        )
+        registry.add_mixture(family.task_name(suffix), names, rates.get(suffix, 1))
         for suffix, names in _names_in_mixture(family, data_sets).items()
     ]
 
@@ -794,6 +641,14 @@ def _register_data_set(
     """Registers the tasks of one data set and their `eval` mixture."""
     config = family.model_config(options.padding)
     settings = (family, dataset, options, tokenize_fn)
+
+    def add_task(suffix: str, splits: Mapping[str, str], **arguments: Any) -> str:
+        source = records.RecordDataSource(
+            dataset, splits, root=options.root, on_corrupt=options.on_corrupt
+        )
+        name = family.task_name(suffix)
+        return registry.add_task(name, settings, source, config, **arguments)
+
     if tokenize_fn is None:
         tokenize_fn = functools.partial(
             preprocessors.tokenize,
@@ -808,9 +663,8 @@ def _register_data_set(
         if dataset.train_eval_split is not None:
             splits[EVAL_SPLIT] = dataset.train_eval_split
         names.append(
-            _add_task(
-                family.task_name("train"),
-                settings,
+            add_task(
+                "train",
                 splits,
                 preprocessors=training_stages(tokenize_fn, family, options),
                 shuffle_buffer_size=options.shuffle_buffer_size,
@@ -838,13 +692,12 @@ def _register_data_set(
             raw_inputs_seconds=RAW_INPUTS_SECONDS,
         )
         metric_fns = metrics.metric_fns(
-            config, dataset.track_specs, **dict(options.metric_options)
+            config, dataset.track_specs, **options.metric_options
         )
     mixed = []
     for split in dataset.infer_eval_splits:
-        name = _add_task(
-            family.task_name(split.suffix),
-            settings,
+        name = add_task(
+            split.suffix,
             {EVAL_SPLIT: split.name},
             preprocessors=evaluation_stages(tokenize_fn, family, options),
             postprocess_fn=post,
@@ -854,70 +707,5 @@ def _register_data_set(
         if split.include_in_mixture:
             mixed.append(name)
     if mixed:
-        names.append(_add_mixture(family.task_name("eval"), mixed, 1))
+        names.append(registry.add_mixture(family.task_name("eval"), mixed, 1))
     return names
-
-
-def _add_task(
-    name: str,
-    settings: tuple[TaskFamily, DatasetConfig, TaskOptions, Any],
-    splits: Mapping[str, str],
-    **arguments: Any,
-) -> str:
-    """Registers a task unless it is there with the same settings."""
-    family, dataset, options, _ = settings
-    if _is_done(name, settings, seqio.TaskRegistry):
-        return name
-    codec = vocabularies.build_codec(family.vocabulary)
-    task = seqio.TaskRegistry.add(
-        name,
-        source=records.RecordDataSource(
-            dataset, splits, root=options.root, on_corrupt=options.on_corrupt
-        ),
-        output_features={
-            "inputs": seqio.ContinuousFeature(
-                vocabulary=seqio.PassThroughVocabulary(size=0), dtype=tf.float32, rank=2
-            ),
-            "targets": seqio.Feature(
-                vocabulary=vocabularies.vocabulary_from_codec(codec)
-            ),
-        },
-        task_cls=TranscriptionTask,
-        **arguments,
-    )
-    # What a training run keeps of its task; see `engine.seqio_data.model_config`.
-    task.model_config = family.model_config(options.padding)
-    _DONE[name] = settings, task
-    return name
-
-
-def _add_mixture(
-    name: str, parts: Sequence[str], rate: float | Callable[[seqio.Task], float]
-) -> str:
-    """Registers a mixture unless it is there with the same tasks."""
-    # Tasks compare by identity: a mixture of replaced tasks is replaced.
-    settings = tuple(seqio.TaskRegistry.get(part) for part in parts)
-    if not _is_done(name, settings, seqio.MixtureRegistry):
-        mixture = seqio.MixtureRegistry.add(name, list(parts), default_rate=rate)
-        _DONE[name] = settings, mixture
-    return name
-
-
-def _is_done(name: str, settings: object, registry: Any) -> bool:
-    """Says whether a name is registered so; makes room for it if it is not.
-
-    Raises:
-      ConfigError: someone else registered the name.
-    """
-    if name not in registry.names():
-        return False
-    done, provider = _DONE.get(name, (None, None))
-    if registry.get(name) is not provider:
-        raise ConfigError(
-            f"{name!r} is already registered with seqio, and not by mt3.tasks"
-        )
-    if done == settings:
-        return True
-    _LOG.info("%s: registered anew with other settings", name)
-    registry.remove(name)
-    return False

@@ -13,7 +13,7 @@ import tensorflow as tf
 from mt3 import datasets
 from mt3.data import records, tf_bridge, tfrecords
 from mt3.errors import ConfigError, DataError, OutputError
-from tests.support import tiny_datasets
+from tests.support import record_files, tiny_datasets
 
 # Length, checksum and checksum of the payload.
 OVERHEAD = 8 + 4 + 4
@@ -59,37 +59,30 @@ def test_what_tensorflow_writes_is_read(tmp_path, rng):
     with tf.io.TFRecordWriter(path) as writer:
         for payload in payloads:
             writer.write(payload)
-    assert list(tfrecords.read_records(path)) == payloads
-    assert records.count_records(path) == 4
+    assert list(record_files.read_records(path)) == payloads
+    assert len(tfrecords.scan(path)) == 4
 
 
 def test_what_is_written_tensorflow_reads(tmp_path, rng):
     payloads = [rng.bytes(size) for size in (3, 0, 70000, 1, 9)]
-    with records.ShardWriter(tmp_path / "sub" / "x.tfrecord", 2) as writer:
+    path = tmp_path / "sub" / "x.tfrecord"
+    with tfrecords.write_records(path) as write:
         for payload in payloads:
-            writer.write(payload)
-    assert writer.num_records == 5
-    names = ["x.tfrecord-00000-of-00002", "x.tfrecord-00001-of-00002"]
-    assert sorted(p.name for p in (tmp_path / "sub").iterdir()) == names
-    found = [
-        list(tf.data.TFRecordDataset(path).as_numpy_iterator()) for path in writer.paths
-    ]
-    assert found == [payloads[::2], payloads[1::2]]
-
-
-def test_a_single_file_has_no_shard_number(tmp_path):
-    with records.ShardWriter(tmp_path / "x.tfrecord", None) as writer:
-        writer.write(b"a")
-    assert list(tfrecords.read_records(str(tmp_path / "x.tfrecord"))) == [b"a"]
+            write(payload)
+        # It appears at the end.
+        assert not path.exists()
+    assert [p.name for p in path.parent.iterdir()] == ["x.tfrecord"]
+    found = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    assert list(found) == payloads
 
 
 def test_nothing_is_left_when_writing_ends_early(tmp_path):
-    old = tmp_path / "x.tfrecord-00000-of-00002"
+    old = tmp_path / "x.tfrecord"
     old.write_bytes(b"old")
 
     def write_and_fail():
-        with records.ShardWriter(tmp_path / "x.tfrecord", 2) as writer:
-            writer.write(b"a")
+        with tfrecords.write_records(old) as write:
+            write(b"a")
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -97,19 +90,14 @@ def test_nothing_is_left_when_writing_ends_early(tmp_path):
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
-def test_shards_appear_together_at_the_end(tmp_path):
-    with records.ShardWriter(tmp_path / "x.tfrecord", 3) as writer:
-        writer.write(b"a")
-        assert not any(pathlib.Path(path).exists() for path in writer.paths)
-    assert all(pathlib.Path(path).exists() for path in writer.paths)
-
-
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    def write(path):
+        with tfrecords.write_records(path):
+            pass
+
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file/x"):
-        records.ShardWriter(tmp_path / "file" / "x", 2)
-    with pytest.raises(ConfigError, match="0 shards"):
-        records.ShardWriter(tmp_path / "x", 0)
+        write(tmp_path / "file" / "x")
 
 
 def test_records_have_the_used_features_and_a_name(root):
@@ -126,7 +114,7 @@ def test_records_have_the_used_features_and_a_name(root):
             name.encode() for name, _ in tiny_datasets.PARTS["slakh"]
         ]
         path, index = example["record"].decode().split("#")
-        payload = list(tfrecords.read_records(path))[int(index)]
+        payload = list(record_files.read_records(path))[int(index)]
         assert example["track_id"] in payload
 
 
@@ -184,11 +172,11 @@ def test_a_damaged_payload_costs_one_record(copied, tmp_path, caplog, wrong):
         flip(copied, second.offset + 12 + 40)
         problem = "checksum"
     else:
-        payloads = list(tfrecords.read_records(str(copied)))
+        payloads = list(record_files.read_records(str(copied)))
         payloads[1] = b"no example"
-        with records.ShardWriter(copied, None) as writer:
+        with tfrecords.write_records(copied) as write:
             for payload in payloads:
-                writer.write(payload)
+                write(payload)
         problem = "not a tf.Example"
     with pytest.raises(tf.errors.OpError) as error:
         read(tmp_path)
@@ -199,7 +187,7 @@ def test_a_damaged_payload_costs_one_record(copied, tmp_path, caplog, wrong):
     if wrong == "payload":
         assert f"record 1 at byte {second.offset}:" in str(found)
         # The length stands as it was.
-        assert records.count_records(str(copied)) == 3
+        assert len(tfrecords.scan(str(copied))) == 3
 
     caplog.set_level(logging.WARNING, logger="mt3")
     names = [e["id"] for e in read(tmp_path, on_corrupt="skip")]
@@ -211,7 +199,7 @@ def test_a_damaged_length_costs_the_rest_of_the_file(copied, tmp_path, caplog):
     second = tfrecords.scan(str(copied))[1]
     flip(copied, second.offset + 2)
     with pytest.raises(DataError, match="record 1 at byte .*rest of the file is lost"):
-        records.count_records(str(copied))
+        list(record_files.read_records(str(copied)))
     with pytest.raises(tf.errors.OpError, match="rest of the file is lost"):
         read(tmp_path)
     caplog.set_level(logging.WARNING, logger="mt3")
@@ -224,7 +212,7 @@ def test_a_file_that_is_cut_off_is_noticed(copied, left):
     third = tfrecords.scan(str(copied))[2]
     copied.write_bytes(copied.read_bytes()[: third.offset + left])
     with pytest.raises(DataError, match="record 2 at byte .*file ends"):
-        records.count_records(str(copied))
+        list(record_files.read_records(str(copied)))
     kept = tfrecords.scan(str(copied))[:2]
     assert all(tfrecords.read_payload(str(copied), span) for span in kept)
 
@@ -238,7 +226,7 @@ def test_a_file_that_shrinks_after_the_scan_is_noticed(copied):
 
 def test_wrong_features_are_listed(root):
     payload = next(
-        tfrecords.read_records(str(root / "datasets" / "urmp" / "train.tfrecord"))
+        record_files.read_records(str(root / "datasets" / "urmp" / "train.tfrecord"))
     )
     features = {
         **datasets.URMP_CONFIG.features,
@@ -258,9 +246,9 @@ def test_wrong_features_are_listed(root):
 
 def test_an_empty_file_has_no_records(tmp_path):
     (tmp_path / "x").touch()
-    assert records.count_records(str(tmp_path / "x")) == 0
+    assert len(tfrecords.scan(str(tmp_path / "x"))) == 0
     with pytest.raises(DataError, match="cannot be opened"):
-        records.count_records(str(tmp_path / "y"))
+        list(record_files.read_records(str(tmp_path / "y")))
 
 
 def test_missing_files_are_an_error_before_reading(tmp_path):

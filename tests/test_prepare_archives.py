@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from mt3 import datasets
-from mt3.data import adapters, records, tfrecords
+from mt3.data import adapters, records
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import Note
 from mt3.prepare import items, recordings, running, sequences
@@ -22,6 +22,7 @@ from mt3.prepare.musicnet import TEST_IDS, VALIDATION_IDS, MusicNet, split_of
 from mt3.prepare.slakh import Slakh
 from mt3.prepare.urmp import Urmp
 from tests.support import lookalike_archives as archives
+from tests.support import record_files
 
 SETTINGS = items.Settings()
 RATE = 16000
@@ -41,14 +42,14 @@ def prepare(archive, root, **options):
 
 def read(root, name, split):
     """Returns the parsed records of a split, with every feature."""
-    config = datasets.get(name, root)
+    config = datasets.available(root)[name]
     every = {
         key: datasets.FeatureSpec(spec.dtype, spec.repeated)
         for key, spec in config.features.items()
     }
     found = []
     for path in datasets.files(config, split, str(root)):
-        for index, payload in enumerate(tfrecords.read_records(path)):
+        for index, payload in enumerate(record_files.read_records(path)):
             place = f"{path}#{index}"
             parsed = records.parse(payload, every, place)
             found.append({k: v.numpy() for k, v in parsed.items()} | {"record": place})
@@ -57,7 +58,7 @@ def read(root, name, split):
 
 def songs(root, name, split, *, training=False):
     """Returns a split's songs as the tasks get them, by id."""
-    config = datasets.get(name, root)
+    config = datasets.available(root)[name]
     adapter = adapters.of(config)
     made = [
         adapter(record, sample_rate=RATE, training=training)
@@ -454,12 +455,12 @@ def test_published_features_and_counts(tmp_path):
 
     for name, archive in made.items():
         prepare(archive, tmp_path)
-        config = datasets.get(name, tmp_path)
+        config = datasets.available(tmp_path)[name]
         for split in ("train", "validation"):
             payloads = [
                 payload
                 for path in datasets.files(config, split, str(tmp_path))
-                for payload in tfrecords.read_records(path)
+                for payload in record_files.read_records(path)
             ]
             assert config.num_examples[split] == len(payloads) > 0
             hours = len(payloads) * archives.SECONDS / 3600

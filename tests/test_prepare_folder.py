@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from mt3 import datasets
-from mt3.data import adapters, records, tfrecords
+from mt3.data import adapters, records
 from mt3.errors import ConfigError, DataError
 from mt3.prepare import items, running
 from mt3.prepare.folder import Folder, divide
 from tests.support import lookalike_archives as archives
+from tests.support import record_files
 
 SETTINGS = items.Settings()
 
@@ -109,9 +110,9 @@ def test_the_record(tmp_path):
     archive = Folder.open(source, SETTINGS)
     report = running.prepare(archive, tmp_path, source="")
     assert report.dataset == "songs"
-    config = datasets.get("songs", tmp_path)
+    config = datasets.available(tmp_path)["songs"]
     (path,) = datasets.files(config, "train", str(tmp_path))
-    (payload,) = tfrecords.read_records(path)
+    (payload,) = record_files.read_records(path)
     parsed = records.parse(payload, config.features, path)
     song = adapters.of(config)(
         {key: value.numpy() for key, value in parsed.items()},

@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 
 from mt3 import datasets
-from mt3.data import adapters, records, tfrecords
+from mt3.data import adapters, records
 from mt3.errors import ConfigError, DataError
 from mt3.prepare import items, running
 from mt3.prepare.synthetic import Synthetic
 from tests.support import lookalike_archives as archives
+from tests.support import record_files
 
 SETTINGS = items.Settings()
 
 
 def songs(root, split):
-    config = datasets.get("synthetic", root)
+    config = datasets.available(root)["synthetic"]
     found = []
     for path in datasets.files(config, split, str(root)):
-        for payload in tfrecords.read_records(path):
+        for payload in record_files.read_records(path):
             parsed = records.parse(payload, config.features, path)
             record = {key: value.numpy() for key, value in parsed.items()}
             found.append(adapters.of(config)(record, sample_rate=16000, training=False))
@@ -93,7 +94,7 @@ def test_a_missing_synthesizer_is_told_before_anything_is_made(tmp_path, monkeyp
     real = builtins.__import__
 
     def without_synthesizers(name, *args, **kwargs):
-        if name.split(".")[0] in ("tinysoundfont", "fluidsynth"):
+        if name.split(".")[0] == "tinysoundfont":
             raise ImportError(name)
         return real(name, *args, **kwargs)
 

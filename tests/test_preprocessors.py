@@ -28,7 +28,7 @@ from mt3 import (
     vocabularies,
 )
 from mt3.configs import ModelConfig
-from mt3.data import adapters, note_sequence_io, records
+from mt3.data import adapters, note_sequence_io, records, tf_bridge
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import Note
 from mt3.vocabularies import VocabularyConfig
@@ -406,7 +406,7 @@ def test_too_long_examples(in_one_step, caplog):
     assert problem + str(exact - 1) in caplog.text
     with pytest.raises(tf.errors.OpError) as caught:
         run(exact - 1, False)
-    error = preprocessors.original_error(caught.value)
+    error = tf_bridge.original_error(caught.value)
     assert isinstance(error, DataError)
     assert str(error).startswith(problem + str(exact - 1))
     assert str(error).endswith("skipped")
@@ -438,18 +438,18 @@ def test_bad_records(caplog):
     assert problem in caplog.text
     with pytest.raises(tf.errors.OpError) as caught:
         elements(preprocessors.split_tokens(tokenized(ds)))
-    error = preprocessors.original_error(caught.value)
+    error = tf_bridge.original_error(caught.value)
     assert isinstance(error, DataError)
     assert str(error) == problem + ", expected bytes"
 
 
 def test_original_error():
     error = errors.CheckpointError("first line\nsecond")
-    assert preprocessors.original_error(error) is error
+    assert tf_bridge.original_error(error) is error
     wrapper = ValueError("wrapped")
     wrapper.__cause__ = error
-    assert preprocessors.original_error(wrapper) is error
-    assert preprocessors.original_error(ValueError("SomeOtherError: x")) is None
+    assert tf_bridge.original_error(wrapper) is error
+    assert tf_bridge.original_error(ValueError("SomeOtherError: x")) is None
 
     def fail(value):
         raise errors.MidiError(f"a.mid: bad\nvalue {value}")
@@ -457,7 +457,7 @@ def test_original_error():
     ds = tf.data.Dataset.range(1).map(lambda x: tf.numpy_function(fail, [x], tf.int64))
     with pytest.raises(tf.errors.OpError) as caught:
         elements(ds)
-    found = preprocessors.original_error(caught.value)
+    found = tf_bridge.original_error(caught.value)
     assert type(found) is errors.MidiError
     assert str(found) == "a.mid: bad\nvalue 0"
 

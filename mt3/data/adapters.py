@@ -36,7 +36,6 @@ import dataclasses
 import functools
 import io
 import os
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -57,59 +56,27 @@ GUITARSET_PROGRAM = 24
 # Ends of ids that name the recording of an excerpt: microphone or mix of pickups.
 GUITARSET_RECORDINGS = ("_mic", "_mix")
 
+# fmt: off
 URMP_PROGRAMS: Mapping[str, int] = {
-    "vn": 40,
-    "va": 41,
-    "vc": 42,
-    "db": 43,
-    "tpt": 56,
-    "tbn": 57,
-    "tba": 58,
-    "hn": 60,
-    "sax": 64,
-    "ob": 68,
-    "bn": 70,
-    "cl": 71,
-    "fl": 73,
+    "vn": 40, "va": 41, "vc": 42, "db": 43, "tpt": 56, "tbn": 57, "tba": 58, "hn": 60,
+    "sax": 64, "ob": 68, "bn": 70, "cl": 71, "fl": 73,
 }
+# fmt: on
 
 SLAKH_DRUMS = "Drums"
+# fmt: off
 SLAKH_PROGRAMS: Mapping[str, int] = {
-    "Acoustic Piano": 0,
-    "Electric Piano": 4,
-    "Chromatic Percussion": 8,
-    "Organ": 16,
-    "Acoustic Guitar": 24,
-    "Clean Electric Guitar": 26,
-    "Distorted Electric Guitar": 29,
-    "Acoustic Bass": 32,
-    "Electric Bass": 33,
-    "Violin": 40,
-    "Viola": 41,
-    "Cello": 42,
-    "Contrabass": 43,
-    "Orchestral Harp": 46,
-    "Timpani": 47,
-    "String Ensemble": 48,
-    "Synth Strings": 50,
-    "Choir and Voice": 52,
-    "Orchestral Hit": 55,
-    "Trumpet": 56,
-    "Trombone": 57,
-    "Tuba": 58,
-    "French Horn": 60,
-    "Brass Section": 61,
-    "Soprano/Alto Sax": 64,
-    "Tenor Sax": 66,
-    "Baritone Sax": 67,
-    "Oboe": 68,
-    "English Horn": 69,
-    "Bassoon": 70,
-    "Clarinet": 71,
-    "Pipe": 73,
-    "Synth Lead": 80,
-    "Synth Pad": 88,
+    "Acoustic Piano": 0, "Electric Piano": 4, "Chromatic Percussion": 8, "Organ": 16,
+    "Acoustic Guitar": 24, "Clean Electric Guitar": 26,
+    "Distorted Electric Guitar": 29, "Acoustic Bass": 32, "Electric Bass": 33,
+    "Violin": 40, "Viola": 41, "Cello": 42, "Contrabass": 43, "Orchestral Harp": 46,
+    "Timpani": 47, "String Ensemble": 48, "Synth Strings": 50, "Choir and Voice": 52,
+    "Orchestral Hit": 55, "Trumpet": 56, "Trombone": 57, "Tuba": 58,
+    "French Horn": 60, "Brass Section": 61, "Soprano/Alto Sax": 64, "Tenor Sax": 66,
+    "Baritone Sax": 67, "Oboe": 68, "English Horn": 69, "Bassoon": 70, "Clarinet": 71,
+    "Pipe": 73, "Synth Lead": 80, "Synth Pad": 88,
 }
+# fmt: on
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -463,55 +430,7 @@ def _parts_of(record: Record, names: str, sequences: str) -> list[tuple[str, byt
 
 def _file_audio(record: Record, sample_rate: int) -> np.ndarray:
     data = _bytes_of(record, "audio")
-    return stored_audio(data, sample_rate, _place(record, "audio"))
-
-
-def stored_audio(data: bytes, sample_rate: int, name: str) -> np.ndarray:
-    """Decodes the bytes of an audio file, unless they are the samples already.
-
-    Args:
-      data: as for `decode_audio`.
-      sample_rate: Hz of the result.
-      name: record and field, for messages.
-
-    Returns:
-      int16 [n] of a plain WAV file of one channel, 16 bits and that rate, which is how
-      data sets store theirs: the bytes themselves, read-only. Else float32 [n].
-
-    Raises:
-      DataError: as `decode_audio`.
-    """
-    samples = _plain_samples(data, sample_rate)
-    return decode_audio(data, sample_rate, name) if samples is None else samples
-
-
-# "RIFF", size, "WAVE"; then chunks: name, size.
-_RIFF = struct.Struct("<4sI4s")
-_CHUNK = struct.Struct("<4sI")
-# Code (1: integers), channels, rate, bytes a second, bytes a sample, bits.
-_FORMAT = struct.Struct("<HHIIHH")
-
-
-def _plain_samples(data: bytes, sample_rate: int) -> np.ndarray | None:
-    """Returns the samples of a plain WAV file, see `stored_audio`; else None."""
-    if len(data) < _RIFF.size or _RIFF.unpack_from(data)[::2] != (b"RIFF", b"WAVE"):
-        return None
-    offset, plain = _RIFF.size, False
-    while offset + _CHUNK.size <= len(data):
-        kind, size = _CHUNK.unpack_from(data, offset)
-        offset += _CHUNK.size
-        if size > len(data) - offset:
-            return None
-        if kind == b"fmt ":
-            expected = (1, 1, sample_rate, 2 * sample_rate, 2, 16)
-            plain = size >= _FORMAT.size
-            plain = plain and _FORMAT.unpack_from(data, offset) == expected
-        elif kind == b"data":
-            if not plain or size < 2 or size % 2:
-                return None
-            return np.frombuffer(data, "<i2", count=size // 2, offset=offset)
-        offset += size + size % 2
-    return None
+    return decode_audio(data, sample_rate, _place(record, "audio"))
 
 
 def decode_audio(data: bytes, sample_rate: int, name: str) -> np.ndarray:
@@ -523,7 +442,8 @@ def decode_audio(data: bytes, sample_rate: int, name: str) -> np.ndarray:
       name: record and field, for messages.
 
     Returns:
-      float32 [n], mono.
+      int16 [n] of a WAV file of one channel, 16 bits and that rate, which is how data
+      sets store theirs. Else float32 [n], mono.
 
     Raises:
       DataError: not audio, no samples, or samples that are not finite.
@@ -531,12 +451,15 @@ def decode_audio(data: bytes, sample_rate: int, name: str) -> np.ndarray:
     import soundfile
 
     try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            found = file.format, file.subtype, file.channels, file.samplerate
+            plain = file.frames and found == ("WAV", "PCM_16", 1, sample_rate)
+            samples = file.read(dtype="int16" if plain else "float32")
     except (soundfile.LibsndfileError, TypeError) as error:
         raise DataError(
             f"{name}: found {len(data)} bytes that are no WAV or FLAC file ({error})"
         ) from error
-    return resample(samples, rate, sample_rate, name)
+    return samples if plain else resample(samples, found[-1], sample_rate, name)
 
 
 def resample(

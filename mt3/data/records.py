@@ -11,7 +11,7 @@ Differences from seqio's `FileDataSource`, numbered:
 3. When shuffling, records are shuffled too, not only files, before anything of them
    is read: a record is a whole song, and a buffer of songs would fill the memory.
 4. The number of examples is not told to seqio, which would keep the decoded songs of
-   any data set below 10,000 examples in memory. `tasks.mixing_rate` has it from
+   any data set below 10,000 examples in memory. `registry.mixing_rate` has it from
    elsewhere.
 5. Few records are read at a time, for the same reason.
 """
@@ -26,25 +26,10 @@ import seqio
 import tensorflow as tf
 
 from mt3 import datasets
-from mt3.data.tfrecords import (
-    RecordSpan,
-    ShardWriter,
-    count_records,
-    read_payload,
-    scan,
-)
+from mt3.data.tf_bridge import OK, keep_ok
+from mt3.data.tfrecords import RecordSpan, read_payload, scan
 from mt3.datasets import DatasetConfig, FeatureSpec
 from mt3.errors import ConfigError, DataError
-
-__all__ = [
-    "ON_CORRUPT",
-    "RECORD",
-    "RecordDataSource",
-    "ShardWriter",
-    "count_records",
-    "feature_description",
-    "parse",
-]
 
 _LOG = logging.getLogger("mt3")
 
@@ -272,7 +257,7 @@ class RecordDataSource(seqio.FileDataSource):
                 read, [path, numbers, problem], [tf.bool, *types]
             )
             good.set_shape([])
-            result = {"good": good}
+            result = {OK: good}
             for name, value, shape in zip(used, values, shapes, strict=True):
                 value.set_shape(shape)
                 result[name] = value
@@ -281,5 +266,4 @@ class RecordDataSource(seqio.FileDataSource):
             return result
 
         ds = spans.map(element, num_parallel_calls=_PARALLEL_READS)
-        ds = ds.filter(lambda example: example["good"])
-        return ds.map(lambda example: {k: v for k, v in example.items() if k != "good"})
+        return keep_ok(ds)

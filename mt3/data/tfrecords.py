@@ -1,4 +1,4 @@
-"""The TFRecord format: scanning, reading, counting, and writing whole sets of shards.
+"""The TFRecord format: scanning, reading and writing files.
 
 A TFRecord file is a sequence of: length (8 bytes), checksum of the length (4 bytes),
 payload, checksum of the payload (4 bytes); checksums are masked CRC-32C. Here the
@@ -16,20 +16,18 @@ import dataclasses
 import os
 import pathlib
 import struct
-import sys
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import google_crc32c
 
-from mt3.errors import ConfigError, DataError, OutputError
+from mt3.errors import DataError, OutputError
 
 _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
 _HEADER_BYTES = _LENGTH.size + _CHECKSUM.size
 _FOOTER_BYTES = _CHECKSUM.size
 _MASK_DELTA = 0xA282EAD8
-_MAX_SHARDS = 99999
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +67,8 @@ def scan(path: str) -> list[RecordSpan]:
       DataError: the file cannot be opened.
     """
     spans = []
-    with _open(path) as file:
-        size = _size(path)
+    file, size = _open(path)
+    with file:
         offset = 0
         while offset < size:
             file.seek(offset)
@@ -83,18 +81,6 @@ def scan(path: str) -> list[RecordSpan]:
     return spans
 
 
-def count_records(path: str) -> int:
-    """Returns the number of records in a file.
-
-    Raises:
-      DataError: a length is damaged, or the file is cut off or cannot be opened.
-    """
-    spans = scan(path)
-    if spans and spans[-1].problem:
-        raise DataError(_problem(path, spans[-1], spans[-1].problem))
-    return len(spans)
-
-
 def read_payload(path: str, span: RecordSpan) -> bytes:
     """Returns the bytes of one record.
 
@@ -103,7 +89,7 @@ def read_payload(path: str, span: RecordSpan) -> bytes:
     """
     if span.problem:
         raise DataError(_problem(path, span, span.problem))
-    with _open(path) as file:
+    with _open(path)[0] as file:
         file.seek(span.offset + _HEADER_BYTES)
         payload = file.read(span.length)
         footer = file.read(_FOOTER_BYTES)
@@ -122,166 +108,63 @@ def read_payload(path: str, span: RecordSpan) -> bytes:
     return payload
 
 
-def read_records(path: str) -> Iterator[bytes]:
-    """Yields the payloads of a file.
+@contextlib.contextmanager
+def write_records(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
+    """Opens a file that appears under its name only when the block succeeds.
+
+    Until then its name ends in ".writing-" and the number of the process, and on an
+    error it is removed. Missing folders are made.
+
+    Args:
+      path: of the finished file, on this machine.
+
+    Yields:
+      A function that adds a record.
 
     Raises:
-      DataError: a record is damaged.
+      OutputError: the file or a record cannot be written.
     """
-    for span in scan(path):
-        yield read_payload(path, span)
+    temporary = path.with_name(f"{path.name}.writing-{os.getpid()}")
 
-
-class ShardWriter:
-    """Writes records to shards, all of which appear at the end, or none.
-
-    Use it as a context manager. Until then the shards have temporary names beside
-    their place; when an error ends the block they are removed.
-
-    Attributes:
-      paths: the shards' final names.
-      num_records: records written so far.
-    """
-
-    def __init__(self, path_prefix: str | os.PathLike[str], num_shards: int | None):
-        """Opens the shards.
-
-        Args:
-          path_prefix: "<folder>/train.tfrecord" makes
-            "<folder>/train.tfrecord-00000-of-00004"; folders are made.
-          num_shards: how many; None for one file named `path_prefix`.
-
-        Raises:
-          ConfigError: a number of shards that names cannot hold.
-          OutputError: the files cannot be made.
-        """
-        prefix = os.fspath(path_prefix)
-        if num_shards is not None and not 1 <= num_shards <= _MAX_SHARDS:
-            raise ConfigError(
-                f"{prefix}: {num_shards} shards; expected 1..{_MAX_SHARDS}"
-            )
-        self.paths: tuple[str, ...] = (
-            (prefix,)
-            if num_shards is None
-            else tuple(
-                f"{prefix}-{shard:05d}-of-{num_shards:05d}"
-                for shard in range(num_shards)
-            )
-        )
-        self.num_records = 0
-        self._temporary = [f"{path}.writing-{os.getpid()}" for path in self.paths]
-        self._files: list[BinaryIO] = []
-        try:
-            _make_folder(os.path.dirname(prefix) or ".")
-            for path in self._temporary:
-                self._files.append(_open_to_write(path))
-        except _file_errors() as error:
-            self._remove()
-            raise OutputError(f"{prefix}: cannot be written: {error}") from error
-
-    def write(self, record: bytes) -> None:
-        """Adds a record to the shard whose turn it is.
-
-        Raises:
-          OutputError: it cannot be written.
-        """
-        shard = self.num_records % len(self.paths)
+    def write(record: bytes) -> None:
         length = _LENGTH.pack(len(record))
+        parts = length, _checksum(length), record, _checksum(record)
         try:
-            self._files[shard].write(
-                length
-                + _CHECKSUM.pack(masked_checksum(length))
-                + record
-                + _CHECKSUM.pack(masked_checksum(record))
-            )
-        except _file_errors() as error:
-            raise OutputError(f"{self.paths[shard]}: {error}") from error
-        self.num_records += 1
+            file.write(b"".join(parts))
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error}") from error
 
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *unused: object) -> None:
-        try:
-            for file in self._files:
-                file.close()
-            if kind is None:
-                for temporary, path in zip(self._temporary, self.paths, strict=True):
-                    _rename(temporary, path)
-        except _file_errors() as error:
-            raise OutputError(f"{self.paths[0]}: cannot be written: {error}") from error
-        finally:
-            self._remove()
-
-    def _remove(self) -> None:
-        """Removes what has still a temporary name."""
-        for file in self._files:
-            file.close()
-        for path in self._temporary:
-            # Nothing more can be done, and an error is on its way if it matters.
-            with contextlib.suppress(*_file_errors()):
-                _remove(path)
-
-
-def _is_local(path: str) -> bool:
-    return "://" not in path
-
-
-def _bucket_files() -> Any:
-    """Returns TensorFlow's functions for files in buckets."""
-    import tensorflow as tf
-
-    return tf.io.gfile
-
-
-def _file_errors() -> tuple[type[Exception], ...]:
-    """Returns what a file or a bucket raises."""
-    tf = sys.modules.get("tensorflow")
-    return (OSError,) if tf is None else (OSError, tf.errors.OpError)
-
-
-def _open(path: str) -> BinaryIO:
-    """Opens a file for reading; DataError if that fails."""
     try:
-        if _is_local(path):
-            return pathlib.Path(path).open("rb")
-        file = _bucket_files().GFile(path, "rb")
-        # Opening alone does not touch the bucket.
-        file.size()
-    except _file_errors() as error:
-        raise DataError(f"{path}: cannot be opened: {error}") from error
-    return file
-
-
-def _size(path: str) -> int:
-    if _is_local(path):
-        return os.stat(path).st_size
-    return _bucket_files().stat(path).length
-
-
-def _open_to_write(path: str) -> BinaryIO:
-    if _is_local(path):
-        return pathlib.Path(path).open("wb")
-    return _bucket_files().GFile(path, "wb")
-
-
-def _make_folder(path: str) -> None:
-    if _is_local(path):
-        os.makedirs(path, exist_ok=True)
-
-
-def _rename(temporary: str, path: str) -> None:
-    if _is_local(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield write
         os.replace(temporary, path)
-    else:
-        _bucket_files().rename(temporary, path, overwrite=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error}") from error
+    finally:
+        # Gone already after success; may never have been made after a failure.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
-def _remove(path: str) -> None:
-    if _is_local(path):
-        pathlib.Path(path).unlink(missing_ok=True)
-    elif _bucket_files().exists(path):
-        _bucket_files().remove(path)
+def _checksum(data: bytes) -> bytes:
+    return _CHECKSUM.pack(masked_checksum(data))
+
+
+def _open(path: str) -> tuple[BinaryIO, int]:
+    """Opens a file for reading; returns it and its size. DataError if that fails."""
+    failures: tuple[type[Exception], ...] = (OSError,)
+    try:
+        if "://" not in path:
+            return pathlib.Path(path).open("rb"), os.stat(path).st_size
+        import tensorflow as tf
+
+        failures = OSError, tf.errors.OpError
+        file = tf.io.gfile.GFile(path, "rb")
+        # Opening alone does not touch the bucket.
+        return file, file.size()
+    except failures as error:
+        raise DataError(f"{path}: cannot be opened: {error}") from error
 
 
 def _payload_length(header: bytes, available: int) -> tuple[int, str]:

@@ -125,7 +125,7 @@ class Folder(Archive):
 
 def check_name(name: str) -> None:
     """Raises ConfigError for a name that one's own data set cannot have."""
-    taken = {*datasets.DATASETS, *datasets.MIXTURE_NAMES} | {
+    taken = {*datasets.DATASETS, *datasets.MIXTURES} | {
         path.split("/")[1]
         for config in datasets.DATASETS.values()
         for path in config.paths.values()

@@ -135,12 +135,12 @@ def make(job: ShardJob, progress: Progress = lambda seconds: None) -> ShardState
     job.state_path.unlink(missing_ok=True)
     songs, problems, remarks = 0, [], {}
     made: list[tuple[float, int]] = []
-    with tfrecords.ShardWriter(job.path, None) as writer:
+    with tfrecords.write_records(job.path) as write:
         for item in job.items:
             before = len(made)
             try:
                 for record in job.archive.records(item):
-                    writer.write(_encode(job, item, record))
+                    write(_encode(job, item, record))
                     made.append((record.seconds, record.num_notes))
                     if record.remarks:
                         remarks[item.id] = record.remarks

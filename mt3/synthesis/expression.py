@@ -1,8 +1,8 @@
 """Expressive playing: pedal, rubato, spread chords, dynamics.
 
 Scores and random notes are exact; recordings are not. All functions here change the
-notes, and with them the labels as well as the audio. The synthesizers (`synthesizers`)
-have no pedal: its effect on the sound is applied to the ends of the notes.
+notes, and with them the labels as well as the audio. The synthesizer has no pedal: its
+effect on the sound is applied to the ends of the notes.
 
 All functions take and return note arrays (`note_arrays`), change nothing in place, and
 take their randomness from the `numpy.random.Generator` that the caller passes. Notes of

@@ -47,12 +47,10 @@ class Clip:
 
     def render(self, seconds: float) -> np.ndarray:
         """Renders the clip: float32 [samples], the sum over its soundfonts."""
-        keys = note_arrays.part_keys(self.notes)
         audio: np.ndarray | float = 0.0
         fonts = list(dict.fromkeys(self.fonts.values()))
         for font in fonts:
-            parts = [part for part, player in self.fonts.items() if player is font]
-            chosen = np.isin(keys, [128 if drum else p for p, drum in parts])
+            parts, chosen = _played_by(font, self.fonts, self.notes)
             # The loudness of soundfonts differs far more than that of parts in a mix.
             level = 1.0 if len(fonts) == 1 else 1.0 / font.level
             audio = audio + np.float32(level) * font.render(
@@ -62,6 +60,15 @@ class Clip:
                 sounds={part: self.sounds[part] for part in parts},
             )
         return np.asarray(audio, np.float32)
+
+
+def _played_by(
+    font: SoundFont, fonts: Mapping[tuple[int, bool], SoundFont], notes: np.ndarray
+) -> tuple[list[tuple[int, bool]], np.ndarray]:
+    """Returns the parts that a soundfont plays, and bool [n], which notes these are."""
+    parts = [part for part, player in fonts.items() if player is font]
+    keys = [128 if is_drum else program for program, is_drum in parts]
+    return parts, np.isin(note_arrays.part_keys(notes), keys)
 
 
 def draw_clip(
@@ -104,10 +111,7 @@ def draw_clip(
     sounds = draw_sounds(rng, notes, fonts)
     heard = np.ones(len(notes), bool)
     for font in dict.fromkeys(fonts.values()):
-        played = np.isin(
-            note_arrays.part_keys(notes),
-            [128 if part[1] else part[0] for part in fonts if fonts[part] is font],
-        )
+        _, played = _played_by(font, fonts, notes)
         heard[played] = font.audible(notes[played], sounds)
     return Clip(notes[heard], sounds, fonts)
 

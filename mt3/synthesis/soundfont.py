@@ -1,8 +1,7 @@
 """Notes -> audio with a soundfont.
 
 The synthesizer is `tinysoundfont`, driven by our own event loop (its sequencer's
-time grows with the square of the number of events), or FluidSynth through
-`pyfluidsynth` where the former is not installed. Both are imported on first use.
+time grows with the square of the number of events).
 
 Two things make the audio fit its labels better than a plain rendering:
 
@@ -28,7 +27,7 @@ import numpy as np
 from mt3.errors import DataError
 from mt3.midi import general_midi, note_arrays
 from mt3.note_sequences import Note
-from mt3.synthesis.synthesizers import DRUM_BANK, open_synthesizer
+from mt3.synthesis.synthesizer import DRUM_BANK, open_synthesizer
 
 # Of whole songs: audio after the last note's end, and the peak.
 TAIL_SECONDS = 1.0
@@ -41,6 +40,8 @@ MAX_LATENCY_SECONDS = 0.008
 MIN_NOTE_SECONDS = 0.01
 # The interval at which a vibrato's pitch is set.
 VIBRATO_STEP_SECONDS = 0.01
+# Rendering happens at this multiple of the sample rate.
+_OVERSAMPLE = 2
 # Programs and drum keys with which a soundfont's loudness is measured.
 _LEVEL_PROGRAMS = (0, 4, 11, 16, 24, 27, 40, 48, 56, 61, 65, 71, 73, 80)
 _DRUM_KEYS = (36, 38, 39, 45, 49, 54, 61, 75)
@@ -94,19 +95,15 @@ class SoundFont:
     Args:
       path: a .sf2 or .sf3 file.
       sample_rate: of the audio that `render` returns, in Hz.
-      oversample: rendering happens at this multiple of the sample rate.
 
     Raises:
       DataError: if the file is missing or damaged, or no synthesizer is installed.
     """
 
-    def __init__(
-        self, path: str | os.PathLike, sample_rate: int = 16000, oversample: int = 2
-    ):
+    def __init__(self, path: str | os.PathLike, sample_rate: int = 16000):
         self.path = Path(path)
         self.sample_rate = sample_rate
-        self.oversample = oversample
-        self._rate = sample_rate * oversample
+        self._rate = sample_rate * _OVERSAMPLE
         self._synth = open_synthesizer(self.path, self._rate)
         self._latencies: dict[tuple[int, int, int], float] = {}
         self._audible: dict[tuple[int, int, int], bool] = {}
@@ -243,6 +240,8 @@ class SoundFont:
         Raises:
           DataError: if the soundfont has no preset for a part.
         """
+        from scipy import signal
+
         array = note_arrays.to_array(notes)
         presets = {
             part: self.preset(*part, (sounds or {}).get(part, Sound()))
@@ -254,8 +253,8 @@ class SoundFont:
         before = min(start_time - first, pre_roll) + MAX_LATENCY_SECONDS
         lead = int(round(before * self._rate))
         # Whole output samples, so that decimation keeps the window's grid.
-        lead += -lead % self.oversample
-        length = int(round(seconds * self.sample_rate)) * self.oversample
+        lead += -lead % _OVERSAMPLE
+        length = int(round(seconds * self.sample_rate)) * _OVERSAMPLE
         events = self._events(
             array, presets, start_time - lead / self._rate, lead + length
         )
@@ -268,7 +267,8 @@ class SoundFont:
                 events += self._vibrato(channel, sound, lead + length)
         events.sort()
         audio = self._play(events, lead + length)
-        return _decimate(audio, self.oversample)[lead // self.oversample :]
+        decimated = signal.resample_poly(audio, 1, _OVERSAMPLE, window=_low_pass())
+        return decimated.astype(np.float32, copy=False)[lead // _OVERSAMPLE :]
 
     def render_song(
         self, notes: np.ndarray, sounds: Mapping[tuple[int, bool], Sound] | None = None
@@ -368,21 +368,10 @@ def _open_cached(path: str, sample_rate: int) -> SoundFont:
     return SoundFont(path, sample_rate)
 
 
-@functools.lru_cache(maxsize=4)
-def _low_pass(factor: int) -> np.ndarray:
+@functools.cache
+def _low_pass() -> np.ndarray:
     """A windowed-sinc low-pass of odd length: its delay is whole samples."""
-    half = 16 * factor
+    half = 16 * _OVERSAMPLE
     position = np.arange(-half, half + 1)
-    taps = np.sinc(0.93 * position / factor) * np.kaiser(2 * half + 1, 6.0)
+    taps = np.sinc(0.93 * position / _OVERSAMPLE) * np.kaiser(2 * half + 1, 6.0)
     return (taps / taps.sum()).astype(np.float32)
-
-
-def _decimate(audio: np.ndarray, factor: int) -> np.ndarray:
-    """Low-passes and keeps every `factor`-th sample, without delay."""
-    if factor == 1:
-        return audio
-    from scipy import signal
-
-    return signal.resample_poly(audio, 1, factor, window=_low_pass(factor)).astype(
-        np.float32, copy=False
-    )

@@ -43,14 +43,18 @@ def write_data(root: pathlib.Path) -> None:
 def register(root: pathlib.Path, **options) -> tasks.Registered:
     """Registers the tasks; what is compiled is kept for the next test."""
     decoding.enable_compilation_cache()
-    return tasks.register(
-        root,
-        data_sets=["guitarset"],
-        vocabulary=VOCABULARY,
-        spectrogram=SPECTROGRAM,
-        shuffle_buffer_size=8,
-        **options,
+    registered = tasks.register(
+        root, data_sets=["guitarset"], shuffle_buffer_size=8, **options
     )
+    name = tasks.construct_task_name(
+        "guitarset_notes_ties",
+        SPECTROGRAM,
+        VOCABULARY,
+        "train",
+        registered=registered,
+    )
+    assert name == f"{FAMILY}_train"
+    return registered
 
 
 def make_model(**options) -> models.ContinuousInputsEncoderDecoderModel:

@@ -55,13 +55,11 @@ def _group_predictions_by_id(
     """Returns the predictions of each song, songs and predictions in their order."""
     songs: dict[Hashable, list[Mapping[str, T]]] = {}
     for prediction in predictions:
-        songs.setdefault(_hashable(prediction["unique_id"]), []).append(prediction)
+        unique_id = prediction["unique_id"]
+        # NumPy may have wrapped it as an array of one element.
+        song = unique_id.item() if isinstance(unique_id, np.ndarray) else unique_id
+        songs.setdefault(song, []).append(prediction)
     return songs
-
-
-def _hashable(unique_id: Any) -> Hashable:
-    """Returns an id that NumPy may have wrapped (0-d or 1-element) as a scalar."""
-    return unique_id.item() if isinstance(unique_id, np.ndarray) else unique_id
 
 
 def combine_predictions_by_id(

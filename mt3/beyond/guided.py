@@ -73,9 +73,6 @@ class GuideConfig:
       local_distances: distance in frames at which each of the encoder's first heads
         looks, in all layers but the last.
       first_guided_layer: the first decoder layer with a guided head.
-      smooth_time_tokens: see `starts.from_nothing`, as for the next two.
-      centred_inputs: see there.
-      copying_start: see there.
     """
 
     token_weight: float = 1.0
@@ -88,9 +85,6 @@ class GuideConfig:
     local_weight: float = 0.05
     local_distances: tuple[int, ...] = (-2, -1, 1, 2)
     first_guided_layer: int = 1
-    smooth_time_tokens: bool = True
-    centred_inputs: bool = True
-    copying_start: bool = True
 
 
 def event_times(target_tokens: jax.Array, config: ModelConfig) -> jax.Array:
@@ -176,12 +170,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
             )
         else:
             variables["params"] = starts.from_nothing(
-                variables["params"],
-                sizes,
-                self.config,
-                smooth_time_tokens=self.guide.smooth_time_tokens,
-                centred_inputs=self.guide.centred_inputs,
-                copying_start=self.guide.copying_start,
+                variables["params"], sizes, self.config
             )
         return flax.core.freeze(variables)
 

@@ -57,41 +57,33 @@ def trained_heads(
 
 
 def from_nothing(
-    params: Mapping[str, Any],
-    sizes: T5Config,
-    config: ModelConfig,
-    *,
-    smooth_time_tokens: bool = True,
-    centred_inputs: bool = True,
-    copying_start: bool = True,
+    params: Mapping[str, Any], sizes: T5Config, config: ModelConfig
 ) -> dict[str, Any]:
-    """Returns parameters of a new network and its heads.
+    """Returns parameters of a new network and its heads, which make learning easier.
+
+    * Embeddings and output columns of time shifts start as a rotation of the position
+      table's rows at the matching frames instead of as independent random rows.
+    * With the harmonic stem, the cross-attention of the last decoder layer starts as
+      the identity. The output columns of pitches start as the directions in which the
+      stem marks pitches that begin, and those of time shifts as the position rows of
+      the matching frames. A decoder that looks at the right frame then writes the right
+      time and pitches. Nothing changes without the stem, or where the attention heads
+      do not fill the embedding.
+    * The projection of frames starts without a response to the common value of all
+      bands (log-mel silence is far from 0), and smaller, so that it does not mask the
+      positions that are added to it. A network with the harmonic stem, whose inputs lie
+      within 0..1, has no such projection.
 
     Args:
       params: the network's random parameters.
       sizes: the network's sizes.
       config: rate of frames and of time shifts.
-      smooth_time_tokens: embeddings and output columns of time shifts start as a
-        rotation of the position table's rows at the matching frames instead of as
-        independent random rows.
-      centred_inputs: the projection of frames starts without a response to the common
-        value of all bands (log-mel silence is far from 0), and smaller, so that it does
-        not mask the positions that are added to it. A network with the harmonic stem,
-        whose inputs lie within 0..1, has no such projection.
-      copying_start: with the harmonic stem, the cross-attention of the last decoder
-        layer starts as the identity. The output columns of pitches start as the
-        directions in which the stem marks pitches that begin, and those of time shifts
-        as the position rows of the matching frames. A decoder that looks at the right
-        frame then writes the right time and pitches. Nothing changes without the stem,
-        or where the attention heads do not fill the embedding.
     """
     params = dict(params)
-    if smooth_time_tokens:
-        params["decoder"] = _with_smooth_time_tokens(params["decoder"], config)
-    if copying_start:
-        params["decoder"] = _with_copying_start(params, sizes, config)
+    params["decoder"] = _with_smooth_time_tokens(params["decoder"], config)
+    params["decoder"] = _with_copying_start(params, sizes, config)
     projection = params["encoder"].get("continuous_inputs_projection")
-    if projection is not None and centred_inputs:
+    if projection is not None:
         kernel = projection["kernel"]
         kernel = kernel - jnp.mean(kernel, axis=0, keepdims=True)
         projection = {**projection, "kernel": _INPUT_SCALE * kernel}

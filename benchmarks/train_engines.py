@@ -69,7 +69,9 @@ def make_model(size: str) -> Any:
     gin.clear_config()
     gin_utils.parse_gin_flags([], SIZES[size], [])
     try:
-        return gin.get_configurable("models.ContinuousInputsEncoderDecoderModel")()
+        make = gin.get_configurable("models.ContinuousInputsEncoderDecoderModel")
+        # Tasks have one; the benchmark has no tasks.
+        return make(input_vocabulary=None)
     finally:
         gin.clear_config()
 

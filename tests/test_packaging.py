@@ -27,7 +27,7 @@ IMPLIED = {"absl-py", "etils", "jaxlib", "ml_dtypes", "pyyaml"}
 # Comes with TensorFlow and note_seq.
 IMPLIED_BY_TRAIN = {"protobuf"}
 # Found where they are installed, with a message how; never required.
-OPTIONAL = {"apache_beam", "t5x", "tinysoundfont", "verovio"}
+OPTIONAL = {"apache_beam", "fluidsynth", "t5x", "tinysoundfont", "verovio"}
 HEAVY = {"tensorflow", "seqio", "note_seq", "t5x", "clu", "mirdata"}
 # Only these modules and folders may import TensorFlow and its like at module level,
 # or one another.

@@ -94,7 +94,7 @@ def test_a_missing_synthesizer_is_told_before_anything_is_made(tmp_path, monkeyp
     real = builtins.__import__
 
     def without_synthesizers(name, *args, **kwargs):
-        if name.split(".")[0] == "tinysoundfont":
+        if name.split(".")[0] in ("tinysoundfont", "fluidsynth"):
             raise ImportError(name)
         return real(name, *args, **kwargs)
 

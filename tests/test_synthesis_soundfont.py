@@ -8,7 +8,7 @@ import pytest
 from mt3.errors import DataError
 from mt3.midi import note_arrays
 from mt3.note_sequences import Note
-from mt3.synthesis import soundfont, synthesizer
+from mt3.synthesis import soundfont, synthesizers
 from mt3.synthesis.soundfont import Sound
 
 RATE = 16000
@@ -152,7 +152,7 @@ def test_silent_drum_keys_are_known(font):
 def test_missing_presets_are_replaced_within_their_class(font):
     assert 0 in font.kits
     assert font.preset(40, False, Sound(bank=77)) == (0, 40)
-    assert font.preset(0, True, Sound(kit=99)) == (synthesizer.DRUM_BANK, font.kits[0])
+    assert font.preset(0, True, Sound(kit=99)) == (synthesizers.DRUM_BANK, font.kits[0])
 
 
 def test_bad_soundfonts_are_named(tmp_path):
@@ -169,6 +169,7 @@ def test_without_a_synthesizer_the_message_says_how_to_get_one(monkeypatch):
         def __init__(self, path, sample_rate):
             raise ImportError
 
-    monkeypatch.setattr(synthesizer, "TinySoundFont", Missing)
+    monkeypatch.setattr(synthesizers, "TinySoundFont", Missing)
+    monkeypatch.setattr(synthesizers, "FluidSynth", Missing)
     with pytest.raises(DataError, match="pip install --no-deps tinysoundfont"):
         soundfont.SoundFont(soundfont.default_soundfont())

@@ -5,7 +5,7 @@
     random_notes    notes that cannot be predicted from other notes
     orchestration   variations of songs: instruments, pitch, tempo, loudness
     expression      expressive playing: pedal, rubato, spread chords, dynamics
-    synthesizer     tinysoundfont behind a small interface
+    synthesizers    tinysoundfont or FluidSynth behind one interface
     soundfont       notes -> audio whose attacks are on time
     recipes         notes, instruments and sounds of a training clip of each kind
     corpus          clips rendered in advance, on disk

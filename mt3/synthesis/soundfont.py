@@ -1,7 +1,8 @@
 """Notes -> audio with a soundfont.
 
 The synthesizer is `tinysoundfont`, driven by our own event loop (its sequencer's
-time grows with the square of the number of events).
+time grows with the square of the number of events), or FluidSynth through
+`pyfluidsynth` where the former is not installed. Both are imported on first use.
 
 Two things make the audio fit its labels better than a plain rendering:
 
@@ -27,7 +28,7 @@ import numpy as np
 from mt3.errors import DataError
 from mt3.midi import general_midi, note_arrays
 from mt3.note_sequences import Note
-from mt3.synthesis.synthesizer import DRUM_BANK, open_synthesizer
+from mt3.synthesis.synthesizers import DRUM_BANK, open_synthesizer
 
 # Of whole songs: audio after the last note's end, and the peak.
 TAIL_SECONDS = 1.0

@@ -36,6 +36,7 @@ from .parts import PART_BYTES
 
 LOG_FILE = "log.txt"
 COMPILED_FILE = "compiled.tar"
+_JAX_CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 # The most that a machine may return in all: the state, then compiled programs.
 MOST_STATE_BYTES = 60_000_000
 MOST_BYTES = 64_000_000
@@ -207,8 +208,10 @@ class Piece:
     def _make_environment(self) -> dict[str, str]:
         path = [str(self._site.absolute()), str(self._options.bundle.absolute())]
         path += filter(None, [os.environ.get("PYTHONPATH")])
+        # A folder that JAX itself was told to use would not be kept with the state.
+        outside = {k: v for k, v in os.environ.items() if k != _JAX_CACHE_VARIABLE}
         return {
-            **os.environ,
+            **outside,
             "PYTHONPATH": os.pathsep.join(path),
             "PYTHONUNBUFFERED": "1",
             "MT3_CACHE_DIR": str(self._options.work.absolute() / "compiled"),

@@ -232,6 +232,7 @@ def test_a_written_note_is_not_written_twice():
     assert probability(other) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [decoding.Beam(), decoding.Beam(3)])
 def test_streams_decode_as_single_segments_do(params, strategy):
     """Slots keep each segment's own evidence, in any order and number."""
@@ -255,6 +256,7 @@ def test_streams_decode_as_single_segments_do(params, strategy):
     assert len({tuple(row) for row in ids}) > 1
 
 
+@pytest.mark.slow
 def test_evidence_changes_what_is_decoded(params):
     """And only as far as its weight goes."""
     frames = frames_of(2, seed=2)

@@ -85,6 +85,7 @@ def examples(name, split, **options):
     )
 
 
+@pytest.mark.slow
 def test_whole_songs_come_out_as_they_would_uncached(cache):
     cached = examples(EVALUATION, "eval", use_cached=True)
     direct = examples(EVALUATION, "eval", use_cached=False)
@@ -95,6 +96,7 @@ def test_whole_songs_come_out_as_they_would_uncached(cache):
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAIN)
 def test_training_examples_are_of_the_same_kind(cache, name):
     task = seqio.TaskRegistry.get(name)
@@ -117,6 +119,7 @@ def _as_arrays(example):
     return {name: np.asarray(value) for name, value in example.items()}
 
 
+@pytest.mark.slow
 def test_a_mixture_of_data_sets_reads_the_cache(cache, data_root, monkeypatch):
     monkeypatch.setattr(tasks, "MIXTURES", {"mega": DATA_SETS})
     tasks.register(data_root, data_sets=DATA_SETS)

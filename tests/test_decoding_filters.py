@@ -127,6 +127,7 @@ def repeats(row):
     return len(written) - len(set(written))
 
 
+@pytest.mark.slow
 def test_state_follows_the_tokens_of_its_row(params, segments):
     """A hypothesis carries the state of the one that it continues."""
     beams = decoding.Beam(2)

@@ -157,6 +157,7 @@ def test_models_with_their_own_predictions_are_not_streamed():
 # ------------------- During training ------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_decodes_and_scores_along_the_way(run):
     found = lines(run / "metrics.jsonl")
     splits = [line["split"] for line in found]

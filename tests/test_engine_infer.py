@@ -84,6 +84,7 @@ def song_names():
     ]
 
 
+@pytest.mark.slow
 def test_every_recording_is_one_line_however_it_is_chunked(infer, tmp_path):
     (path,) = infer()
     assert path == str(tmp_path / RESULT)

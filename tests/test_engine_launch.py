@@ -78,6 +78,7 @@ def test_export_is_a_loadable_model(tiny_run, tmp_path):
     assert loaded.config.network["emb_dim"] == 32
 
 
+@pytest.mark.slow
 def test_mt3_train_on_four_devices_equals_one(tiny_run, tmp_path):
     process = subprocess.run(
         [
@@ -92,7 +93,8 @@ def test_mt3_train_on_four_devices_equals_one(tiny_run, tmp_path):
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "XLA_FLAGS": os.environ["XLA_FLAGS"]
+            + " --xla_force_host_platform_device_count=4",
         },
         stderr=subprocess.PIPE,
         text=True,

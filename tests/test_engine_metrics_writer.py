@@ -13,6 +13,7 @@ from mt3.engine import launch, metrics_writer, trainer
 from tests.support import fixed_batches
 
 
+@pytest.mark.slow
 def test_metrics_of_a_run_are_those_that_t5x_writes(tmp_path):
     """Ten steps from T5X's checkpoint and two evaluations, beside T5X's own."""
     with tarfile.open(fixed_batches.DATA / "t5x_checkpoint.tar.gz") as archive:

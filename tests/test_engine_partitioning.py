@@ -25,7 +25,8 @@ def results(request, tmp_path_factory):
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "XLA_FLAGS": os.environ["XLA_FLAGS"]
+            + " --xla_force_host_platform_device_count=8",
         },
         stderr=subprocess.PIPE,
         text=True,
@@ -36,6 +37,7 @@ def results(request, tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_losses_equal_those_of_one_device(results):
     losses = results["losses"]
     assert len(losses) == 4
@@ -44,6 +46,7 @@ def test_losses_equal_those_of_one_device(results):
         assert values == pytest.approx(losses["1x1"], rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_parameters_are_in_pieces(results):
     split = results["split"]
     assert split["1x1"] == {}
@@ -69,6 +72,7 @@ def test_parameters_are_in_pieces(results):
     assert len(both) > len(split["4x2"])
 
 
+@pytest.mark.slow
 def test_checkpoints_go_from_mesh_to_mesh(results):
     continued = results["continued"]
     assert len(continued) == 9
@@ -76,6 +80,7 @@ def test_checkpoints_go_from_mesh_to_mesh(results):
         assert losses == pytest.approx(continued["uninterrupted"], rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_what_does_not_divide_is_named(results):
     batch, partitions = results["errors"]
     assert "12 examples, which 8 devices along the data axis do not divide" in batch

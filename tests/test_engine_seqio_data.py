@@ -248,6 +248,7 @@ def damage(path: pathlib.Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_damaged_record_stops_the_run_or_is_skipped(data, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(data, root)
@@ -283,6 +284,7 @@ def losses(folder):
     }
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_exactly(task, data, tmp_path):
     _, whole = tiny_training.train(tmp_path / "whole", total_steps=STEPS)
     found = losses(tmp_path / "whole")

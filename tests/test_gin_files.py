@@ -454,6 +454,7 @@ def data_root(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_mt3_trains_and_is_evaluated_and_infers(data_root, tmp_path):
     """All six data sets, uncached, from the files as they are."""
     run = tmp_path / "run"

@@ -123,6 +123,7 @@ def test_registering_reads_nothing(monkeypatch):
         task.get_dataset(LENGTHS, split="train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", datasets.DATASETS)
 def test_every_task_gives_the_notes_of_its_data_set(root, name):
     registered = tasks.register(root, data_sets=[name])

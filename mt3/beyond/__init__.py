@@ -1,1 +1,1 @@
-"""What MT3 does not have: extras that are off unless asked for; see README.md."""
+"""What MT3 does not have: extras that weights or users ask for; see README.md."""

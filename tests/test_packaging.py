@@ -1,4 +1,4 @@
-"""What is imported is declared, imports go down, and the ground floor stays small."""
+"""What is imported is declared, imports go down, the top of the package is small."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ def in_data_layer(name: str) -> bool:
     return name in DATA_LAYER or name.split("/")[0].removesuffix(".py") in DATA_LAYER
 
 
-def floors(repository: pathlib.Path) -> dict[str, int]:
-    """The floor of each module or folder of the package; 0 is the top."""
+def layers(repository: pathlib.Path) -> dict[str, int]:
+    """The layer of each module or folder of the package; 0 is the top."""
     text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    block = re.search(r"```floors\n(.*?)```", text, re.DOTALL)[1]
+    block = re.search(r"```layers\n(.*?)```", text, re.DOTALL)[1]
     lines = re.sub(r",\s+", ", ", block).strip().splitlines()
     listed = [line.strip().split(", ") for line in lines]
-    found = {name: floor for floor, names in enumerate(listed) for name in names}
+    found = {name: layer for layer, names in enumerate(listed) for name in names}
     assert len(found) == sum(map(len, listed)), "a name stands twice"
     return found
 
@@ -117,7 +117,7 @@ def imports_of_package(path: pathlib.Path) -> set[str]:
     return {name.removeprefix("mt3.") for name in found if name.startswith("mt3.")}
 
 
-def floor_name(name: str, known: dict[str, int]) -> str:
+def layer_name(name: str, known: dict[str, int]) -> str:
     """The entry of the list that a dotted name below `mt3` belongs to."""
     parts = name.split(".")
     both = ".".join(parts[:2])
@@ -165,19 +165,19 @@ def test_only_the_data_layer_imports_tensorflow(lean_modules):
 
 
 def test_imports_go_down(repository, modules):
-    known = floors(repository)
+    known = layers(repository)
     package = repository / "mt3"
     seen, up = set(), {}
     for path in modules:
         module = ".".join(path.relative_to(package).with_suffix("").parts)
         if module in ("__init__", "__main__"):
             continue
-        here = floor_name(module, known)
+        here = layer_name(module, known)
         seen.add(here)
         for name in imports_of_package(path):
-            there = floor_name(name, known)
+            there = layer_name(name, known)
             assert {here, there} <= set(known), (
-                f"{path}: no floor in CONTRIBUTING.md for {here} or {there}"
+                f"{path}: no layer in CONTRIBUTING.md for {here} or {there}"
             )
             if known[there] < known[here]:
                 up[module] = there
@@ -185,7 +185,7 @@ def test_imports_go_down(repository, modules):
     assert set(known) - seen <= {"pretrained", "version"}
 
 
-def test_the_ground_floor_is_small(repository):
+def test_the_top_of_the_package_is_small(repository):
     entries = [p for p in (repository / "mt3").iterdir() if not p.is_symlink()]
     files = [p for p in entries if p.suffix == ".py"]
     folders = [p for p in entries if p.is_dir() and p.name != "__pycache__"]

@@ -53,6 +53,8 @@ transcribe: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto --dist loadfile
+	@echo 'Golden tests and decoding once more, with programs optimised as they are for use:'
+	XLA_FLAGS= $(BIN)/python -m pytest -q tests/golden tests/test_decoding_stream.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/python -m ruff check .

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 # with an accelerator as on one without.
 os.environ["JAX_PLATFORMS"] = "cpu"
 # The suite compiles tiny networks much longer than it runs them, so LLVM need not
-# optimise. `XLA_FLAGS= make test` checks programs as they are compiled for use.
+# optimise. `make test` repeats the golden tests and decoding with programs as for use.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",

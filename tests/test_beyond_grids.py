@@ -13,7 +13,7 @@ CONFIG = configs.ModelConfig(
 )
 NOTES = [
     Note(-0.5, 0.3, 50, 100, 40),
-    Note(0.4, 0.9, 60, 100, 9),
+    Note(0.4, 0.9, 60, 80, 9),
     Note(0.5, 0.51, 38, 100, 0, is_drum=True),
 ]
 ROWS = grids.note_rows(notes_to_array(NOTES), 6)[None]
@@ -21,7 +21,8 @@ ROWS = grids.note_rows(notes_to_array(NOTES), 6)[None]
 
 def test_rows():
     np.testing.assert_allclose(ROWS[0, :3, 3], [5, 1, grids.DRUMS])
-    assert (ROWS[0, 3:, 3] == -1).all()
+    assert ROWS[0, :3, 4].tolist() == [100, 80, 100]
+    assert (ROWS[0, 3:, 3:] == -1).all()
     assert grids.note_rows(notes_to_array(NOTES), 2) is None
 
 

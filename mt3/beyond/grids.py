@@ -1,6 +1,6 @@
 """Which notes begin and sound in each frame: targets of the training aids.
 
-The host sends the notes of a segment as rows of four numbers (`note_rows`). The device
+The host sends the notes of a segment as rows of five numbers (`note_rows`). The device
 computes grids of frames and pitches from them, which are a hundred times larger.
 """
 
@@ -38,17 +38,18 @@ def note_rows(notes: np.ndarray, max_notes: int) -> np.ndarray | None:
       max_notes: rows.
 
     Returns:
-      float32 [max_notes, 4]: start, end, pitch, MIDI class or `DRUMS`; rows without
-      a note have class -1. None if there are more notes than rows.
+      float32 [max_notes, 5]: start, end, pitch, MIDI class or `DRUMS`, velocity 0..127;
+      rows without a note have class -1. None if there are more notes than rows.
     """
     if len(notes) > max_notes:
         return None
-    rows = np.full((max_notes, 4), _NO_NOTE, np.float32)
+    rows = np.full((max_notes, 5), _NO_NOTE, np.float32)
     rows[: len(notes), 0] = notes["start_time"]
     rows[: len(notes), 1] = notes["end_time"]
     rows[: len(notes), 2] = notes["pitch"]
     classes = notes["program"] // _CLASS_SIZE
     rows[: len(notes), 3] = np.where(notes["is_drum"], DRUMS, classes)
+    rows[: len(notes), 4] = notes["velocity"]
     return rows
 
 
@@ -58,7 +59,7 @@ def onset_grid(rows: jax.Array, config: ModelConfig, drums: bool = False) -> jax
     Onsets whose window would begin before the segment are marked in its first frames.
 
     Args:
-      rows: [B, N, 4], see `note_rows`.
+      rows: [B, N, 5], see `note_rows`.
       config: frames of the segment and their rate.
       drums: mark drum hits instead of pitched notes.
 
@@ -79,7 +80,7 @@ def sounding_grid(
     """Marks the frames in which each pitch sounds, or each MIDI class plays.
 
     Args:
-      rows: [B, N, 4], see `note_rows`; a note sounds in one frame at least.
+      rows: [B, N, 5], see `note_rows`; a note sounds in one frame at least.
       config: frames of the segment and their rate.
       classes: mark MIDI classes instead of pitches.
 
@@ -102,7 +103,7 @@ def at_onsets(grid: jax.Array, rows: jax.Array, config: ModelConfig, low: int):
 
     Args:
       grid: [B, T, P, C], whose pitches begin at `low`.
-      rows: [B, N, 4], see `note_rows`.
+      rows: [B, N, 5], see `note_rows`.
       config: frames of the segment and their rate.
       low: the grid's lowest pitch.
 
@@ -126,7 +127,7 @@ def next_event(rows: jax.Array, config: ModelConfig) -> jax.Array:
     """Counts the frames from each frame to the next onset or offset after it.
 
     Args:
-      rows: [B, N, 4], see `note_rows`; drums have no offsets.
+      rows: [B, N, 5], see `note_rows`; drums have no offsets.
       config: frames of the segment and their rate.
 
     Returns:

@@ -107,7 +107,7 @@ def event_times(target_tokens: jax.Array, config: ModelConfig) -> jax.Array:
 class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
     """The model with training aids.
 
-    Its batches contain `notes` [B, N, 4] (`grids.note_rows`) besides the tokens, and
+    Its batches contain `notes` [B, N, 5] (`grids.note_rows`) besides the tokens, and
     frames or `samples` int16 [B, history + segment]. Only the losses and the initial
     parameters differ from the base class; `starts.network_params` selects those of the
     network.

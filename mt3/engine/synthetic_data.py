@@ -109,7 +109,7 @@ def device_features(
 
     Returns:
       `token_features`, samples int16 [history + segment_samples] and notes float32
-      [L / 2, 4] (`grids.note_rows`); None when there are too many tokens or notes.
+      [L / 2, 5] (`grids.note_rows`); None when there are too many tokens or notes.
     """
     features = token_features(notes, tokenizer)
     rows = grids.note_rows(notes, tokenizer.config.targets_length // 2)

@@ -27,6 +27,7 @@ OPTIMIZERS = {
     "adafactor": adafactor.Adafactor(),
     "adafactor with momentum": adafactor.Adafactor(beta1=0.9),
     "adamw": optimizers.adamw(weight_decay=0.01, max_grad_norm=1.0),
+    "muon": optimizers.muon(max_grad_norm=1.0, trained=("dense",)),
     "sgd": optimizers.sgd(),
 }
 GOLDEN_STEPS = 10

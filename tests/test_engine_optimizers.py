@@ -99,6 +99,85 @@ def test_chain_and_mask():
     assert optimizers.matrices_only(params) == {"w": True, "b": False}
 
 
+def layers(width=8):
+    """Parameters of the kinds that Muon and AdamW share out."""
+    shapes = {
+        "decoder": {
+            "layers_0": {
+                "self_attention": {"query": {"kernel": (width, width)}},
+                "mlp": {"wi_0": {"kernel": (width, 3 * width)}},
+                "pre_mlp_layer_norm": {"scale": (width,)},
+            },
+            "logits_dense": {"kernel": (width, 5)},
+        },
+        "encoder": {"layers_0": {"attention": {"query": {"kernel": (width, width)}}}},
+    }
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
+        shapes,
+        is_leaf=lambda shape: isinstance(shape, tuple),
+    )
+
+
+def muon_update(rate=0.1, **kwargs):
+    """Returns (change of the parameters in units of the rate, optimiser's state)."""
+    params, grads = layers(), jax.tree.map(lambda x: 0.3 * x + 0.1, layers())
+    definition = optimizers.muon(**kwargs)
+    new, state = definition.apply_gradient(
+        params, definition.init_state(params), grads, learning_rate=rate
+    )
+    return jax.tree.map(lambda a, b: (a - b) / rate, new, params), state
+
+
+def test_muon_makes_matrices_of_attention_and_mlp_orthogonal():
+    change, _ = muon_update()
+    attention = change["decoder"]["layers_0"]["self_attention"]["query"]["kernel"]
+    mlp = change["decoder"]["layers_0"]["mlp"]["wi_0"]["kernel"]
+    for update in (attention, mlp):
+        values = np.linalg.svd(update, compute_uv=False)
+        # Newton and Schulz's five steps leave singular values between 0.7 and 1.2.
+        scaled = values / (0.2 * np.sqrt(max(update.shape)))
+        assert scaled.min() > 0.6
+        assert scaled.max() < 1.3
+        rms = np.sqrt(np.mean(np.square(update)))
+        assert rms == pytest.approx(0.2, rel=0.3)
+    # AdamW's first update is the gradient's sign.
+    for rest in (
+        change["decoder"]["logits_dense"]["kernel"],
+        change["decoder"]["layers_0"]["pre_mlp_layer_norm"]["scale"],
+    ):
+        np.testing.assert_allclose(np.abs(rest), 1.0, rtol=1e-4)
+
+
+def test_muon_decays_matrices_and_spares_norms():
+    plain, _ = muon_update()
+    decayed, _ = muon_update(weight_decay=0.03, adam_weight_decay=0.01)
+    lost = jax.tree.map(lambda a, b: a - b, plain, decayed)["decoder"]
+    params = layers()["decoder"]
+    for path, decay in (
+        (("layers_0", "mlp", "wi_0", "kernel"), 0.03),
+        (("logits_dense", "kernel"), 0.01),
+        (("layers_0", "pre_mlp_layer_norm", "scale"), 0.0),
+    ):
+        found, parameter = lost, params
+        for name in path:
+            found, parameter = found[name], parameter[name]
+        np.testing.assert_allclose(found, decay * parameter, atol=1e-5)
+
+
+def test_muon_leaves_the_rest_of_the_network_alone():
+    change, state = muon_update(trained=("decoder",), max_grad_norm=1.0)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(change["encoder"]))
+    assert all(np.all(leaf != 0) for leaf in jax.tree.leaves(change["decoder"]))
+    paths = [
+        jax.tree_util.keystr(path)
+        for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]
+    ]
+    assert any("decoder" in path for path in paths)
+    assert not any("encoder'" in path for path in paths)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "step", "expected"),
     [

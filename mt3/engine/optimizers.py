@@ -133,6 +133,63 @@ def matrices_only(params: Any) -> Any:
     return jax.tree.map(lambda parameter: parameter.ndim >= 2, params)
 
 
+def _muon(
+    learning_rate: Any,
+    *,
+    beta: float = 0.95,
+    weight_decay: float = 0.0,
+    consistent_rms: float = 0.2,
+    adam_b1: float = 0.9,
+    adam_b2: float = 0.999,
+    adam_weight_decay: float = 0.0,
+    trained: Sequence[str] | None = None,
+) -> optax.GradientTransformation:
+    """Muon for the matrices of attention and MLP, AdamW for everything else.
+
+    Muon orthogonalises the momentum of a matrix (Jordan et al. 2024). Its updates are
+    scaled so that their root mean square is that of AdamW's (Liu et al. 2025), and one
+    learning rate serves both.
+
+    Args:
+      learning_rate: of both; a number or a traced array.
+      beta: decay of Muon's momentum.
+      weight_decay: of Muon's matrices, times the learning rate.
+      consistent_rms: root mean square of Muon's updates, times the learning rate.
+      adam_b1: decay of AdamW's mean of gradients.
+      adam_b2: decay of AdamW's mean of squares.
+      adam_weight_decay: of AdamW's matrices, times the learning rate.
+      trained: the first part of the paths of parameters to train, for example
+        'decoder'; None for all. The others keep their values and have no state.
+    """
+    transformations = {
+        "muon": optax.contrib.muon(
+            learning_rate,
+            beta=beta,
+            weight_decay=weight_decay,
+            consistent_rms=consistent_rms,
+        ),
+        "adamw": optax.adamw(
+            learning_rate,
+            b1=adam_b1,
+            b2=adam_b2,
+            weight_decay=adam_weight_decay,
+            mask=matrices_only,
+        ),
+        "frozen": optax.set_to_zero(),
+    }
+
+    def label(path: tuple[Any, ...], parameter: Any) -> str:
+        names = [str(key.key) for key in path]
+        if trained is not None and names[0] not in trained:
+            return "frozen"
+        inside = any(name == "mlp" or name.endswith("attention") for name in names)
+        return "muon" if inside and parameter.ndim == 2 else "adamw"
+
+    return optax.partition(
+        transformations, lambda params: jax.tree_util.tree_map_with_path(label, params)
+    )
+
+
 chain = wrap_optax_optimizer(_chain)
 adabelief = wrap_optax_optimizer(optax.adabelief)
 adagrad = wrap_optax_optimizer(optax.adagrad)
@@ -140,6 +197,7 @@ adam = wrap_optax_optimizer(optax.adam)
 adamw = wrap_optax_optimizer(optax.adamw)
 lamb = wrap_optax_optimizer(optax.lamb)
 lion = wrap_optax_optimizer(optax.lion)
+muon = wrap_optax_optimizer(_muon)
 radam = wrap_optax_optimizer(optax.radam)
 rmsprop = wrap_optax_optimizer(optax.rmsprop)
 sgd = wrap_optax_optimizer(optax.sgd)

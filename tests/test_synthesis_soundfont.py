@@ -19,6 +19,15 @@ def font():
     return soundfont.open_soundfont(soundfont.default_soundfont())
 
 
+def installed_synthesizers():
+    """tinysoundfont, and FluidSynth where it is there."""
+    try:
+        import fluidsynth  # noqa: F401
+    except ImportError:
+        return [synthesizers.TinySoundFont]
+    return [synthesizers.TinySoundFont, synthesizers.FluidSynth]
+
+
 def onset_milliseconds(audio, expected):
     """Time at which the level reaches a tenth of the attack's, against expected."""
     level = np.abs(audio[: int((expected + 0.03) * RATE)])
@@ -123,6 +132,32 @@ def test_velocity_is_heard(font):
         for velocity in (30, 110)
     )
     assert np.abs(loud).max() > 3 * np.abs(soft).max()
+
+
+@pytest.mark.parametrize("backend", installed_synthesizers())
+@pytest.mark.parametrize(
+    ("velocity", "decibels"), [(100, -4.15), (64, -11.9), (32, -23.95)]
+)
+def test_loudness_goes_with_the_square_of_velocity(backend, velocity, decibels):
+    """The SF2 standard's default modulator: 40 log10(127 / velocity) dB less."""
+    synth = backend(soundfont.default_soundfont(), RATE)
+
+    def level(struck):
+        synth.reset()
+        synth.start_channel(0, 0, 19, 1.0, 0.0)
+        synth.note_on(0, 72, struck)
+        block = np.zeros(RATE // 2, np.float32)
+        synth.render_into(block)
+        return 10 * np.log10(np.mean(block.astype(float) ** 2))
+
+    assert level(velocity) - level(127) == pytest.approx(decibels, abs=0.15)
+
+
+def test_a_sounding_note_keeps_its_loudness_when_another_begins(font):
+    long, soft = Note(0.0, 2.0, 48, 127, 19), Note(1.0, 2.0, 84, 1, 19)
+    alone = font.render([long], seconds=2.0)
+    both = font.render([long, soft], seconds=2.0)
+    assert np.abs(both - alone).max() < 0.01 * np.abs(alone).max()
 
 
 def test_a_window_sounds_like_the_stretch_of_the_whole(font):

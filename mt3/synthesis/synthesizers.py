@@ -4,6 +4,10 @@ Both have a channel for each part, render mono blocks of any length, and are imp
 first use, since transcribing needs neither. tinysoundfont starts a note at its exact
 sample, and its output repeats exactly. FluidSynth starts notes at multiples of 64
 samples (2 ms at 32 kHz), counted across renderings.
+
+In both, a note's amplitude is proportional to the square of its velocity, as the SF2
+standard's default modulators have it (100, 64, 32 of 127: -4.2, -11.9, -23.9 dB). The
+velocity itself chooses between samples where a preset has several.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ class Synthesizer(Protocol):
         ...
 
     def note_on(self, channel: int, pitch: int, velocity: int) -> None:
-        """Starts a note."""
+        """Starts a note, whose amplitude goes with the square of the velocity."""
         ...
 
     def note_off(self, channel: int, pitch: int) -> None:
@@ -95,6 +99,9 @@ class TinySoundFont:
 
     def note_on(self, channel: int, pitch: int, velocity: int) -> None:
         """See `Synthesizer`."""
+        # tinysoundfont multiplies by the velocity once, and by the volume that is set
+        # when a note starts; notes that sound already keep theirs.
+        self._font.set_volume(velocity / 127.0)
         self._font.channel_note_on(channel, pitch, velocity / 127.0)
 
     def note_off(self, channel: int, pitch: int) -> None:

@@ -1,14 +1,20 @@
-"""Accuracy on rendered music: what the model card's tables come from.
+"""Accuracy on held-out music: what the model card's tables come from.
 
-Renders MIDI files through a soundfont, transcribes the audio and scores the result
+Renders MIDI files through soundfonts, transcribes the audio and scores the result
 against the notes. Two versions of every piece: as it is (several instruments and
 drums), and all pitched parts on a piano; with `--solos` also solos of each group of
-instruments, and sums of two or three of them with drums (`held_out.py`).
+instruments, and sums of two or three of them with drums (`held_out.py`). Each
+soundfont has tables of its own:
 
-    python benchmarks/accuracy.py --midi MIDI_FOLDER --soundfont A320U.sf2
+    python benchmarks/accuracy.py --midi MIDI --soundfont A320U.sf2 --soundfont SF2
 
-Several models, and transcriptions that other programs made of the same audio, are put
-beside one another:
+Recordings, each beside a MIDI file of its notes, have their own tables too, one set
+for each folder in the folder:
+
+    python benchmarks/accuracy.py --recordings DIR --seconds whole
+
+Several models, and transcriptions that other programs made of the same audio
+(`run_peers.py`), are put beside one another:
 
     python benchmarks/accuracy.py --midi MIDI --soundfont SF2 --write-audio AUDIO
     python benchmarks/accuracy.py --midi MIDI --soundfont SF2 --seconds 30 --solos \
@@ -19,8 +25,9 @@ for one row for each; without a list, for all of `CHOICES`):
 
     python benchmarks/accuracy.py --midi MIDI --soundfont SF2 --seconds 30 --compare
 
-Needs a synthesizer (`pip install --no-deps tinysoundfont`). The same files, soundfont
-and model give the same tables to the digit; speeds are told on standard error.
+Rendering needs a synthesizer (`pip install --no-deps tinysoundfont`). The same files,
+soundfont and model give the same tables to the digit; speeds are told on standard
+error.
 """
 
 from __future__ import annotations
@@ -35,7 +42,13 @@ from typing import Any
 # Run as a file, its neighbours are found from the root of the source tree.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import accuracy_tables, estimates, group_scores, held_out
+from benchmarks import (
+    accuracy_tables,
+    estimates,
+    group_scores,
+    held_out,
+    note_errors,
+)
 from mt3.errors import ConfigError, MT3Error
 from mt3.midi import reader
 from mt3.note_sequences import Note
@@ -64,8 +77,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--midi", required=True, help="folder of MIDI files")
-    add("--soundfont", required=True, help=".sf2 or .sf3 file")
+    add("--midi", metavar="DIR", help="MIDI files, to be rendered")
+    add(
+        "--soundfont",
+        action="append",
+        default=[],
+        metavar="SF2",
+        help=".sf2 or .sf3 file; repeat for several, each with tables of its own",
+    )
+    add(
+        "--recordings",
+        metavar="DIR",
+        help="recordings beside MIDI files of their notes",
+    )
     add(
         "--seconds",
         type=_seconds,
@@ -136,13 +160,17 @@ def score_pieces(
         reference = piece.notes
         counts = metrics.song_counts(reference, notes)
         instruments = instrument_metrics.count_instruments(reference, notes)
+        scores = metrics.scores_of_counts(counts) | instruments.scores()
+        scores |= note_errors.note_errors(reference, notes)
+        if piece.group:
+            scores |= group_scores.solo_scores(instruments.classes)
         records.append(
             {
                 "piece": piece.name,
                 "group": piece.group,
                 "reference_notes": len(reference),
                 "estimated_notes": len(notes),
-                "scores": metrics.scores_of_counts(counts) | instruments.scores(),
+                "scores": scores,
                 "groups": group_scores.count_groups(reference, notes),
                 "polyphony": group_scores.count_polyphony(reference, notes),
             }
@@ -201,37 +229,62 @@ def _run(options: argparse.Namespace) -> int:
     columns = estimates.make_columns(
         models, folders, estimates.parse_options(options.option), choices or ()
     )
-    if options.files is not None and options.files < 1:
-        raise ConfigError(f"--files: {options.files}; expected at least 1")
-    files = reader.find_midi([options.midi])[: options.files]
-    font = soundfont.open_soundfont(options.soundfont, held_out.SAMPLE_RATE)
-    sets = held_out.make_pieces(files, font, options.seconds, solos=options.solos)
+    sets = gather_pieces(options)
     if options.write_audio:
         for pieces in sets.values():
             held_out.write_pieces(pieces, Path(options.write_audio))
         if not options.model and not folders:
             return 0
-    records: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for column, kind, songs in estimates.transcribe(columns, sets):
-        scored = score_pieces(sets[kind], songs)
-        records.setdefault(column.label, {})[kind] = scored
-    summaries = {
-        label: {kind: summarise(pieces) for kind, pieces in by_set.items()}
-        for label, by_set in records.items()
-    }
-    length = (
-        "whole pieces" if options.seconds is None else f"first {options.seconds:g} s"
-    )
-    print(f"{len(files)} tunes, {length}\n")
-    if choices:
-        print(accuracy_tables.comparison(summaries))
-    else:
-        print(accuracy_tables.all_tables(summaries))
+    # By soundfont (or "recordings"), column and set.
+    records: dict[str, dict[str, dict[str, Any]]] = {}
+    summaries: dict[str, dict[str, dict[str, Any]]] = {}
+    for column, (source, kind), songs in estimates.transcribe(columns, sets):
+        scored = score_pieces(sets[source, kind], songs)
+        for everything, item in ((records, scored), (summaries, summarise(scored))):
+            everything.setdefault(source, {}).setdefault(column.label, {})[kind] = item
+    length = "whole" if options.seconds is None else f"first {options.seconds:g} s"
+    table = accuracy_tables.comparison if choices else accuracy_tables.all_tables
+    for source, summary in summaries.items():
+        print(f"{source}, {length}\n\n{table(summary)}\n")
     if options.json:
         settings = {key: value for key, value in vars(options).items() if key != "json"}
         record = accuracy_tables.to_json(settings, summaries, records)
         Path(options.json).write_text(record)
     return 0
+
+
+def gather_pieces(
+    options: argparse.Namespace,
+) -> dict[estimates.SetKey, list[held_out.Piece]]:
+    """Makes what the options ask for: rendered tunes, and recordings apart from them.
+
+    Raises:
+      MT3Error: nothing is asked for, or it cannot be read or rendered.
+    """
+    if bool(options.midi) != bool(options.soundfont):
+        raise ConfigError("accuracy: --midi and --soundfont need one another")
+    if not (options.midi or options.recordings):
+        raise ConfigError("accuracy: expected --midi and --soundfont, or --recordings")
+    if options.files is not None and options.files < 1:
+        raise ConfigError(f"--files: {options.files}; expected at least 1")
+    sources = {}
+    for path in options.soundfont:
+        files = reader.find_midi([options.midi])[: options.files]
+        font = soundfont.open_soundfont(path, held_out.SAMPLE_RATE)
+        if font.path.stem in sources:
+            raise ConfigError(f"accuracy: two soundfonts are called {font.path.stem}")
+        sources[font.path.stem] = held_out.make_pieces(
+            files, font, options.seconds, solos=options.solos
+        )
+    if options.recordings:
+        sources[held_out.RECORDINGS] = held_out.find_recordings(
+            Path(options.recordings), options.seconds
+        )
+    return {
+        (source, kind): pieces
+        for source, sets in sources.items()
+        for kind, pieces in sets.items()
+    }
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.group_scores import POLYPHONY_BINS
-from benchmarks.held_out import ALL, GROUPS, PIANO, SOLOS, SUMS
+from benchmarks.held_out import GROUPS
+from benchmarks.note_errors import NAMES
 from mt3.scoring import counts as metrics
 
 ROWS = (
@@ -18,6 +19,9 @@ ROWS = (
     "Onset recall",
     "Instrument detection F1 (midi_class)",
     "Instrument leakage (midi_class)",
+    "Right class",
+    "One instrument",
+    *NAMES,
 )
 # Of the comparison of choices, where there are columns for few.
 SHORT_NAMES = {
@@ -28,9 +32,6 @@ SHORT_NAMES = {
     "Drum onset F1 (midi_class)": "drums",
     "Instrument leakage (midi_class)": "leakage",
 }
-# Sets of several instruments, and sets whose polyphony says something.
-GROUPED = (ALL, SUMS)
-POLYPHONIC = (ALL, PIANO, SUMS)
 GROUP_SCORES = {
     "found": "onset recall of each group's notes, found as any instrument",
     "F1": "onset F1 within the group",
@@ -41,6 +42,8 @@ SOLO_SCORES = {
     "Onset F1": "onset F1",
     "Onset + offset F1": "onset + offset F1",
     "Group F1": "onset F1 of the notes given to the right group",
+    "Right class": "share in which most notes have the right class",
+    "One instrument": "share written as one instrument",
 }
 
 # Column label -> set -> what `accuracy.summarise` returns.
@@ -50,34 +53,42 @@ Summaries = Mapping[str, Mapping[str, Mapping[str, Any]]]
 def all_tables(summaries: Summaries) -> str:
     """Returns every table, a column for each model or folder."""
     first = next(iter(summaries.values()))
-    tables = []
-    for kind, summary in first.items():
-        title = f"{kind}: mean over {summary['pieces']} pieces"
-        tables.append(
-            _table(
-                title,
-                ROWS,
-                summaries,
-                lambda s, row, kind=kind: s[kind]["scores"].get(row, math.nan),
-            )
+    tables = [
+        _table(
+            f"{kind}: mean over {summary['pieces']} pieces",
+            [row for row in ROWS if _is_number(row, kind, summaries)],
+            summaries,
+            lambda s, row, kind=kind: s[kind]["scores"].get(row, math.nan),
         )
-    for kind in (kind for kind in GROUPED if kind in first):
-        for score, title in GROUP_SCORES.items():
+        for kind, summary in first.items()
+    ]
+    # Solos have tables by group of their own.
+    mixed = [kind for kind, summary in first.items() if not summary["solos"]]
+    for kind in mixed:
+        played = [c for c in first[kind]["groups"].values() if c.reference]
+        for score, title in GROUP_SCORES.items() if len(played) > 1 else ():
             tables.append(_count_table(f"{kind}: {title}", summaries, kind, score))
-    for kind in (kind for kind in POLYPHONIC if kind in first):
+    for kind in mixed:
         title = f"{kind}: onset recall by how many notes sound at once"
         tables.append(_count_table(title, summaries, kind, "found", "polyphony"))
-    if SOLOS in first:
+    for kind in (kind for kind in first if kind not in mixed):
         for score, title in SOLO_SCORES.items():
             tables.append(
                 _table(
-                    f"{SOLOS}: {title}, by group",
-                    list(first[SOLOS]["solos"]),
+                    f"{kind}: {title}, by group",
+                    list(first[kind]["solos"]),
                     summaries,
-                    lambda s, row, score=score: s[SOLOS]["solos"][row][score],
+                    lambda s, row, k=kind, score=score: s[k]["solos"][row][score],
                 )
             )
     return "\n\n".join(tables)
+
+
+def _is_number(row: str, kind: str, summaries: Summaries) -> bool:
+    scores = (
+        by_set[kind]["scores"].get(row, math.nan) for by_set in summaries.values()
+    )
+    return not all(map(math.isnan, scores))
 
 
 def comparison(summaries: Summaries) -> str:
@@ -94,10 +105,10 @@ def comparison(summaries: Summaries) -> str:
 
 def to_json(
     settings: Mapping[str, Any],
-    summaries: Summaries,
-    records: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+    summaries: Mapping[str, Summaries],
+    records: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> str:
-    """Returns everything as JSON; scores that are not numbers become null."""
+    """Returns everything as JSON, by soundfont and column; scores that are not numbers become null."""
     everything = {"settings": settings, "summaries": summaries, "pieces": records}
     return json.dumps(_plain(everything), indent=1, allow_nan=False) + "\n"
 

@@ -22,6 +22,9 @@ from mt3.errors import ConfigError, MidiError, near_misses
 from mt3.midi import reader
 from mt3.note_sequences import Note
 
+# A soundfont's name, or "recordings", and the set.
+SetKey = tuple[str, str]
+
 _CLEANUP = {field.name for field in dataclasses.fields(note_cleanup.CleanupOptions)}
 _OPTIONS = _CLEANUP | {
     field.name for field in dataclasses.fields(inference.TranscribeOptions)
@@ -127,9 +130,13 @@ def _labelled(text: str) -> tuple[str, str]:
 
 
 def transcribe(
-    columns: Sequence[Column], sets: Mapping[str, Sequence[Piece]]
-) -> Iterator[tuple[Column, str, list[list[Note]]]]:
+    columns: Sequence[Column], sets: Mapping[SetKey, Sequence[Piece]]
+) -> Iterator[tuple[Column, SetKey, list[list[Note]]]]:
     """Transcribes every piece in every way.
+
+    Args:
+      columns: the ways.
+      sets: pieces by soundfont (or "recordings") and set.
 
     Yields:
       Column, set of pieces, and the notes of each of its pieces; columns in order.
@@ -140,23 +147,23 @@ def transcribe(
     made: dict[str, _Made] = {}
     for column in columns:
         if not column.is_model:
-            for kind, pieces in sets.items():
-                yield column, kind, [_read(Path(column.source), p) for p in pieces]
+            for key, pieces in sets.items():
+                yield column, key, [_read(Path(column.source), p) for p in pieces]
             continue
         model = inference.InferenceModel(column.source, column.transcribe_options)
         # What was left to the model may be what another column asks for.
-        key = json.dumps([column.source, model.resolved.settings()], sort_keys=True)
-        if key not in made:
-            made[key] = _Made(
+        way = json.dumps([column.source, model.resolved.settings()], sort_keys=True)
+        if way not in made:
+            made[way] = _Made(
                 model.info.get("cleanup", {}),
                 model.config.segment_seconds,
                 {
-                    kind: _run(model, pieces, f"{column.label}, {kind}")
-                    for kind, pieces in sets.items()
+                    key: _run(model, pieces, ", ".join((column.label, *key)))
+                    for key, pieces in sets.items()
                 },
             )
-        for kind, found in made[key].found.items():
-            yield column, kind, made[key].cleaned(found, column.options)
+        for key, found in made[way].found.items():
+            yield column, key, made[way].cleaned(found, column.options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +178,7 @@ class _Made:
 
     cleanup: Mapping[str, Any]
     segment_seconds: float
-    found: Mapping[str, list[list[Note]]]
+    found: Mapping[SetKey, list[list[Note]]]
 
     def cleaned(
         self, songs: Sequence[Sequence[Note]], options: Mapping[str, Any]

@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks.held_out import DRUMS, GROUPS, group_of
 from mt3.note_sequences import Note
+from mt3.scoring.instruments import ClassCounts
 from mt3.scoring.matching import (
     match_notes,
     note_array,
@@ -134,6 +135,25 @@ def count_polyphony(
     return {
         name: FoundCounts(int(np.sum(bins == i)), int(np.sum(found[bins == i])))
         for i, (name, _) in enumerate(POLYPHONY_BINS)
+    }
+
+
+def solo_scores(classes: Mapping[str, ClassCounts]) -> dict[str, float]:
+    """Scores the name of a solo, 0 or 1.
+
+    Args:
+      classes: its notes by instrument class, drums among them.
+
+    Returns:
+      "Right class": most notes are written in the solo's class. "One instrument": all
+      notes are written in one class.
+    """
+    written = [counts.estimated for counts in classes.values()]
+    right = [counts.estimated for counts in classes.values() if counts.reference]
+    most = max(written, default=0)
+    return {
+        "Right class": float(0 < most <= max(right, default=0)),
+        "One instrument": float(sum(count > 0 for count in written) == 1),
     }
 
 

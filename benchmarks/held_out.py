@@ -1,6 +1,7 @@
-"""The pieces that models are scored on: rendered from MIDI files, the same every time.
+"""The pieces that models are scored on: rendered the same every time, or recorded.
 
-Every tune is played in two versions: "all instruments", as it is, and "piano", all
+`make_pieces` renders MIDI files, `find_recordings` takes recordings with their notes.
+Every tune that is rendered is played in two versions: "all instruments", as it is, and "piano", all
 its pitched parts on one piano. On top of these, where asked for:
 
 * "solos": a part of a tune, alone, on a typical instrument of each group (piano,
@@ -22,9 +23,12 @@ from pathlib import Path
 import numpy as np
 
 from mt3 import outputs
+from mt3.audio import reading
+from mt3.errors import DataError
 from mt3.midi import note_arrays, reader
 from mt3.note_sequences import Note
 from mt3.synthesis import orchestration, soundfont
+from mt3.transcribe import AUDIO_SUFFIXES
 from mt3.vocabularies import midi_class
 
 SAMPLE_RATE = 16000
@@ -32,6 +36,7 @@ PEAK = 0.7
 # A whole tune is followed by so much, in which its last notes die away.
 TAIL_SECONDS = 1.0
 ALL, PIANO, SOLOS, SUMS = "all instruments", "piano", "solos", "sums"
+RECORDINGS = "recordings"
 
 DRUMS = "drums"
 # General MIDI families by group of instruments, as the families are numbered.
@@ -74,20 +79,18 @@ class Piece:
     """A piece of music with the notes that sound in it.
 
     Attributes:
-      name: unique, and a relative path: the set, then the tune.
-      kind: the set it belongs to.
+      name: unique, and a relative path: the source, the set, the tune.
       group: of a solo, its group; else "".
       array: its notes, as a note array.
       seconds: its length.
-      font: what plays it.
+      source: the soundfont that plays it, or the samples that were recorded.
     """
 
     name: str
-    kind: str
     group: str
     array: np.ndarray
     seconds: float
-    font: soundfont.SoundFont
+    source: soundfont.SoundFont | np.ndarray
 
     @property
     def notes(self) -> list[Note]:
@@ -96,8 +99,10 @@ class Piece:
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
-        """The audio, float32 [samples] at `SAMPLE_RATE`."""
-        samples = self.font.render(self.array, seconds=self.seconds)
+        """The audio, float32 [samples] at `SAMPLE_RATE`; rendered, its peak is `PEAK`."""
+        if isinstance(self.source, np.ndarray):
+            return self.source
+        samples = self.source.render(self.array, seconds=self.seconds)
         peak = float(np.abs(samples).max(initial=0.0))
         return samples * np.float32(PEAK / max(peak, 1e-6))
 
@@ -134,19 +139,20 @@ def make_pieces(
             (ALL, notes),
             (PIANO, orchestration.solo(notes, 0)),
         ):
-            pieces[kind].append(_piece(kind, stem, "", version, font, seconds))
+            pieces[kind].append(_rendered(kind, stem, "", version, font, seconds))
     if solos:
         pieces |= {SOLOS: [], SUMS: []}
         for stem, drums, parts in _assign_solos(tunes):
             for group, number, part in parts:
                 name = f"{group}-{number}-{stem}"
-                pieces[SOLOS].append(_piece(SOLOS, name, group, part, font, seconds))
+                solo = _rendered(SOLOS, name, group, part, font, seconds)
+                pieces[SOLOS].append(solo)
             together = np.concatenate([drums, *(part for _, _, part in parts)])
-            pieces[SUMS].append(_piece(SUMS, stem, "", together, font, seconds))
+            pieces[SUMS].append(_rendered(SUMS, stem, "", together, font, seconds))
     return pieces
 
 
-def _piece(
+def _rendered(
     kind: str,
     name: str,
     group: str,
@@ -157,12 +163,56 @@ def _piece(
     """Cuts the beginning of a piece, and leaves out what makes no sound."""
     if seconds is None:
         seconds = float(notes["end_time"].max(initial=0.0)) + TAIL_SECONDS
+    notes = note_arrays.resolve_overlaps(_beginning(notes, seconds))
+    notes = notes[font.audible(notes, {})]
+    name = f"{font.path.stem}/{kind.replace(' ', '-')}/{name}"
+    return Piece(name, group, notes, seconds, font)
+
+
+def _beginning(notes: np.ndarray, seconds: float) -> np.ndarray:
+    """Returns the notes that begin within the first seconds, cut at their end."""
     notes = notes[notes["start_time"] < seconds]
     notes["end_time"] = np.minimum(notes["end_time"], seconds)
-    notes = note_arrays.resolve_overlaps(notes)
-    notes = notes[font.audible(notes, {})]
-    folder = kind.replace(" ", "-")
-    return Piece(f"{folder}/{name}", kind, group, notes, seconds, font)
+    return notes
+
+
+def find_recordings(folder: Path, seconds: float | None) -> dict[str, list[Piece]]:
+    """Finds recordings, each beside a MIDI file of its notes with the same stem.
+
+    Args:
+      folder: searched to any depth.
+      seconds: how much of each recording from its beginning; None for all of it.
+
+    Returns:
+      Pieces by set: the folder below `folder`, or "recordings" for those beside it.
+
+    Raises:
+      AudioError, MidiError: a file cannot be read.
+      DataError: a recording without notes, or no recording.
+    """
+    sets: dict[str, list[Piece]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in AUDIO_SUFFIXES or not path.is_file():
+            continue
+        midis = [path.with_suffix(suffix) for suffix in reader.MIDI_SUFFIXES]
+        midi = next((midi for midi in midis if midi.is_file()), None)
+        if midi is None:
+            raise DataError(
+                f"{path}: accuracy: has no notes; expected a MIDI file of the same stem "
+                f"({', '.join(reader.MIDI_SUFFIXES)}) beside it"
+            )
+        place = path.relative_to(folder)
+        samples = reading.read_audio(path, SAMPLE_RATE)
+        if seconds is not None:
+            samples = samples[: round(seconds * SAMPLE_RATE)]
+        length = len(samples) / SAMPLE_RATE
+        notes = _beginning(note_arrays.to_array(reader.read_midi(midi)), length)
+        name = f"{RECORDINGS}/{place.with_suffix('')}"
+        kind = place.parts[0] if len(place.parts) > 1 else RECORDINGS
+        sets.setdefault(kind, []).append(Piece(name, "", notes, length, samples))
+    if not sets:
+        raise DataError(f"{folder}: accuracy: holds no audio; expected recordings")
+    return sets
 
 
 def _assign_solos(

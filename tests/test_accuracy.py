@@ -1,12 +1,13 @@
 """`benchmarks/accuracy.py`: its pieces, its counts by group, and its tables."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import soundfile
 
-from benchmarks import accuracy, estimates, group_scores, held_out
+from benchmarks import accuracy, estimates, group_scores, held_out, note_errors
 from mt3 import outputs
 from mt3.errors import ConfigError
 from mt3.midi import reader
@@ -57,7 +58,7 @@ def test_two_versions_of_each_tune(tunes, font):
     sets = make(tunes, font)
     assert list(sets) == ["all instruments", "piano"]
     first, second = sets["all instruments"]
-    assert first.name == "all-instruments/first"
+    assert first.name == "TimGM6mb/all-instruments/first"
     assert second.samples.shape == (4 * 16000,)
     assert np.abs(first.samples).max() == pytest.approx(0.7)
     assert {n.program for n in sets["piano"][0].notes} == {0}
@@ -71,17 +72,20 @@ def test_solos_and_their_sums(tunes, font):
     names = [piece.name for piece in sets["solos"]]
     # The doubled part of the second tune is not one of the three that it would give.
     assert names == [
-        "solos/piano-1-first",
-        "solos/guitar-1-first",
-        "solos/bass-1-second",
-        "solos/strings-1-second",
+        "TimGM6mb/solos/piano-1-first",
+        "TimGM6mb/solos/guitar-1-first",
+        "TimGM6mb/solos/bass-1-second",
+        "TimGM6mb/solos/strings-1-second",
     ]
     for piece in sets["solos"]:
         (program,) = {n.program for n in piece.notes}
         assert held_out.group_of(program) == piece.group
         assert not any(n.is_drum for n in piece.notes)
     sums = sets["sums"]
-    assert [piece.name for piece in sums] == ["sums/first", "sums/second"]
+    assert [piece.name for piece in sums] == [
+        "TimGM6mb/sums/first",
+        "TimGM6mb/sums/second",
+    ]
     assert {(n.program, n.is_drum) for n in sums[0].notes} == {
         (0, False),
         (25, False),
@@ -162,6 +166,55 @@ def test_polyphony_counts_what_sounds_at_each_onset():
     assert list(counts.values()) == expected
 
 
+def test_a_solo_is_named_by_most_of_its_notes():
+    from mt3.scoring import instruments
+
+    def scores(*estimated):
+        reference = [Note(i, i + 1, 60, program=40) for i in range(3)]
+        found = [
+            Note(i, i + 1, 60, program=p, is_drum=drum)
+            for i, (p, drum) in enumerate(estimated)
+        ]
+        classes = instruments.count_instruments(reference, found).classes
+        return list(group_scores.solo_scores(classes).values())
+
+    violin, cello, flute, drums = (40, False), (42, False), (73, False), (0, True)
+    assert scores(violin, cello) == [1.0, 1.0]
+    assert scores(violin, violin, flute) == [1.0, 0.0]
+    assert scores(violin, flute, flute) == [0.0, 0.0]
+    assert scores(violin, drums, drums) == [0.0, 0.0]
+    assert scores(flute) == [0.0, 1.0]
+    assert scores() == [0.0, 0.0]
+
+
+def test_errors_of_matched_notes():
+    def song(late, program, velocities, is_drum=False):
+        return [
+            Note(i + late, i + late + 0.5, 60, velocity, program, is_drum)
+            for i, velocity in enumerate(velocities)
+        ]
+
+    rising = range(20, 120, 5)
+    reference = song(0, 0, rising) + song(0.5, 40, rising) + song(0, 0, rising, True)
+    reference += song(0.25, 60, [90] * 20)
+    estimate = song(0.01, 0, [v + 3 for v in rising])
+    estimate += song(0.47, 80, [140 - v for v in rising]) + song(0.25, 7, [90] * 20)
+    estimate += song(-0.08, 0, [64] * 20, True) + [Note(100, 101, 60)]
+    errors = note_errors.note_errors(reference, estimate)
+    assert list(errors) == list(note_errors.NAMES)
+    assert errors["Onset error, mean (ms)"] == pytest.approx((10 - 30 + 0) / 3)
+    assert errors["Onset error, median (ms)"] == pytest.approx(10)
+    assert errors["Onset error, 95 % (ms)"] == pytest.approx(30)
+    reversed_by = np.mean(np.abs([140 - 2 * v for v in rising]))
+    assert errors["Velocity error"] == pytest.approx((3 + reversed_by + 0) / 3)
+    # Of 60, all have one velocity: it has no ranks.
+    assert errors["Velocity rank correlation"] == pytest.approx((1 - 1) / 2)
+    assert errors["Drums: Onset error, mean (ms)"] == pytest.approx(-80)
+    assert errors["Drums: Velocity rank correlation"] == 0.0
+    nothing = note_errors.note_errors(reference, [])
+    assert np.isnan(list(nothing.values())).all()
+
+
 def test_options_are_read_by_name():
     read = estimates.parse_options
     assert read(["decode=greedy", "grammar=false", "min-duration=0.05"]) == {
@@ -227,15 +280,20 @@ def test_the_references_score_perfectly(tunes, tmp_path, capsys):
     code = run(tunes, "--solos", "--estimates", f"truth={audio}", "--json", path)
     assert code == 0
     record = json.loads(path.read_text())
-    for kind, summary in record["summaries"]["truth"].items():
+    summaries = record["summaries"]["TimGM6mb"]["truth"]
+    for kind, summary in summaries.items():
         assert summary["scores"]["Onset F1"] == 1.0, kind
         assert summary["scores"]["Instrument leakage (midi_class)"] == 1.0
         for counts in summary["groups"].values():
             assert counts["found"] == counts["recall"] == counts["F1"] == 1.0
-    assert record["summaries"]["truth"]["solos"]["solos"]["bass"]["Group F1"] == 1.0
-    assert len(record["pieces"]["truth"]["solos"]) == 4
+        # MIDI has ticks.
+        assert summary["scores"]["Onset error, 95 % (ms)"] < 1.0
+        assert summary["scores"]["Velocity error"] == 0.0
+    bass = summaries["solos"]["solos"]["bass"]
+    assert bass["Group F1"] == bass["Right class"] == bass["One instrument"] == 1.0
+    assert len(record["pieces"]["TimGM6mb"]["truth"]["solos"]) == 4
     table = capsys.readouterr().out
-    assert "2 tunes, first 3 s" in table
+    assert "TimGM6mb, first 3 s" in table
     assert "solos: onset F1, by group" in table
 
 
@@ -247,6 +305,41 @@ def test_missing_and_longer_estimates_are_named(tunes, tmp_path, capsys):
     assert "expected the transcription of 2 s" in capsys.readouterr().err
     assert run(tunes, "--option", "nonsense=1") == 1
     assert run(tunes, "--files", "0") == 1
+
+
+def test_soundfonts_and_recordings_have_tables_of_their_own(tunes, tmp_path, capsys):
+    first, other = tmp_path / "first", tmp_path / "Other.sf2"
+    run(tunes, "--write-audio", first)
+    recordings = tmp_path / "recordings"
+    shutil.copytree(first / "TimGM6mb" / "piano", recordings / "concerts")
+    (recordings / "concerts" / "first.mid").rename(recordings / "first.midi")
+    (recordings / "concerts" / "first.wav").rename(recordings / "first.wav")
+    other.symlink_to(soundfont.default_soundfont())
+    arguments = ["--soundfont", other, "--recordings", recordings, "--seconds", "2"]
+    audio, path = tmp_path / "audio", tmp_path / "scores.json"
+    assert run(tunes, *arguments, "--write-audio", audio) == 0
+    cut, _ = soundfile.read(audio / "recordings" / "first.wav", dtype="float32")
+    whole, _ = soundfile.read(recordings / "first.wav", dtype="float32")
+    np.testing.assert_array_equal(cut, whole[: 2 * 16000])
+    estimates = ["--estimates", f"truth={audio}", "--json", path]
+    assert run(tunes, *arguments, *estimates) == 0
+    summaries = json.loads(path.read_text())["summaries"]
+    rendered = ["all instruments", "piano"]
+    assert {source: list(found["truth"]) for source, found in summaries.items()} == {
+        "TimGM6mb": rendered,
+        "Other": rendered,
+        "recordings": ["concerts", "recordings"],
+    }
+    for found in summaries.values():
+        for summary in found["truth"].values():
+            assert summary["scores"]["Onset F1"] == 1.0
+    assert "recordings, first 2 s\n\nconcerts: mean over 1" in capsys.readouterr().out
+    (recordings / "first.midi").unlink()
+    assert run(tunes, *arguments) == 1
+    assert "first.wav: accuracy: has no notes" in capsys.readouterr().err
+    assert run(tunes, "--soundfont", soundfont.default_soundfont()) == 1
+    assert accuracy.main(["--midi", str(tunes)]) == 1
+    assert accuracy.main([]) == 1
 
 
 def test_tables_are_the_same_to_the_digit(tunes, tiny_weights, tmp_path, capsys):
@@ -278,7 +371,7 @@ def test_choices_are_rows_and_mend_as_the_model_does(
     assert printed.err.count("times real time") == 2
     rows = [line.split()[0] for line in printed.out.splitlines() if " 0." in line]
     assert rows[:3] == ["tiny", "grammar=true", "min_duration=0.1"]
-    pieces = json.loads(path.read_text())["pieces"]
+    pieces = json.loads(path.read_text())["pieces"]["TimGM6mb"]
     assert pieces["tiny"] == pieces["grammar=true"]
     count = pieces["min_duration=0.1"]["piano"][0]["estimated_notes"]
     assert 0 < count < pieces["tiny"]["piano"][0]["estimated_notes"]

@@ -108,7 +108,7 @@ def to_json(
     summaries: Mapping[str, Summaries],
     records: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> str:
-    """Returns everything as JSON, by soundfont and column; scores that are not numbers become null."""
+    """Returns everything as JSON, by soundfont and column; NaN becomes null."""
     everything = {"settings": settings, "summaries": summaries, "pieces": records}
     return json.dumps(_plain(everything), indent=1, allow_nan=False) + "\n"
 

@@ -1,8 +1,8 @@
 """The pieces that models are scored on: rendered the same every time, or recorded.
 
 `make_pieces` renders MIDI files, `find_recordings` takes recordings with their notes.
-Every tune that is rendered is played in two versions: "all instruments", as it is, and "piano", all
-its pitched parts on one piano. On top of these, where asked for:
+Rendered tunes are played in two versions: "all instruments", as they are, and
+"piano", all their pitched parts on one piano. On top of these, where asked for:
 
 * "solos": a part of a tune, alone, on a typical instrument of each group (piano,
   guitar, bass, strings, winds, brass, keys, synth);
@@ -99,7 +99,7 @@ class Piece:
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
-        """The audio, float32 [samples] at `SAMPLE_RATE`; rendered, its peak is `PEAK`."""
+        """The audio, float32 [samples] at `SAMPLE_RATE`; rendered with this `PEAK`."""
         if isinstance(self.source, np.ndarray):
             return self.source
         samples = self.source.render(self.array, seconds=self.seconds)
@@ -198,8 +198,8 @@ def find_recordings(folder: Path, seconds: float | None) -> dict[str, list[Piece
         midi = next((midi for midi in midis if midi.is_file()), None)
         if midi is None:
             raise DataError(
-                f"{path}: accuracy: has no notes; expected a MIDI file of the same stem "
-                f"({', '.join(reader.MIDI_SUFFIXES)}) beside it"
+                f"{path}: accuracy: has no notes; expected a MIDI file "
+                f"({', '.join(reader.MIDI_SUFFIXES)}) of the same stem beside it"
             )
         place = path.relative_to(folder)
         samples = reading.read_audio(path, SAMPLE_RATE)

@@ -16,6 +16,8 @@ import dataclasses
 
 import numpy as np
 
+from mt3.synthesis.orchestration import SOFTEST
+
 # How long a pedal stays down.
 SHORTEST_PEDAL_SECONDS = 0.4
 LONGEST_PEDAL_SECONDS = 4.0
@@ -246,7 +248,7 @@ def phrase_velocities(rng: np.random.Generator, notes: np.ndarray) -> np.ndarray
     """Makes loudness rise and fall over seconds, and emphasises the highest notes."""
     if not len(notes):
         return notes
-    swing = float(rng.uniform(3, 18))
+    swing = float(rng.uniform(3, 25))
     gain = swing * _wander(rng, notes["start_time"])
     # Drums follow only a little.
     gain = np.where(notes["is_drum"], 0.3 * gain, gain)
@@ -258,7 +260,7 @@ def phrase_velocities(rng: np.random.Generator, notes: np.ndarray) -> np.ndarray
             pitched, np.clip(slope * (notes["pitch"] - middle), -12, 12), 0.0
         )
     changed = notes.copy()
-    changed["velocity"] = np.clip(notes["velocity"] + gain, 8, 127)
+    changed["velocity"] = np.clip(notes["velocity"] + gain, SOFTEST, 127)
     return changed
 
 

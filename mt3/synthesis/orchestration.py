@@ -13,6 +13,8 @@ from mt3.midi import note_arrays
 from mt3.synthesis import instruments
 
 DRUM_TRACK = 65535
+# 32 dB below the loudest: what a player still does, and a listener still hears.
+SOFTEST = 20
 
 
 def tracks(notes: np.ndarray) -> np.ndarray:
@@ -153,9 +155,9 @@ def vary_velocities(rng: np.random.Generator, notes: np.ndarray) -> np.ndarray:
     velocity = 127.0 * (velocity / 127.0) ** power
     for track in np.unique(key):
         chosen = key == track
-        shift, spread = rng.normal(0, 10), rng.uniform(1, 12)
+        shift, spread = rng.normal(0, 10), rng.uniform(1, 20)
         velocity[chosen] += shift + rng.normal(0, spread, int(chosen.sum()))
-    changed["velocity"] = np.clip(velocity, 15, 127)
+    changed["velocity"] = np.clip(velocity, SOFTEST, 127)
     return changed
 
 

@@ -40,7 +40,12 @@ from mt3.beyond.type_first import TypeFirst
 from mt3.configs import ModelConfig
 from mt3.errors import AudioError, ConfigError, DataError, MT3Error
 from mt3.event_codec import Codec
-from mt3.note_sequences import Note, NoteDecodingState, to_note_sequence
+from mt3.note_sequences import (
+    Note,
+    NoteDecodingState,
+    note_values,
+    to_note_sequence,
+)
 from mt3.outputs import Transcription, atomic_file
 from mt3.vocabularies import VocabularyConfig
 
@@ -680,7 +685,7 @@ def write_inferences_to_file(
             notes, invalid, dropped = tokenizer.decode_predictions(predictions, coder)
             line: dict[str, Any] = {
                 "id": unique_id,
-                "est_notes": [dataclasses.asdict(note) for note in notes],
+                "est_notes": [note_values(note) for note in notes],
             }
             if counts:
                 line |= {"invalid_events": invalid, "dropped_events": dropped}

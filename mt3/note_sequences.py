@@ -80,6 +80,9 @@ class Note:
       velocity: MIDI velocity 1..127.
       program: General MIDI program 0..127; without meaning for drums.
       is_drum: whether the note is a drum hit.
+      confidence: how sure the model is that a note begins here, 0..1; None where
+        nothing is known. It does not count when notes are compared, and arrays of
+        notes don't have it.
     """
 
     start_time: float
@@ -88,6 +91,12 @@ class Note:
     velocity: int = DEFAULT_VELOCITY
     program: int = 0
     is_drum: bool = False
+    confidence: float | None = dataclasses.field(default=None, compare=False)
+
+
+def note_values(note: Note) -> dict[str, Any]:
+    """Returns a note's values by their names in `NOTE_DTYPE`."""
+    return {name: getattr(note, name) for name in NOTE_DTYPE.names}
 
 
 def notes_to_array(notes: Iterable[Note]) -> np.ndarray:
@@ -278,7 +287,8 @@ def validate_notes(notes: Any, name: str = "notes") -> None:
     """
     array = notes
     if not isinstance(notes, np.ndarray):
-        array = np.array([dataclasses.astuple(note) for note in notes], WIDE_DTYPE)
+        rows = map(operator.attrgetter(*WIDE_DTYPE.names), notes)
+        array = np.array(list(rows), WIDE_DTYPE)
     start, end = array["start_time"], array["end_time"]
     pitch, velocity, program = (array[k] for k in ("pitch", "velocity", "program"))
     problems = {

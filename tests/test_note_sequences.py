@@ -93,7 +93,9 @@ def test_extract_track():
     ns.id = "song"
     ns.notes[4].instrument = 4
     drums = note_sequences.extract_track(ns, 3, True)
-    assert rows(drums) == [dataclasses.astuple(note) for note in SEQUENCE[4:]]
+    assert rows(drums) == [
+        tuple(note_sequences.note_values(note).values()) for note in SEQUENCE[4:]
+    ]
     assert [note.instrument for note in drums.notes] == [4, 9]
     assert (drums.total_time, drums.ticks_per_quarter, drums.id) == (2, 220, "")
     assert note_sequences.extract_track(ns, 3, False).total_time == 3

@@ -132,6 +132,40 @@ def test_csv_and_json_lines_hold_the_same_columns(notes):
         assert line["instrument"] == name
 
 
+def test_confidence_is_written_where_it_is_known():
+    notes = [Note(0.0, 1.0, 60, confidence=0.98765), Note(2.0, 3.0, 62)]
+    result = make(notes)
+    for name in ("json", "jsonl"):
+        lines = data_of(result, name).decode().splitlines()
+        sure, unsure = (line for line in lines if "start_time" in line)
+        assert '"confidence": 0.988}' in sure
+        assert "confidence" not in unsure
+    rows = list(csv.DictReader(io.StringIO(data_of(result, "csv").decode())))
+    assert [row["confidence"] for row in rows] == ["0.988", ""]
+    assert "[0.99,null]" in data_of(result, "html").decode()
+    assert notes[0] == Note(0.0, 1.0, 60)
+
+
+def test_soft_notes_are_paler():
+    result = make([Note(0, 1, 60, 127), Note(1, 2, 60, 20)])
+    image, _ = colours_in(data_of(result, "png"))
+    loud, soft = (int(colour[1:], 16) for colour in shades_of(image))
+    assert loud == int(pianoroll.PALETTE[0][1:], 16)
+    assert all(a < b for a, b in zip(loud.to_bytes(3), soft.to_bytes(3), strict=True))
+
+
+def shades_of(image):
+    """The two commonest colours of notes from left to right."""
+    pixels = np.asarray(image)[100:].reshape(-1, image.width, 3)
+    bluish = pixels[..., 2].astype(int) - pixels[..., 0] > 30
+    row = np.argmax(bluish.sum(axis=1))
+    columns = np.flatnonzero(bluish[row])
+    found = []
+    for place in (columns[len(columns) // 4], columns[-len(columns) // 4]):
+        found.append("#{:02x}{:02x}{:02x}".format(*pixels[row, place]))
+    return found
+
+
 def test_json_lines_are_handed_on_at_once():
     class Pipe(io.BytesIO):
         flushed = b""
@@ -172,7 +206,8 @@ def colours_in(data):
 
 
 def test_picture_shows_every_instrument_even_in_unison():
-    result = make([Note(0, 2, 60, program=p) for p in (0, 40, 73)] + NOTES[2:])
+    notes = [Note(0, 2, 60, 127, p) for p in (0, 40, 73)]
+    result = make([*notes, Note(1.0, 1.1, 38, 127, 0, True)])
     image, colours = colours_in(data_of(result, "png"))
     wanted = pianoroll.instrument_colours(result.by_instrument())
     assert set(wanted.values()) <= colours

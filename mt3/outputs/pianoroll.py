@@ -2,14 +2,15 @@
 
 A recording is laid out in up to `MAX_ROWS` rows of equal length, like the lines of
 a page, so that three minutes and three hours both fit one picture. Instruments that
-play one pitch at the same time share its height. Drums have six lanes of their own
-below the pitches. Drawn with Pillow, which loads in a fraction
-of the time that a plotting library takes.
+play one pitch at the same time share its height. The softer a note, the paler it is.
+Drums have six lanes of their own below the pitches. Drawn with Pillow, which loads in a
+fraction of the time that a plotting library takes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, BinaryIO
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from mt3.midi import general_midi
 from mt3.note_sequences import Note
 from mt3.outputs.transcription import Transcription
+from mt3.vocabularies import MAX_VELOCITY
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -369,7 +371,7 @@ def _draw_pitched(
         top = min(bottom, top + thickness * place // count)
         start = round(layout.x(note.start_time, row))
         end = max(start + 1, round(layout.x(note.end_time, row)) - 1)
-        draw.rectangle((start, top, end, bottom), fill=colour)
+        draw.rectangle((start, top, end, bottom), fill=_shade(colour, note.velocity))
         if end - start >= 3:
             draw.line((start, top, start, bottom), fill=edge)
 
@@ -388,13 +390,22 @@ def _draw_drums(
             continue
         y = lanes + general_midi.drum_lane(note.pitch) * _LANE
         start = round(layout.x(note.start_time, row))
-        draw.rectangle((start, y + 2, start + 2, y + _LANE - 3), fill=colour)
+        box = (start, y + 2, start + 2, y + _LANE - 3)
+        draw.rectangle(box, fill=_shade(colour, note.velocity))
 
 
 def _darker(colour: str) -> str:
     """Returns a colour at two thirds of its brightness."""
     parts = [int(colour[i : i + 2], 16) * 2 // 3 for i in (1, 3, 5)]
     return "#{:02x}{:02x}{:02x}".format(*parts)
+
+
+@functools.lru_cache(maxsize=4096)
+def _shade(colour: str, velocity: int) -> str:
+    """Returns a colour, the paler the softer a note is; that of 127 as it is."""
+    share = 0.4 + 0.6 * velocity / MAX_VELOCITY
+    parts = [255 - (255 - int(colour[i : i + 2], 16)) * share for i in (1, 3, 5)]
+    return "#{:02x}{:02x}{:02x}".format(*map(round, parts))
 
 
 def clock_time(seconds: float) -> str:

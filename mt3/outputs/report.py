@@ -80,6 +80,10 @@ def _data(result: Transcription) -> str:
                         note.velocity,
                     )
                 ],
+                "confidence": [
+                    None if note.confidence is None else round(note.confidence, 2)
+                    for note in notes
+                ],
             }
             for key, notes in groups.items()
         ],

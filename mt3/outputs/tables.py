@@ -2,8 +2,9 @@
 
 Columns of a note, in this order: start_time, end_time (seconds, microsecond
 precision), pitch (MIDI number), velocity, program (0..127), instrument (General
-MIDI name, or "Drums"), is_drum (true or false). Text is UTF-8, lines end in
-a line feed, JSON is strict (no NaN, no infinity).
+MIDI name, or "Drums"), is_drum (true or false), and confidence (0..1, how sure the
+model is that a note begins here) where it is known. Text is UTF-8, lines end in a line
+feed, JSON is strict (no NaN, no infinity).
 """
 
 from __future__ import annotations
@@ -63,11 +64,14 @@ def write_jsonl(result: Transcription, stream: BinaryIO) -> None:
 def write_csv(result: Transcription, stream: BinaryIO) -> None:
     """Writes a header and one line per note."""
     # No value holds a comma, quote or line break: names come from a fixed list.
-    lines = [",".join(NOTE_COLUMNS)]
+    names = NOTE_COLUMNS
+    if any(note.confidence is not None for note in result.notes):
+        names += ("confidence",)
+    lines = [",".join(names)]
     for note in result.notes:
         columns = note_to_dict(note)
         columns["is_drum"] = "true" if note.is_drum else "false"
-        lines.append(",".join(str(columns[name]) for name in NOTE_COLUMNS))
+        lines.append(",".join(str(columns.get(name, "")) for name in names))
     stream.write(_encode("\n".join(lines) + "\n"))
 
 

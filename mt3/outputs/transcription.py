@@ -24,6 +24,7 @@ FORMAT_NAME = "mt3-transcription"
 FORMAT_VERSION = 1
 # Times are written in seconds with this many decimals.
 TIME_DECIMALS = 6
+CONFIDENCE_DECIMALS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +114,8 @@ class Transcription:
 
 
 def note_to_dict(note: Note) -> dict[str, Any]:
-    """Returns a note's `NOTE_COLUMNS`."""
-    return {
+    """Returns a note's `NOTE_COLUMNS`, and `confidence` where it is known."""
+    columns = {
         "start_time": round(note.start_time, TIME_DECIMALS),
         "end_time": round(note.end_time, TIME_DECIMALS),
         "pitch": note.pitch,
@@ -123,3 +124,6 @@ def note_to_dict(note: Note) -> dict[str, Any]:
         "instrument": general_midi.instrument_name(note.program, note.is_drum),
         "is_drum": note.is_drum,
     }
+    if note.confidence is not None:
+        columns["confidence"] = round(note.confidence, CONFIDENCE_DECIMALS)
+    return columns

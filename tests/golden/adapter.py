@@ -6,7 +6,6 @@ velocity, program and is_drum; `sizes` is a dict of `network.T5Config` fields.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 
 from mt3 import spectrograms, tokenizer
 from mt3.configs import ModelConfig
-from mt3.note_sequences import Note, TrackSpec
+from mt3.note_sequences import Note, TrackSpec, note_values
 from mt3.vocabularies import VocabularyConfig
 
 
@@ -67,7 +66,7 @@ def tokens_to_notes(predictions, *, num_velocity_bins, ties):
     notes, invalid, dropped = tokenizer.decode_predictions(
         pairs, _tokenizer(num_velocity_bins, ties)
     )
-    return [dataclasses.asdict(note) for note in notes], invalid, dropped
+    return [note_values(note) for note in notes], invalid, dropped
 
 
 def log_mel(samples) -> np.ndarray:

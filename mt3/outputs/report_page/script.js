@@ -402,7 +402,7 @@
       jump.addEventListener("click", () => { seek(start); show(start); });
       const what = track.is_drum ? data.drum_lanes[data.drum_lane_of[pitch]] : pitchName(pitch);
       const cells = [jump, clockTime(end, 2), `${(end - start).toFixed(2)} s`,
-        `${what} (${pitch})`, velocity, track.name];
+        `${what} (${pitch})`, velocity, track.confidence[i / FIELDS] ?? "-", track.name];
       return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
     });
     byId("rows").replaceChildren(...body);

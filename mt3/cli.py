@@ -390,6 +390,15 @@ def _add_synthesize(commands) -> None:
         help="soundfont; repeat for several: files take turns, and parts of a corpus "
         "are played by any of them (default: the one of pretty_midi)",
     )
+    add(
+        "--exact",
+        dest="exact_soundfonts",
+        action="append",
+        default=[],
+        metavar="SF2",
+        help="soundfont of real samples that plays parts of a corpus, but only those "
+        "programs that it has; repeat for several",
+    )
     add("--seed", type=int, default=0, help="of everything that is drawn")
     add(
         "--reorchestrate",

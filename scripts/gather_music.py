@@ -3,13 +3,15 @@ r"""Gathers free music and soundfonts, and renders a training corpus from them.
     python scripts/gather_music.py -o OUT --hours 100 --workers 8 \
       --local midi.tar.xz --local soundfonts.tar.xz
 
-Sources: local folders and archives; soundfonts and drum samples from Debian packages;
+Sources: local folders and archives; soundfonts of real samples, `--exact`
+(`gather/exact_banks.py`); soundfonts and drum samples from Debian packages;
 music21's corpus from PyPI, converted by Verovio; songs made with the program MMA where
 it is installed. Random notes and grooves over scores are drawn when the corpus is
 rendered. The parts of this program are in the folder `gather`.
 
     OUT/midi/SOURCE/...     the music
-    OUT/soundfonts/         the soundfonts
+    OUT/soundfonts/         the soundfonts, those of real samples in `exact`
+    OUT/licences.txt        a line for each source: name, licence, origin
     OUT/manifest.json       each source with its licence, its files, its failures
     OUT/corpus/             the corpus (`mt3 synthesize --hours`)
     OUT/downloads/          packages; may be deleted
@@ -31,7 +33,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from gather import font_packages, score_sources
+from gather import exact_banks, font_packages, score_sources
 from gather.held_out import HeldOut, digest
 from mt3.errors import DataError, MidiError, MT3Error, near_misses
 from mt3.files import atomic_file
@@ -39,7 +41,8 @@ from mt3.midi import reader as midi_reader
 from mt3.synthesis import command
 
 _TEST = "test"
-_FONT_SUFFIXES = (".sf2", ".sf3")
+_EXACT = "exact"
+_FONT_SUFFIXES = exact_banks.SUFFIXES
 _MMA_SONGS = 1000
 # Licences by the names of collections of free music.
 _LICENCES = {
@@ -71,6 +74,7 @@ class Gathering:
       local: folders and archives.
       held_out: further MIDI files, soundfonts and folders to hold out.
       say: called with each line of progress.
+      exact: soundfonts of real samples, folders and archives of them.
     """
 
     def __init__(
@@ -79,13 +83,15 @@ class Gathering:
         local: Sequence[Path],
         held_out: Sequence[Path],
         say: Callable[[str], None],
+        exact: Sequence[Path] = (),
     ):
         self.output = output
         self.say = say
         self.sources: dict[str, dict] = {}
         self.downloads = output / "downloads"
         roots = [self._open_local(path) for path in local]
-        kept_out = [*held_out, *_folders_named(_TEST, roots)]
+        self._exact_roots = [self._open_local(path) for path in exact]
+        kept_out = [*held_out, *_folders_named(_TEST, [*roots, *self._exact_roots])]
         midi = _files(kept_out, midi_reader.MIDI_SUFFIXES)
         songs = [midi_reader.read_song(path) for path in midi]
         self.held_out = HeldOut(songs)
@@ -116,6 +122,27 @@ class Gathering:
             licence = _LICENCES.get(folder.name, "not stated")
             source = self._source(folder.name, "music", str(folder), licence)
             self._take_music(source, paths, folder)
+
+    def exact_banks(self) -> None:
+        """Takes the soundfonts of real samples, with exactly their own programs.
+
+        Raises:
+          DataError: a list of banks cannot be used, or two have one name.
+        """
+        found: dict[str, Path] = {}
+        for root in self._exact_roots:
+            for bank in exact_banks.find_banks(root):
+                other = found.setdefault(bank.path.name, bank.path)
+                if other != bank.path:
+                    raise DataError(f"{other} and {bank.path}: rename one of them.")
+                self._attempt(
+                    bank.path.stem,
+                    "exact soundfont",
+                    bank.origin,
+                    bank.licence,
+                    lambda bank=bank: [bank.path],
+                    write=bank.write,
+                )
 
     def packages(self, names: Iterable[str]) -> None:
         """Takes the soundfonts of Debian packages."""
@@ -178,15 +205,20 @@ class Gathering:
         self._take_music(source, _files([folder], (".mid",)), folder)
 
     def soundfonts(self) -> list[Path]:
-        """Returns the soundfonts gathered so far."""
-        return _files([self.output / "soundfonts"], _FONT_SUFFIXES)
+        """Returns the soundfonts gathered so far, without exact ones."""
+        fonts = _files([self.output / "soundfonts"], _FONT_SUFFIXES)
+        return [path for path in fonts if path.parent.name != _EXACT]
+
+    def exact_soundfonts(self) -> list[Path]:
+        """Returns the soundfonts of real samples gathered so far."""
+        return _files([self.output / "soundfonts" / _EXACT], _FONT_SUFFIXES)
 
     def failed(self) -> list[str]:
         """Returns the names of sources that failed as a whole."""
         return [n for n, s in self.sources.items() if s["state"] == "failed"]
 
     def write_manifest(self) -> None:
-        """Writes the list of sources."""
+        """Writes the lists of sources and of licences."""
         held_out = {"tunes": len(self.held_out), "names": sorted(self._held_out_fonts)}
         content = {
             "held_out": held_out,
@@ -196,6 +228,13 @@ class Gathering:
         }
         with atomic_file(self.output / "manifest.json") as file:
             file.write(json.dumps(content, indent=2).encode() + b"\n")
+        lines = [
+            f"{source['kind']} {name}: {source['licence']}; {source['origin']}\n"
+            for name, source in content["sources"].items()
+            if source["files"]
+        ]
+        with atomic_file(self.output / "licences.txt") as file:
+            file.write("".join(sorted(lines)).encode())
 
     def _read_manifest(self) -> dict:
         try:
@@ -204,8 +243,8 @@ class Gathering:
             return {}
 
     def _open_local(self, path: Path) -> Path:
-        """Returns a local folder; unpacks an archive first."""
-        if path.is_dir():
+        """Returns a local folder or soundfont; unpacks an archive first."""
+        if path.is_dir() or path.suffix.lower() in _FONT_SUFFIXES:
             return path
         name = path.name.partition(".")[0]
         folder = self.downloads / "local" / f"{name}_{_hash(path)[:8]}"
@@ -284,22 +323,40 @@ class Gathering:
         origin: str,
         licence: str,
         fonts: Callable[[], list[Path]],
+        write: Callable[[Path], None] | None = None,
     ) -> None:
-        """Takes soundfonts that may be trained on, each name once."""
+        """Takes soundfonts that may be trained on, each name once.
+
+        Args:
+          name: of the source.
+          kind: of the source.
+          origin: where it comes from.
+          licence: of the source.
+          fonts: gets the soundfonts.
+          write: writes an exact soundfont; without it, soundfonts are copied.
+        """
         source = self._source(name, kind, origin, licence)
         try:
             paths = fonts()
         except MT3Error as error:
             self._failed(source, error)
             return
+        folder = self.output / "soundfonts" / (_EXACT if write else "")
         for path in paths:
-            target = self.output / "soundfonts" / path.name
+            target = folder / path.name
             held_out = path.stem.lower() in self._held_out_fonts
             if held_out or _hash(path) in self._held_out_hashes:
                 target.unlink(missing_ok=True)
                 source["refused"].append(f"{path}: is a held-out soundfont")
                 continue
-            if not target.is_file() or target.stat().st_size != path.stat().st_size:
+            if write:
+                folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    write(target)
+                except DataError as error:
+                    self._failed(source, error)
+                    continue
+            elif not target.is_file() or target.stat().st_size != path.stat().st_size:
                 with atomic_file(target) as file, path.open("rb") as data:
                     shutil.copyfileobj(data, file)
             source["files"] += 1
@@ -357,6 +414,15 @@ def _parser() -> argparse.ArgumentParser:
         help="a folder or archive (.tar.xz) of MIDI files or soundfonts; repeat",
     )
     add(
+        "--exact",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="soundfonts of real samples, as files, folders or archives, which play "
+        "only the programs that they have; repeat",
+    )
+    add(
         "--held-out",
         type=Path,
         action="append",
@@ -401,12 +467,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"--skip {name}: no such source."
                     f"{near_misses(name, (*names, 'music21', 'mma'))}"
                 )
-        for path in (*options.local, *options.held_out):
+        for path in (*options.local, *options.exact, *options.held_out):
             if not path.exists():
                 raise DataError(f"{path}: there is no such file or folder.")
-        gathering = Gathering(options.output, options.local, options.held_out, say)
+        gathering = Gathering(
+            options.output, options.local, options.held_out, say, options.exact
+        )
         try:
             gathering.local_music()
+            gathering.exact_banks()
             if not options.offline:
                 gathering.packages(n for n in names if n not in options.skip)
                 if "music21" not in options.skip:
@@ -423,6 +492,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 output=options.output / "corpus",
                 hours=options.hours,
                 soundfonts=gathering.soundfonts(),
+                exact_soundfonts=gathering.exact_soundfonts(),
                 seed=options.seed,
                 workers=options.workers,
                 log=say,

@@ -15,7 +15,7 @@ from mt3.errors import DataError
 from mt3.midi import note_arrays
 from mt3.outputs import midi
 from mt3.outputs.transcription import Transcription
-from mt3.synthesis import orchestration
+from mt3.synthesis import orchestration, soundfont
 from tests.support.songs import tune
 from tests.support.soundfonts import tiny_font
 
@@ -140,3 +140,56 @@ def test_wrong_names_are_explained(tmp_path, capsys):
     assert "/no/such" in capsys.readouterr().err
     with pytest.raises(DataError, match="not the name of a package"):
         font_packages.download_debian("../x*", tmp_path / "y")
+
+
+def test_real_samples_are_moved_to_their_programs_and_licences_listed(
+    material, tmp_path, capsys
+):
+    real = tmp_path / "real"
+    tiny_font(real / "cello.sf2", seed=5)
+    tiny_font(real / "deep" / "plain.sf2", seed=6)
+    shutil.copy(material / "soundfonts" / "test" / "kept_out.sf2", real / "copy.sf2")
+    cello = {"programs": {"42": [0, 0]}, "licence": "CC0", "origin": "a friend"}
+    (real / "banks.json").write_text(json.dumps({"cello.sf2": cello}))
+    out = tmp_path / "out"
+    arguments = ["-o", str(out), "--local", str(material), "--offline"]
+    arguments += ["--exact", str(real), "--skip", "mma", "--hours", "1"]
+    made = []
+
+    def synthesize(inputs, **options):
+        made.append(options)
+        return dataclasses.make_dataclass("Result", ["failures"])(())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gather_music.command, "synthesize", synthesize)
+        assert gather_music.main(arguments) == 0
+    (options,) = made
+    assert [path.name for path in options["soundfonts"]] == ["Plain.sf2"]
+    names = [path.name for path in options["exact_soundfonts"]]
+    assert names == ["cello.sf2", "plain.sf2"]
+    found, plain = (
+        soundfont.SoundFont(path, exact=True) for path in options["exact_soundfonts"]
+    )
+    assert [p for p in range(128) if found.can_play(p, False)] == [42]
+    # The kit is not named.
+    assert not found.kits
+    assert plain.can_play(0, False)
+    assert plain.kits == (0,)
+    assert "held-out" in manifest(out)["sources"]["copy"]["refused"][0]
+    licences = (out / "licences.txt").read_text().splitlines()
+    assert "exact soundfont cello: CC0; a friend" in licences
+    assert any(line.startswith("music nott: GPL-3; ") for line in licences)
+    assert not any("copy" in line for line in licences)
+    for wrong, message in (
+        ({"cello.sf2": {"programs": {"42": [0, 9]}}}, "has no preset [bank, preset]"),
+        ({"cello.sf2": {"programs": {"200": [0, 0]}}}, "programs are 0 to 127"),
+        ({"cello.sf2": {"programs": {"1": [0, 0], "2": [0, 0]}}}, "named twice"),
+        ({"violin.sf2": {}}, "names violin.sf2, which is not there"),
+        ([], "expected an object"),
+    ):
+        (real / "banks.json").write_text(json.dumps(wrong))
+        assert gather_music.main([*arguments, "--hours", "0"]) == 1
+        assert message in capsys.readouterr().err
+    (real / "banks.json").unlink()
+    assert gather_music.main([*arguments, "--exact", str(material / "midi")]) == 1
+    assert "contains no soundfont" in capsys.readouterr().err

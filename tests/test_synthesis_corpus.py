@@ -16,6 +16,7 @@ from mt3.synthesis.augmentation import NO_AUGMENTATION
 from mt3.synthesis.command import synthesize
 from mt3.synthesis.sampler import ClipSampler
 from tests.support.midi_files import make_library
+from tests.support.soundfonts import tiny_font
 
 OPTIONS = {"seed": 5, "clip_seconds": 3.0, "clips_per_shard": 8}
 SHARD_HOURS = 8 * 3.0 / 3600
@@ -266,6 +267,17 @@ def test_the_command_makes_a_corpus(midi, tmp_path):
     assert result.written == (tmp_path / "corpus",)
     assert "broken.mid" in result.failures[0]
     assert len(corpus.shard_folders(tmp_path / "corpus")) == 1
+
+
+def test_exact_soundfonts_play_in_a_corpus_and_only_there(tmp_path):
+    kit = str(tiny_font(tmp_path / "kit.sf2"))
+    options = {"exact_soundfonts": [kit], "clips_per_shard": 16}
+    synthesize(output=tmp_path / "corpus", hours=0.01, **options)
+    assert corpus.read_config(tmp_path / "corpus").exact_soundfonts == (kit,)
+    (shard,) = corpus.shard_folders(tmp_path / "corpus")
+    assert set(np.load(shard / "clips.npy")["soundfont"]) == {0, 1}
+    with pytest.raises(ConfigError, match="are for a corpus"):
+        synthesize(output=tmp_path, random=1, exact_soundfonts=[kit])
 
 
 def test_the_command_refuses_to_destroy_or_to_do_nothing(midi, tmp_path):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gather import soundfont_writer
+from mt3.errors import DataError
 from mt3.midi import note_arrays
 from mt3.note_sequences import Note
 from mt3.synthesis import expression, instruments, recipes, soundfont
@@ -136,7 +137,7 @@ def test_soloists_are_mostly_what_people_record(rng):
     assert common > 75
 
 
-def font(path, program, pitch, drums=False):
+def font(path, program, pitch, drums=False, exact=False):
     """A soundfont with one sound: a sine that is the same for every key."""
     tone = np.sin(2 * np.pi * pitch * np.arange(4000) / 16000)
     zone = soundfont_writer.Zone(
@@ -149,7 +150,7 @@ def font(path, program, pitch, drums=False):
     bank = 128 if drums else 0
     preset = soundfont_writer.Preset(path.stem, bank, program, (zone,))
     soundfont_writer.write_soundfont(path, path.stem, [preset])
-    return soundfont.SoundFont(path)
+    return soundfont.SoundFont(path, exact=exact)
 
 
 def test_parts_are_played_by_soundfonts_that_have_them(tmp_path, rng):
@@ -182,3 +183,25 @@ def test_mixed_clips_use_several_soundfonts(tmp_path):
         assert drawn[0, True] is fonts[0]
         seen.add(drawn[0, False] is fonts[1])
     assert seen == {True, False}
+
+
+def test_real_samples_play_only_their_own_programs_and_some_of_their_parts(tmp_path):
+    general = soundfont.open_soundfont(soundfont.default_soundfont())
+    cello = font(tmp_path / "cello.sf2", 42, 300, exact=True)
+    kit = font(tmp_path / "kit.sf2", 0, 900, drums=True, exact=True)
+    parts = [(40, False), (42, False), (0, True)]
+    draws = [
+        recipes._draw_fonts(np.random.default_rng(seed), parts, [general, cello, kit])
+        for seed in range(300)
+    ]
+    assert {drawn[40, False] for drawn in draws} == {general}
+    for part, real in (((42, False), cello), ((0, True), kit)):
+        assert {drawn[part] for drawn in draws} == {general, real}
+        share = np.mean([drawn[part] is real for drawn in draws])
+        assert share == pytest.approx(0.4, abs=0.1)
+    # It has no program with which the others' loudness is measured.
+    loud = np.sqrt(np.mean(cello._try_note(0, 42, 56, 0.3) ** 2))
+    assert cello.level == pytest.approx(loud)
+    assert not cello.can_play(40, False)
+    with pytest.raises(DataError, match="no preset for General MIDI program 40"):
+        cello.preset(40, False, soundfont.Sound())

@@ -39,6 +39,7 @@ def synthesize(
     seconds: float = 30.0,
     hours: float | None = None,
     soundfonts: Iterable[str | os.PathLike] = (),
+    exact_soundfonts: Iterable[str | os.PathLike] = (),
     seed: int = 0,
     reorchestrate: bool = False,
     sample_rate: int = 16000,
@@ -60,6 +61,7 @@ def synthesize(
       seconds: length of each random piece.
       hours: make a corpus of this many hours instead of single files.
       soundfonts: .sf2 or .sf3 files, used in turn; without any, the default one.
+      exact_soundfonts: of a corpus, see `corpus.CorpusConfig`.
       seed: of all random draws.
       reorchestrate: redraw instruments, key, tempo and velocities of the songs.
       sample_rate: in Hz.
@@ -72,7 +74,7 @@ def synthesize(
       What was written. Files that fail are listed and do not stop the others.
 
     Raises:
-      ConfigError: if there is nothing to render.
+      ConfigError: if there is nothing to render, or exact soundfonts without `hours`.
       DataError: if inputs or soundfonts are missing, or no synthesizer is installed.
       OutputError: if the folder cannot be written to.
     """
@@ -89,6 +91,7 @@ def synthesize(
             hours=hours,
             midi_folders=inputs,
             soundfonts=soundfonts,
+            exact_soundfonts=exact_soundfonts,
             seed=seed,
             clips_per_shard=clips_per_shard,
             sample_rate=sample_rate,
@@ -102,6 +105,8 @@ def synthesize(
             "Nothing to render: name MIDI files or folders, or a number of random "
             "pieces, or hours of a corpus."
         )
+    if list(exact_soundfonts):
+        raise ConfigError("Exact soundfonts are for a corpus: say how many hours.")
     output = Path(output)
     fonts = [open_soundfont(path, sample_rate) for path in list(soundfonts) or [None]]
     files = reader.find_midi(inputs) if inputs else []

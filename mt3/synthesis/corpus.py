@@ -42,7 +42,8 @@ FORMAT = 1
 CLIP_DTYPE = np.dtype(
     [
         ("kind", "u1"),  # index into the sorted names of the mixture
-        ("soundfont", "u1"),  # index in corpus.json of the one that plays most notes
+        # The one that plays most notes: index in corpus.json, exact ones last.
+        ("soundfont", "u1"),
         ("parts", "u1"),  # number of programs that play; drums count as one
         ("notes_per_second", "<f4"),
     ]
@@ -71,6 +72,8 @@ class CorpusConfig:
       midi_folders: MIDI folders and files; without any, clips are random notes.
       soundfonts: .sf2 or .sf3 files, of which each part of a clip is played by one;
         without any, the one that `pretty_midi` contains.
+      exact_soundfonts: further ones, of real samples, that only play programs they
+        have; preferred for these (`recipes.draw_clip`).
       mixture: relative shares of the kinds of clips (`recipes.KINDS`).
       seed: a shard is a function of it, of the shard's number and of the inputs.
       clip_seconds: length of a clip.
@@ -84,6 +87,7 @@ class CorpusConfig:
 
     midi_folders: tuple[str, ...] = ()
     soundfonts: tuple[str, ...] = ()
+    exact_soundfonts: tuple[str, ...] = ()
     mixture: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: dict(DEFAULT_MIXTURE)
     )
@@ -94,7 +98,9 @@ class CorpusConfig:
 
     def __post_init__(self):
         fonts = tuple(map(str, self.soundfonts)) or (str(default_soundfont()),)
+        exact = tuple(map(str, self.exact_soundfonts))
         object.__setattr__(self, "soundfonts", fonts)
+        object.__setattr__(self, "exact_soundfonts", exact)
         object.__setattr__(self, "midi_folders", tuple(map(str, self.midi_folders)))
         object.__setattr__(self, "mixture", dict(sorted(self.mixture.items())))
         for kind, share in self.mixture.items():
@@ -201,7 +207,14 @@ def render_shard(
     audio = np.zeros((count, num_samples), np.int16)
     clips = np.zeros(count, CLIP_DTYPE)
     notes = []
-    soundfonts = [open_soundfont(f, config.sample_rate) for f in config.soundfonts]
+    soundfonts = [
+        open_soundfont(path, config.sample_rate, exact=exact)
+        for exact, paths in (
+            (False, config.soundfonts),
+            (True, config.exact_soundfonts),
+        )
+        for path in paths
+    ]
     for place in range(count):
         rng = np.random.default_rng([config.seed, shard, place])
         kind = int(rng.choice(len(kinds), p=shares / shares.sum()))

@@ -28,6 +28,8 @@ _VIBRATO_PROGRAMS = frozenset([*range(40, 45), 52, 53, 54, *range(56, 88)])
 _PIANOS = np.array([0.5, 0.1, 0.07, 0.04, 0.1, 0.09, 0.06, 0.04])
 # The chance that each part of a clip draws its own soundfont.
 _MIXED_FONTS = 0.5
+# The chance that a part is played by an exact soundfont, where one has its program.
+_EXACT_FONTS = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +88,9 @@ def draw_clip(
       library: songs to draw from, or None.
       soundfonts: to choose from. Half of the clips are played by one of those that can
         play most of their parts (other soundfonts play the rest); the other half draw
-        a soundfont for each part. Kits, variations and notes are limited to those that
-        the soundfonts contain.
+        a soundfont for each part. Where exact ones (real samples) have just the part's
+        program, one of them plays it with probability 0.4, in both halves. Kits,
+        variations and notes are limited to those that the soundfonts contain.
       seconds: the clip's length.
 
     Raises:
@@ -122,14 +125,19 @@ def _draw_fonts(
     soundfonts: Sequence[SoundFont],
 ) -> dict[tuple[int, bool], SoundFont]:
     """Draws the soundfont of each part."""
-    counts = [sum(font.can_play(*part) for part in parts) for font in soundfonts]
-    mains = [f for f, n in zip(soundfonts, counts, strict=True) if n == max(counts)]
+    exact = [font for font in soundfonts if font.exact]
+    others = [font for font in soundfonts if not font.exact]
+    counts = [sum(font.can_play(*part) for part in parts) for font in others]
+    mains = [f for f, n in zip(others, counts, strict=True) if n == max(counts)]
     main = mains[int(rng.integers(len(mains)))]
     mixed = rng.random() < _MIXED_FONTS
     fonts = {}
     for part in parts:
-        able = [font for font in soundfonts if font.can_play(*part)]
-        if not able or (main in able and not mixed):
+        real = [font for font in exact if font.can_play(*part)]
+        able = [font for font in others if font.can_play(*part)]
+        if real and rng.random() < _EXACT_FONTS:
+            fonts[part] = real[int(rng.integers(len(real)))]
+        elif not able or (main in able and not mixed):
             # Where nobody can play the part, rendering says what is missing.
             fonts[part] = main
         else:

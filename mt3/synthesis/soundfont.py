@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ import numpy as np
 from mt3.errors import DataError
 from mt3.midi import general_midi, note_arrays
 from mt3.note_sequences import Note
+from mt3.synthesis.instruments import pitch_range
 from mt3.synthesis.synthesizers import DRUM_BANK, open_synthesizer
 
 # Of whole songs: audio after the last note's end, and the peak.
@@ -96,14 +97,23 @@ class SoundFont:
     Args:
       path: a .sf2 or .sf3 file.
       sample_rate: of the audio that `render` returns, in Hz.
+      exact: play only programs that the file has, instead of others of their class
+        too: a cello alone is no violin.
 
     Raises:
       DataError: if the file is missing or damaged, or no synthesizer is installed.
     """
 
-    def __init__(self, path: str | os.PathLike, sample_rate: int = 16000):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        sample_rate: int = 16000,
+        *,
+        exact: bool = False,
+    ):
         self.path = Path(path)
         self.sample_rate = sample_rate
+        self.exact = exact
         self._rate = sample_rate * _OVERSAMPLE
         self._synth = open_synthesizer(self.path, self._rate)
         self._latencies: dict[tuple[int, int, int], float] = {}
@@ -122,7 +132,7 @@ class SoundFont:
         """Returns the (bank, preset) to play a part with.
 
         A missing preset is replaced by the nearest program of the same General MIDI
-        family, a missing drum kit by the first one.
+        family if the soundfont is not `exact`, a missing drum kit by the first one.
 
         Raises:
           DataError: if the soundfont has no such replacement.
@@ -133,21 +143,25 @@ class SoundFont:
             return DRUM_BANK, sound.kit if sound.kit in self.kits else self.kits[0]
         if self._synth.has_preset(sound.bank, program):
             return sound.bank, program
-        in_class = general_midi.family_programs(program)
-        for candidate in sorted(in_class, key=lambda p: abs(p - program)):
+        candidates = self._candidates(program)
+        for candidate in sorted(candidates, key=lambda p: abs(p - program)):
             if self._synth.has_preset(0, candidate):
                 return 0, candidate
+        others = "" if self.exact else " or any other of its class"
         raise DataError(
             f"{self.path}: the soundfont has no preset for General MIDI program "
-            f"{program} or any other of its class."
+            f"{program}{others}."
         )
 
+    def _candidates(self, program: int) -> Sequence[int]:
+        """The programs that may play a program's notes."""
+        return [program] if self.exact else general_midi.family_programs(program)
+
     def can_play(self, program: int, is_drum: bool) -> bool:
-        """Tells whether there is a preset for a part, or for one of its class."""
+        """Tells whether there is a preset to play a part with; see `preset`."""
         if is_drum:
             return bool(self.kits)
-        in_class = general_midi.family_programs(program)
-        return any(self._synth.has_preset(0, other) for other in in_class)
+        return any(self._synth.has_preset(0, p) for p in self._candidates(program))
 
     @functools.cached_property
     def level(self) -> float:
@@ -156,6 +170,9 @@ class SoundFont:
         The loudness of a preset is the root mean square of the first 0.3 s of a note.
         """
         tried = [(0, p, 60) for p in _LEVEL_PROGRAMS if self._synth.has_preset(0, p)]
+        if self.exact:
+            programs = [p for p in range(128) if self._synth.has_preset(0, p)]
+            tried = [(0, p, sum(pitch_range(p)) // 2) for p in programs]
         tried += [(DRUM_BANK, kit, key) for kit in self.kits[:1] for key in _DRUM_KEYS]
         levels = [np.sqrt(np.mean(self._try_note(*t, 0.3) ** 2)) for t in tried]
         # Missing drum keys are silent.
@@ -350,23 +367,27 @@ class SoundFont:
 
 
 def open_soundfont(
-    path: str | os.PathLike | None = None, sample_rate: int = 16000
+    path: str | os.PathLike | None = None,
+    sample_rate: int = 16000,
+    *,
+    exact: bool = False,
 ) -> SoundFont:
-    """Opens a soundfont, once per process, path and sample rate.
+    """Opens a soundfont, once per process and arguments.
 
     Args:
       path: a .sf2 or .sf3 file; None for `default_soundfont`.
       sample_rate: of the audio that it renders, in Hz.
+      exact: see `SoundFont`.
 
     Raises:
       DataError: as `SoundFont`.
     """
-    return _open_cached(str(path or default_soundfont()), sample_rate)
+    return _open_cached(str(path or default_soundfont()), sample_rate, exact)
 
 
-@functools.lru_cache(maxsize=64)
-def _open_cached(path: str, sample_rate: int) -> SoundFont:
-    return SoundFont(path, sample_rate)
+@functools.lru_cache(maxsize=128)
+def _open_cached(path: str, sample_rate: int, exact: bool) -> SoundFont:
+    return SoundFont(path, sample_rate, exact=exact)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
     gus_presets      a folder of Gravis patches (.pat), such as FreePats
     hydrogen_kits    a drum kit of the drum machine Hydrogen (drumkit.xml and samples)
     as_drum_font     a soundfont whose only preset is a drum kit in the wrong bank
+    move_presets     a soundfont with presets in other places
 
 `soundfont_writer.write_soundfont` writes the presets.
 """
@@ -13,7 +14,7 @@ import dataclasses
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -338,14 +339,35 @@ def as_drum_font(source: str | os.PathLike, target: str | os.PathLike) -> Path:
     Raises:
       DataError: if the source is no soundfont.
     """
+    return move_presets(
+        source, target, lambda bank, number: (bank or DRUM_BANK, number)
+    )
+
+
+def move_presets(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    move: Callable[[int, int], tuple[int, int]],
+) -> Path:
+    """Copies a soundfont, with its presets in other places.
+
+    Args:
+      source: a .sf2 or .sf3 file.
+      target: the copy.
+      move: called with the bank and number of each preset; returns the new ones.
+
+    Raises:
+      DataError: if the source is no soundfont.
+    """
     data = bytearray(Path(source).read_bytes())
     place = data.rfind(b"phdr")
     if data[:4] != b"RIFF" or data[8:12] != b"sfbk" or place < 0:
         raise DataError(f"{source}: is not a soundfont (.sf2).")
-    size = struct.unpack("<I", data[place + 4 : place + 8])[0]
+    (size,) = struct.unpack_from("<I", data, place + 4)
     for header in range(place + 8, place + 8 + size - 38, 38):
-        if data[header + 22 : header + 24] == b"\0\0":
-            data[header + 22 : header + 24] = struct.pack("<H", DRUM_BANK)
+        number, bank = struct.unpack_from("<HH", data, header + 20)
+        bank, number = move(bank, number)
+        struct.pack_into("<HH", data, header + 20, number, bank)
     target = Path(target)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     partial.write_bytes(data)

@@ -32,7 +32,10 @@ class ModelConfig:
       include_ties: each segment begins with the notes that go on sounding from before.
       onsets_only: only pitches of onsets are transcribed.
       program_granularity: 'flat', 'midi_class' or 'full'.
-      inputs_length: frames of one segment.
+      inputs_length: frames of one segment, context included.
+      context_frames: of these, the first and the last that the encoder hears while the
+        segment's tokens, and notes, begin and end in the middle; the next segment
+        begins where the middle ends. 0 for the original's segments.
       targets_length: most tokens of one segment, EOS included.
       padding: how a short last segment is filled up: with "zero_frames" after the
         logarithm (the released models were trained so), or "silence" before it.
@@ -45,6 +48,7 @@ class ModelConfig:
     onsets_only: bool = False
     program_granularity: str = "full"
     inputs_length: int = 256
+    context_frames: int = 0
     targets_length: int = 1024
     padding: str = "zero_frames"
 
@@ -74,6 +78,13 @@ class ModelConfig:
                     "expected at least 1"
                 )
 
+        if not 0 <= 2 * self.context_frames < self.inputs_length:
+            raise ConfigError(
+                f"model configuration: context_frames is {self.context_frames}; "
+                f"expected 0 to less than half of the {self.inputs_length} frames of a "
+                "segment"
+            )
+
     def _check_bands(self) -> None:
         """Raises ConfigError unless the bands are those of the harmonic stem."""
         from mt3.harmonic_stem import HI_HZ, LO_HZ, NUM_BANDS
@@ -89,13 +100,33 @@ class ModelConfig:
             )
 
     @property
-    def segment_samples(self) -> int:
-        """Samples of one segment."""
+    def input_samples(self) -> int:
+        """Samples that the encoder hears of one segment, context included."""
         return self.inputs_length * self.spectrogram.hop_width
 
     @property
+    def context_samples(self) -> int:
+        """Samples before, and after, the middle of a segment."""
+        return self.context_frames * self.spectrogram.hop_width
+
+    @property
+    def context_seconds(self) -> float:
+        """Seconds before, and after, the middle of a segment."""
+        return self.context_samples / self.spectrogram.sample_rate
+
+    @property
+    def segment_frames(self) -> int:
+        """Frames of a segment's middle: what it adds to the ones before it."""
+        return self.inputs_length - 2 * self.context_frames
+
+    @property
+    def segment_samples(self) -> int:
+        """Samples of a segment's middle."""
+        return self.segment_frames * self.spectrogram.hop_width
+
+    @property
     def segment_seconds(self) -> float:
-        """Seconds of one segment."""
+        """Seconds of a segment's middle."""
         return self.segment_samples / self.spectrogram.sample_rate
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,30 +18,25 @@ convolutions whose weights all pitches share:
 4. `octaves`: a residual convolution over the same note in the octaves below and
    above: is it a note, or somebody's harmonic?
 5. `onsets`: a residual convolution over more frames and neighbouring pitches.
-6. `notes`: what is known of each note, `note_channels` numbers, and from these the
+6. `block_0` and so on, `T5Config.stem_blocks` of them: each compares a pitch with those
+   an octave, a twelfth and a fifth harmonic away (`HARMONIC_STEPS`, the distances at
+   which notes are mistaken for one another; harmonic convolutions: Wei et al. 2022,
+   HPPNet), and mixes the result over frames further and further apart. With blocks,
+   the channels are normalised before 7.
+7. `notes`: what is known of each note, `note_channels` numbers, and from these the
    probabilities that it begins and that it sounds; both are projected to the
    embedding, all pitches side by side.
-7. What has no pitch takes another way: each frame's levels and their rise are
+8. What has no pitch takes another way: each frame's levels and their rise are
    projected through a hidden layer.
 
-The sum of 6 and 7 takes the place of the dense layer. This is not part of the
-original; `T5Config.harmonic_channels = 0` (the default) leaves it out.
-
-The second part of the module holds the heads that say what each frame contains: linear
-layers on the encoder's output and on the stem's description of each note. Training uses
-them as aids (`beyond.guided`); weights that are exported with them
-(`T5Config.frame_heads`) can weigh the decoder's tokens by them (`beyond.evidence`).
-Nothing in the network depends on them. Their parameters stand under `frame_heads` in a
-model's tree (`auxiliary` while it is trained): `kernel` [emb_dim, FRAME_FEATURES] and
-`bias` on the encoder's output, `class_kernel` [note_channels, NUM_CLASSES] and
-`class_bias` [pitches, NUM_CLASSES] on the stem's.
+The sum of 7 and 8 takes the place of the dense layer. This is not part of the
+original; `T5Config.harmonic_channels = 0` (the default) leaves it out. `frame_heads`
+reads what the stem says of notes.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +44,7 @@ import numpy as np
 from flax import linen as nn
 from flax.linen.partitioning import param_with_axes
 
-from mt3 import layers, vocabularies
+from mt3 import layers
 
 Array = jax.Array
 
@@ -62,12 +57,8 @@ LO_HZ = 440.0 * 2 ** ((LOWEST_PITCH - 69 - 1 / BANDS_PER_SEMITONE) / 12)
 HI_HZ = LO_HZ * 2 ** ((NUM_BANDS - 1) / (12 * BANDS_PER_SEMITONE))
 HARMONICS = (0.5, 1, 2, 3, 4, 5, 6, 8)
 TIME_TAPS = 3
-# MIDI classes: groups of eight programs.
-NUM_CLASSES = 16
-HEADS = "frame_heads"
-HEAD_PARTS = ("kernel", "bias", "class_kernel", "class_bias")
-# Onsets, sounding, drum onsets by MIDI pitch; then sounding instrument classes.
-FRAME_FEATURES = 3 * vocabularies.NUM_PITCHES + NUM_CLASSES
+# Semitones from a note to its second, third and fifth harmonic.
+HARMONIC_STEPS = (12, 19, 28)
 # Frames back with which levels are compared for the rise.
 _RISES = (1, 3)
 _CHANGE_FRAMES = 2
@@ -208,12 +199,14 @@ class HarmonicStem(nn.Module):
       emb_dim: features of the embedding.
       channels: of the shared convolutions.
       note_channels: numbers that describe a note.
+      blocks: number of the blocks that compare harmonics.
       dtype: computation type.
     """
 
     emb_dim: int
     channels: int
     note_channels: int
+    blocks: int = 0
     dtype: str = "float32"
 
     def setup(self):
@@ -222,6 +215,15 @@ class HarmonicStem(nn.Module):
         self.harmonics = SharedConv(width, (TIME_TAPS, 1), dtype=dtype)
         self.octaves = SharedConv(width, (1, 3), (1, 12), dtype=dtype)
         self.onsets = SharedConv(width, (3, 3), (2, 1), dtype=dtype)
+        for i in range(self.blocks):
+            setattr(self, f"block_{i}_norm", layers.LayerNorm(dtype=dtype))
+            for step in HARMONIC_STEPS:
+                conv = SharedConv(width, (1, 3), (1, step), dtype=dtype)
+                setattr(self, f"block_{i}_harmonic_{step}", conv)
+            mix = SharedConv(width, (3, 3), (2**i, 1), dtype=dtype)
+            setattr(self, f"block_{i}_mix", mix)
+        if self.blocks:
+            self.out_norm = layers.LayerNorm(dtype=dtype)
         self.notes = SharedConv(self.note_channels, (1, 1), dtype=dtype)
         axes = ("joined_kv", "embed")
         self.notes_projection = layers.DenseGeneral(
@@ -256,6 +258,10 @@ class HarmonicStem(nn.Module):
         x = nn.gelu(self.harmonics(jnp.concatenate(parts, axis=-1)))
         x = x + nn.gelu(self.octaves(x))
         x = x + nn.gelu(self.onsets(x))
+        for i in range(self.blocks):
+            x = x + self._compared(i, x)
+        if self.blocks:
+            x = self.out_norm(x)
         notes = nn.gelu(self.notes(x))
         logits = self.probabilities(notes)
         self.sow("intermediates", "described", notes)
@@ -268,13 +274,28 @@ class HarmonicStem(nn.Module):
             + self.frame_projection(hidden)
         )
 
+    def _compared(self, i: int, x: Array) -> Array:
+        """Returns what block i adds to the channels [B, T, P, C]."""
+        x = getattr(self, f"block_{i}_norm")(x)
+        compared = [
+            getattr(self, f"block_{i}_harmonic_{step}")(x) for step in HARMONIC_STEPS
+        ]
+        return getattr(self, f"block_{i}_mix")(nn.gelu(sum(compared)))
+
 
 def parameter_shapes(
-    emb_dim: int, channels: int, note_channels: int
+    emb_dim: int, channels: int, note_channels: int, blocks: int = 0
 ) -> dict[str, tuple[int, ...]]:
     """Returns the names and shapes of the stem's parameters."""
     stacked = (2 * BANDS_PER_SEMITONE + 1) * len(HARMONICS)
-    return {
+    shapes: dict[str, tuple[int, ...]] = {"out_norm/scale": (channels,)}
+    for i in range(blocks):
+        shapes[f"block_{i}_norm/scale"] = (channels,)
+        convolutions = {f"harmonic_{step}": 3 for step in HARMONIC_STEPS} | {"mix": 9}
+        for name, taps in convolutions.items():
+            shapes[f"block_{i}_{name}/kernel"] = (taps * channels, channels)
+            shapes[f"block_{i}_{name}/bias"] = (channels,)
+    return (shapes if blocks else {}) | {
         "harmonics/kernel": (TIME_TAPS * stacked, channels),
         "harmonics/bias": (channels,),
         "octaves/kernel": (3 * channels, channels),
@@ -289,54 +310,4 @@ def parameter_shapes(
         "probabilities_projection/kernel": (NUM_PITCHES * 2, emb_dim),
         "frame_hidden/kernel": ((1 + len(_RISES)) * NUM_BANDS, emb_dim),
         "frame_projection/kernel": (emb_dim, emb_dim),
-    }
-
-
-class FrameLogits(NamedTuple):
-    """Log odds for each frame."""
-
-    onsets: jax.Array  # [B, T, 128]: a note of this pitch begins
-    sounding: jax.Array  # [B, T, 128]
-    drums: jax.Array  # [B, T, 128]: a drum is hit
-    playing: jax.Array  # [B, T, NUM_CLASSES]: a note of this MIDI class sounds
-
-
-def frame_logits(heads: Mapping[str, Any], encoded: jax.Array) -> FrameLogits:
-    """Applies the heads to the encoder's output [B, T, emb_dim]."""
-    logits = jnp.matmul(encoded, heads["kernel"]) + heads["bias"][None, None]
-    pitches = vocabularies.NUM_PITCHES
-    parts = jnp.split(logits, [pitches, 2 * pitches, 3 * pitches], axis=-1)
-    return FrameLogits(*parts)
-
-
-def class_logits(
-    heads: Mapping[str, Any], described: jax.Array, pitch: jax.Array | None = None
-) -> jax.Array:
-    """Says of which MIDI class a note is that begins.
-
-    Args:
-      heads: the parameters.
-      described: what the stem says of a note in the frame after its onset,
-        [..., note_channels].
-      pitch: int [...], steps above the stem's lowest; None where the axis before the
-        last of `described` is the pitch.
-
-    Returns:
-      Logits [..., NUM_CLASSES].
-    """
-    bias = heads["class_bias"]
-    if pitch is None:
-        bias = bias.reshape((1,) * (described.ndim - 2) + bias.shape)
-    else:
-        bias = bias[pitch]
-    return jnp.matmul(described, heads["class_kernel"]) + bias
-
-
-def head_shapes(emb_dim: int, note_channels: int) -> dict[str, tuple[int, ...]]:
-    """Returns the names and shapes of the heads' parameters."""
-    return {
-        "kernel": (emb_dim, FRAME_FEATURES),
-        "bias": (FRAME_FEATURES,),
-        "class_kernel": (note_channels, NUM_CLASSES),
-        "class_bias": (NUM_PITCHES, NUM_CLASSES),
     }

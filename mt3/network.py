@@ -19,6 +19,8 @@ Differences from the original network:
 4. With `T5Config.float32_logits` (off by default) attention logits, softmax and the
    network's logits are float32 in half precision too. In float32 it changes nothing.
 5. With `T5Config.harmonic_channels` the dense layer on frames is `harmonic_stem`.
+6. With `T5Config.memory_positions` the decoder attends to the encoder's output plus the
+   sinusoidal positions of its frames (the idea is DETR's, Carion et al. 2020).
 
 Decoding step by step (`decode=True`) uses Flax's collection `cache`, for T5X and other
 callers of that interface. `mt3.decoding`, which this package uses itself, passes its
@@ -73,8 +75,11 @@ class T5Config:
       harmonic_channels: channels of `harmonic_stem`, which then takes the place of
         the dense layer on frames (not part of the original); 0 for that layer.
       note_channels: numbers by which the stem describes each note.
+      stem_blocks: blocks of the stem that compare harmonics.
       frame_heads: whether the parameters have `frame_heads` beside encoder and
         decoder; it needs the stem.
+      memory_positions: whether the decoder attends to the encoder's output plus the
+        positions of its frames, keys and values alike.
       use_positions: whether `encoder_positions` and `decoder_positions` count.
       float32_logits: compute attention logits, softmax and output logits in float32.
 
@@ -96,7 +101,9 @@ class T5Config:
     input_depth: int | None = None
     harmonic_channels: int = 0
     note_channels: int = 16
+    stem_blocks: int = 0
     frame_heads: bool = False
+    memory_positions: bool = False
     use_positions: bool = False
     float32_logits: bool = False
 
@@ -113,7 +120,7 @@ class T5Config:
             value = getattr(self, name)
             if name == "input_depth" and value is None:
                 continue
-            least = 0 if name == "harmonic_channels" else 1
+            least = 0 if name in ("harmonic_channels", "stem_blocks") else 1
             whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
             if not whole or value < least:
                 raise ConfigError(
@@ -193,6 +200,7 @@ _INTEGER_FIELDS = (
     "input_depth",
     "harmonic_channels",
     "note_channels",
+    "stem_blocks",
 )
 
 
@@ -320,7 +328,11 @@ class Encoder(nn.Module):
         cfg = self.config
         if cfg.harmonic_channels:
             self.harmonic_stem = harmonic_stem.HarmonicStem(
-                cfg.emb_dim, cfg.harmonic_channels, cfg.note_channels, cfg.dtype
+                cfg.emb_dim,
+                cfg.harmonic_channels,
+                cfg.note_channels,
+                cfg.stem_blocks,
+                cfg.dtype,
             )
         else:
             self.continuous_inputs_projection = layers.DenseGeneral(
@@ -432,6 +444,7 @@ class Decoder(nn.Module):
         _check_length("decoder", max(length, max_decode_length or 0))
         if decoder_positions is None or not self.config.use_positions:
             decoder_positions = np.arange(length)[np.newaxis]
+        encoded = memory(encoded, self.config)
         y = self.token_embedder(decoder_input_tokens)
         positions = self.FixedEmbed[0](decoder_positions, decode=decode)
         y = y + (positions[np.newaxis] if decode else positions)
@@ -645,6 +658,19 @@ def _mlp(cfg: T5Config) -> layers.MlpBlock:
         intermediate_dropout_rate=cfg.dropout_rate,
         dtype=cfg.dtype,
     )
+
+
+def memory(encoded: Array, config: T5Config) -> Array:
+    """Returns what the decoder attends to: [B, T, emb_dim].
+
+    Args:
+      encoded: the encoder's output, [B, T, emb_dim].
+      config: sizes of the network.
+    """
+    if not config.memory_positions:
+        return encoded
+    table = layers.sinusoidal_table(MAX_POSITIONS, config.emb_dim)
+    return encoded + jnp.asarray(table[: encoded.shape[1]], encoded.dtype)
 
 
 # Flax names the elements of these lists after the attribute, `Dropout_0` and so on.

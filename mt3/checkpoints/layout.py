@@ -86,7 +86,7 @@ def expected_shapes(config: ModelConfig, *, source: Any = "parameters") -> Shape
     Raises:
       CheckpointError: the network's fields are unknown or make no network.
     """
-    from mt3 import harmonic_stem
+    from mt3 import frame_heads, harmonic_stem
 
     sizes = network_config(config, source=source)
     width = sizes.emb_dim
@@ -112,7 +112,7 @@ def expected_shapes(config: ModelConfig, *, source: Any = "parameters") -> Shape
 
     if sizes.harmonic_channels:
         stem = harmonic_stem.parameter_shapes(
-            width, sizes.harmonic_channels, sizes.note_channels
+            width, sizes.harmonic_channels, sizes.note_channels, sizes.stem_blocks
         )
         for name, shape in stem.items():
             shapes[f"encoder/harmonic_stem/{name}"] = shape
@@ -139,9 +139,9 @@ def expected_shapes(config: ModelConfig, *, source: Any = "parameters") -> Shape
         add_attention(f"{layer}/encoder_decoder_attention")
         add_mlp(layer)
     if sizes.frame_heads:
-        heads = harmonic_stem.head_shapes(width, sizes.note_channels)
+        heads = frame_heads.head_shapes(width, sizes.note_channels)
         for name, shape in heads.items():
-            shapes[f"{harmonic_stem.HEADS}/{name}"] = shape
+            shapes[f"{frame_heads.HEADS}/{name}"] = shape
     return shapes
 
 

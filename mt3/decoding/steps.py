@@ -155,8 +155,9 @@ def encode(spec: Spec, weights: Weights, frames: Array) -> Encoded:
 
     x, _ = jax.lax.scan(body, x, weights.encoder_layers)
     encoded = encoder.apply(variables, x, deterministic=True, method="finish")
+    memory = network.memory(encoded, config)
     cross = tuple(
-        _project_cross(config, layer, encoded) for layer in weights.decoder.layers
+        _project_cross(config, layer, memory) for layer in weights.decoder.layers
     )
     sown = sown.get("intermediates", {})
     heard = tuple(

@@ -78,7 +78,7 @@ class Heard(NamedTuple):
 
 def frame_logits(heads: Mapping[str, Any], encoded: Array) -> FrameLogits:
     """Applies the frame head to the encoder's output [B, T, emb_dim]."""
-    logits = jnp.matmul(encoded, heads["kernel"]) + heads["bias"]
+    logits = _dense(encoded, heads["kernel"], heads["bias"])
     pitches = vocabularies.NUM_PITCHES
     parts = jnp.split(logits, [pitches, 2 * pitches, 3 * pitches], axis=-1)
     return FrameLogits(*parts)
@@ -117,8 +117,12 @@ def _of_notes(
 ) -> Array:
     hidden = jnp.matmul(described, heads[f"{name}_described"])
     hidden += jnp.matmul(encoded, heads[f"{name}_encoded"])[:, :, None]
-    hidden = nn.gelu(hidden + heads[f"{name}_pitch"])
-    return jnp.matmul(hidden, heads[f"{name}_out"]) + heads[f"{name}_bias"]
+    hidden = nn.gelu(hidden + heads[f"{name}_pitch"][None, None])
+    return _dense(hidden, heads[f"{name}_out"], heads[f"{name}_bias"])
+
+
+def _dense(x: Array, kernel: Array, bias: Array) -> Array:
+    return jnp.matmul(x, kernel) + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
 
 
 def drum_details(heads: Mapping[str, Any], encoded: Array) -> Array:
@@ -131,7 +135,7 @@ def drum_details(heads: Mapping[str, Any], encoded: Array) -> Array:
     Returns:
       [B, T, 256]: velocities of 128 drums, then their times.
     """
-    return jnp.matmul(encoded, heads["drum_details"]) + heads["drum_details_bias"]
+    return _dense(encoded, heads["drum_details"], heads["drum_details_bias"])
 
 
 def hear(

@@ -670,7 +670,8 @@ def memory(encoded: Array, config: T5Config) -> Array:
     if not config.memory_positions:
         return encoded
     table = layers.sinusoidal_table(MAX_POSITIONS, config.emb_dim)
-    return encoded + jnp.asarray(table[: encoded.shape[1]], encoded.dtype)
+    positions = jnp.asarray(table[: encoded.shape[1]], encoded.dtype)
+    return encoded + positions[None]
 
 
 # Flax names the elements of these lists after the attribute, `Dropout_0` and so on.

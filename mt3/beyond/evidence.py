@@ -3,7 +3,7 @@
 A decoder that has seen few examples writes plausible music rather than what is there.
 Speech recognition has the same problem, and scores hypotheses by attention and by a
 frame-wise model together (Watanabe et al. 2017, "Hybrid CTC/attention architecture").
-Here the frame-wise model is the heads of `harmonic_stem`: probabilities that a note
+Here the frame-wise model is the heads of `frame_heads`: probabilities that a note
 begins or sounds, that a drum is hit, and which class a note belongs to. `FrameEvidence`
 turns them into a distribution over the next token:
 
@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mt3 import harmonic_stem
+from mt3 import frame_heads, harmonic_stem
 from mt3.beyond.grids import NUM_CLASSES, frame_of_time
 from mt3.configs import ModelConfig
 from mt3.decoding.filters import LogitFilter
@@ -148,12 +148,12 @@ class FrameEvidence(LogitFilter):
                 "decoding: evidence is asked for, but these weights have no frame "
                 "heads; expected weights that were exported with them"
             )
-        heads = params.get(harmonic_stem.HEADS, {})
-        parts = harmonic_stem.HEAD_PARTS
+        heads = params.get(frame_heads.HEADS, {})
+        parts = frame_heads.head_shapes(config.emb_dim, config.note_channels)
         missing = [name for name in parts if name not in heads]
         if missing:
             raise CheckpointError(
-                f"decoding: parameters lack {harmonic_stem.HEADS}/{missing[0]}"
+                f"decoding: parameters lack {frame_heads.HEADS}/{missing[0]}"
             )
         return {name: heads[name].astype(jnp.float32) for name in parts}
 
@@ -168,9 +168,11 @@ class FrameEvidence(LogitFilter):
           sown: what the encoder's parts sow, the harmonic stem's among it.
         """
         stem = sown["harmonic_stem"]
-        logits = harmonic_stem.frame_logits(taken, encoded.astype(jnp.float32))
+        logits = frame_heads.frame_logits(taken, encoded.astype(jnp.float32))
         described = stem["described"][0].astype(jnp.float32)
-        noted = stem["note_logits"][0].astype(jnp.float32)
+        noted = frame_heads.refined_logits(
+            taken, encoded.astype(jnp.float32), described
+        )
         low = harmonic_stem.LOWEST_PITCH
         known = slice(low, low + harmonic_stem.NUM_PITCHES)
 
@@ -188,7 +190,10 @@ class FrameEvidence(LogitFilter):
             sounding = jnp.maximum(sounding, begun)
         quiet = jnp.sum(_log1m(onset), axis=-1) + jnp.sum(_log1m(drum), axis=-1)
         after = jnp.minimum(frame + 1, encoded.shape[1] - 1)
-        classes = harmonic_stem.class_logits(taken, described)
+        outputs = frame_heads.note_outputs(
+            taken, encoded.astype(jnp.float32), described
+        )
+        classes = outputs[..., :NUM_CLASSES]
         playing = jax.nn.log_sigmoid(logits.playing)[:, :, None]
         classes = jax.nn.log_softmax(classes + self.playing_weight * playing, axis=-1)
         # Of pitches that the stem does not know, only what plays is known.

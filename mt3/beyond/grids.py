@@ -14,7 +14,7 @@ import numpy as np
 
 from mt3 import vocabularies
 from mt3.configs import ModelConfig
-from mt3.harmonic_stem import NUM_CLASSES
+from mt3.frame_heads import NUM_CLASSES
 
 DRUMS = NUM_CLASSES
 # Frames until the next event; the last class means "later, or never".

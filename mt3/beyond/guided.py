@@ -4,7 +4,7 @@ A sequence model of this kind learns little until its decoder has found out whic
 frames belong to the token it is writing. These aids bring that moment forward. They
 change the loss and the starting point (`starts`), never the network or its outputs.
 The parameters of the heads are not part of the network; export keeps those that
-decoding can use (`harmonic_stem.HEADS`).
+decoding can use (`frame_heads.HEADS`).
 
 1. *Heads*: the harmonic stem's probabilities that a note begins or sounds are trained
    directly, and a *class head* predicts the MIDI class of the note that begins. *Frame
@@ -36,6 +36,7 @@ import jax.numpy as jnp
 import optax
 
 from mt3 import (
+    frame_heads,
     harmonic_stem,
     losses,
     models,
@@ -249,7 +250,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         hits = grids.onset_grid(notes, config, drums=True)
         playing = grids.sounding_grid(notes, config, classes=True)
         targets = jnp.concatenate([begin, sound, hits, playing], axis=-1)
-        logits = harmonic_stem.frame_logits(heads, encoded)
+        logits = frame_heads.frame_logits(heads, encoded)
         loss = _binary_loss(jnp.concatenate(logits, axis=-1), targets)
         metrics = {"frame_loss": loss}
         metrics |= _counts("onset", logits.onsets, begin)
@@ -271,21 +272,19 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         if self.module.config.harmonic_channels:
             sown = intermediates["encoder"]["harmonic_stem"]
             targets = jnp.stack([begin, sound], axis=-1)
-            note_loss, counts = self._note_loss(heads, sown, targets, notes)
+            note_loss, counts = self._note_loss(heads, encoded, sown, targets, notes)
             metrics |= {"note_loss": note_loss, **counts}
             aids += guide.note_weight * note_loss
         return aids, metrics
 
-    def _note_loss(self, heads, sown, targets, notes):
+    def _note_loss(self, heads, encoded, sown, targets, notes):
         """Returns the loss of the harmonic stem's predictions, and metrics."""
         described, logits = sown["described"][0], sown["note_logits"][0]
         low = harmonic_stem.LOWEST_PITCH
         targets = targets[:, :, low : low + harmonic_stem.NUM_PITCHES]
-        there, begins = grids.at_onsets(described, notes, self.config, low)
-        pitch = jnp.clip(
-            notes[..., 2].astype(jnp.int32) - low, 0, len(heads["class_bias"]) - 1
-        )
-        classes = harmonic_stem.class_logits(heads, there, pitch)
+        outputs = frame_heads.note_outputs(heads, encoded, described)
+        there, begins = grids.at_onsets(outputs, notes, self.config, low)
+        classes = there[..., :NUM_CLASSES]
         wanted = jnp.clip(notes[..., 3].astype(jnp.int32), 0, NUM_CLASSES - 1)
         class_loss = optax.softmax_cross_entropy_with_integer_labels(classes, wanted)
         right = begins & (jnp.argmax(classes, axis=-1) == wanted)

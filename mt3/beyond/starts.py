@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mt3 import checkpoints, harmonic_stem, layers, vocabularies
-from mt3.beyond.grids import NEXT_EVENT_CLASSES, NUM_CLASSES, frame_of_time
+from mt3 import checkpoints, frame_heads, harmonic_stem, layers, vocabularies
+from mt3.beyond.grids import NEXT_EVENT_CLASSES, frame_of_time
 from mt3.configs import ModelConfig
 from mt3.network import MAX_POSITIONS, T5Config
 
@@ -32,7 +32,7 @@ _TIME_GAIN = 2.0
 
 def network_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the parameters without those of the training aids."""
-    aids = (AUXILIARY, harmonic_stem.HEADS)
+    aids = (AUXILIARY, frame_heads.HEADS)
     return {key: value for key, value in params.items() if key not in aids}
 
 
@@ -46,12 +46,12 @@ def trained_heads(
       config: the run's model configuration.
 
     Returns:
-      The parameters for `harmonic_stem.HEADS`.
+      The parameters for `frame_heads.HEADS`.
     """
     sizes = T5Config.from_dict(config.network)
-    wanted = harmonic_stem.head_shapes(sizes.emb_dim, sizes.note_channels)
+    wanted = frame_heads.head_shapes(sizes.emb_dim, sizes.note_channels)
     heads = params.get(AUXILIARY, {})
-    found = {name: heads[name] for name in harmonic_stem.HEAD_PARTS if name in heads}
+    found = {name: heads[name] for name in wanted if name in heads}
     shapes = {name: tuple(np.shape(value)) for name, value in found.items()}
     return found if sizes.harmonic_channels and shapes == wanted else {}
 
@@ -120,7 +120,7 @@ def from_weights(
     )
     params = {**params, **jax.tree.map(jnp.asarray, network)}
     heads = _initial_heads(params, sizes)
-    known = {**loaded.get(harmonic_stem.HEADS, {}), **loaded.get(AUXILIARY, {})}
+    known = {**loaded.get(frame_heads.HEADS, {}), **loaded.get(AUXILIARY, {})}
     for name, value in known.items():
         if name in heads and jnp.shape(heads[name]) == np.shape(value):
             heads[name] = jnp.asarray(value)
@@ -137,18 +137,22 @@ def _initial_heads(params: Mapping[str, Any], sizes: T5Config) -> dict[str, jax.
 
     # Events are rare: the biases start there, so that this need not be learned.
     heads = {
-        "kernel": kernel(sizes.emb_dim, harmonic_stem.FRAME_FEATURES),
-        "bias": jnp.full((harmonic_stem.FRAME_FEATURES,), -5.0, jnp.float32),
+        "kernel": kernel(sizes.emb_dim, frame_heads.FRAME_FEATURES),
+        "bias": jnp.full((frame_heads.FRAME_FEATURES,), -5.0, jnp.float32),
         "next_event": kernel(sizes.emb_dim, NEXT_EVENT_CLASSES),
     }
     if sizes.harmonic_channels:
+        shapes = frame_heads.head_shapes(sizes.emb_dim, sizes.note_channels)
+        for name in shapes.keys() - heads.keys():
+            biased = name.endswith("_bias")
+            shape = shapes[name]
+            heads[name] = jnp.zeros(shape, jnp.float32) if biased else kernel(*shape)
+        heads["refine_bias"] -= 5.0
         pitches, low = harmonic_stem.NUM_PITCHES, harmonic_stem.LOWEST_PITCH
         for kind, marks in enumerate(_note_directions(params)):
             first = kind * vocabularies.NUM_PITCHES + low
             columns = slice(first, first + pitches)
             heads["kernel"] = heads["kernel"].at[:, columns].set(marks.T)
-        heads["class_kernel"] = kernel(sizes.note_channels, NUM_CLASSES)
-        heads["class_bias"] = jnp.zeros((pitches, NUM_CLASSES), jnp.float32)
     return heads
 
 

@@ -41,7 +41,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mt3 import harmonic_stem
+from mt3 import frame_heads
 from mt3.checkpoints import (
     TrainingCheckpoint,
     find_checkpoint,
@@ -333,8 +333,8 @@ def restore_for_finetuning(
             _LOG.info("starting from %s, step %d", saved.path, int(state.step))
             return state, position.get("source") if config.restore_dataset else None
     params = dict(load(path).params if saved is None else saved.params)
-    if harmonic_stem.HEADS not in wanted["target"]:
-        params.pop(harmonic_stem.HEADS, None)
+    if frame_heads.HEADS not in wanted["target"]:
+        params.pop(frame_heads.HEADS, None)
     check_same_tree(path, {"target": params}, {"target": wanted["target"]})
     found, places = flatten(params), flatten(shardings.state_dict()["target"])
     params = unflatten(

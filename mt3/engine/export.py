@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mt3 import checkpoints as model_checkpoints
-from mt3 import harmonic_stem
+from mt3 import frame_heads
 from mt3.beyond import starts
 from mt3.engine import checkpoints
 from mt3.errors import CheckpointError
@@ -54,7 +54,7 @@ def export(
     if heads:
         network = {**config.network, "frame_heads": True}
         config = dataclasses.replace(config, network=network)
-        found[harmonic_stem.HEADS] = heads
+        found[frame_heads.HEADS] = heads
     expected = model_checkpoints.expected_shapes(config)
     known = {name.split("/")[0] for name in expected}
     left_out = sorted(found.keys() - known)

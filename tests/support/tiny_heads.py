@@ -10,6 +10,7 @@ import numpy as np
 
 from mt3 import (
     configs,
+    frame_heads,
     harmonic_stem,
     network,
     spectrograms,
@@ -60,8 +61,8 @@ def make_params():
     init = jax.jit(functools.partial(model.init, enable_dropout=False))
     tree = dict(init(jax.random.key(0), frames, tokens, tokens)["params"])
     rng = np.random.default_rng(1)
-    tree[harmonic_stem.HEADS] = {
+    tree[frame_heads.HEADS] = {
         name: jnp.asarray(rng.normal(0, 0.3, shape), jnp.float32)
-        for name, shape in harmonic_stem.head_shapes(16, 4).items()
+        for name, shape in frame_heads.head_shapes(16, 4).items()
     }
     return tree

@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint
 import pytest
 
-from mt3 import checkpoints, harmonic_stem, models, network
+from mt3 import checkpoints, frame_heads, models, network
 from mt3.beyond import guided, starts
 from mt3.engine import checkpoints as engine_checkpoints
 from mt3.engine import export, optimizers, utils
@@ -34,7 +34,7 @@ def exported(params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     config = dataclasses.replace(CONFIG, network=PLAIN.to_dict())
     engine_checkpoints.write_model_config(folder, config)
-    heads = {**params[harmonic_stem.HEADS], "next_event": jnp.ones((16, 64))}
+    heads = {**params[frame_heads.HEADS], "next_event": jnp.ones((16, 64))}
     tree = {key: params[key] for key in ("encoder", "decoder")}
     tree = jax.tree.map(np.asarray, {**tree, starts.AUXILIARY: heads})
     item = folder / "checkpoint_3"
@@ -52,10 +52,10 @@ def exported(params, tmp_path_factory):
 def test_exported_weights_keep_the_heads_that_decoding_can_use(exported, params):
     loaded = checkpoints.load(exported)
     assert loaded.config.network["frame_heads"] is True
-    assert sorted(loaded.params) == ["decoder", "encoder", harmonic_stem.HEADS]
-    found = loaded.params[harmonic_stem.HEADS]
-    assert sorted(found) == sorted(harmonic_stem.HEAD_PARTS)
-    for name, value in params[harmonic_stem.HEADS].items():
+    assert sorted(loaded.params) == ["decoder", "encoder", frame_heads.HEADS]
+    found = loaded.params[frame_heads.HEADS]
+    assert sorted(found) == sorted(frame_heads.head_shapes(16, 4))
+    for name, value in params[frame_heads.HEADS].items():
         np.testing.assert_array_equal(found[name], value)
 
 
@@ -87,13 +87,13 @@ def test_evidence_needs_what_it_needs(exported, tiny_weights):
 
 def test_evidence_is_heard_in_a_recording(params, tmp_path):
     """Frames that are sure of much are written down, whatever the decoder says."""
-    heads = dict(params[harmonic_stem.HEADS])
+    heads = dict(params[frame_heads.HEADS])
     heads["kernel"] = 5 * heads["kernel"]
     # Nothing sounds on, so that there is room for what begins.
     heads["bias"] = heads["bias"].at[128:256].set(-90.0)
     path = checkpoints.save_safetensors(
         tmp_path / "sure.safetensors",
-        {**params, harmonic_stem.HEADS: heads},
+        {**params, frame_heads.HEADS: heads},
         CONFIG,
         info={"name": "sure", "evidence": {"decoder_weight": 0.0}},
     )
@@ -123,7 +123,7 @@ def test_training_goes_on_from_exported_heads(exported, params):
     }
     variables = model.get_initial_variables(jax.random.key(0), shapes)
     heads = variables["params"][starts.AUXILIARY]
-    for name, value in params[harmonic_stem.HEADS].items():
+    for name, value in params[frame_heads.HEADS].items():
         np.testing.assert_array_equal(heads[name], value)
     assert "next_event" in heads
 

@@ -28,11 +28,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from mt3.beyond import starts
-from mt3.beyond.guided import GuidedModel
+from mt3.beyond.decoder_model import DecoderModel
 from mt3.engine.synthetic_data import SegmentBatches
 from mt3.engine.utils import DatasetConfig
-from mt3.errors import ConfigError, DataError
+from mt3.errors import DataError
 from mt3.files import atomic_file
 
 _LOG = logging.getLogger("mt3")
@@ -45,7 +44,7 @@ class EncodedCorpus:
     """Stored encoder outputs with their tokens, as `train.get_dataset_fn`.
 
     Attributes:
-      model: its encoder hears the segments; it starts from weights.
+      model: its encoder hears the segments.
       source: makes the training segments (`synthetic_data.Corpus` with `on_device`).
       evaluation_source: makes the segments of other splits.
       folder: of the files.
@@ -55,7 +54,7 @@ class EncodedCorpus:
       pool: see `synthetic_data.SegmentBatches`.
     """
 
-    model: GuidedModel
+    model: DecoderModel
     source: Callable[..., SegmentBatches]
     evaluation_source: Callable[..., SegmentBatches]
     folder: str
@@ -73,7 +72,7 @@ class EncodedCorpus:
         """Computes what is missing; returns the batches.
 
         Raises:
-          ConfigError: the model does not start from weights, or as the source.
+          ConfigError: settings that do not fit the model, as the source says.
           DataError: the folder holds outputs of another encoder or other segments.
           OutputError: the folder cannot be written to.
         """
@@ -100,15 +99,10 @@ class EncodedCorpus:
         batches_per_file: int,
     ) -> None:
         """Writes the files that are missing."""
-        if self.model.initial_weights is None:
-            raise ConfigError(
-                "EncodedCorpus: the model has no initial_weights; expected the weights "
-                "whose encoder is kept"
-            )
         length = self.model_config.targets_length
         shapes = {"decoder_input_tokens": (1, length)}
         variables = self.model.get_initial_variables(jax.random.PRNGKey(0), shapes)
-        params = starts.network_params(variables["params"])
+        params = variables["params"]
         self._check_origin(params["encoder"], cfg)
         missing = [stem for stem in stems if not _path(stem, "encoded").exists()]
         encode = jax.jit(self.model.encode)
@@ -193,7 +187,8 @@ class EncodedBatches:
 
         Returns:
           encoded float16 [B, T, D]; decoder_target_tokens and decoder_input_tokens
-          int32 [B, L] and decoder_loss_weights float32 [B, L], where L fits the longest.
+          int32 [B, L], where L fits the longest, and decoder_loss_weights float32
+          [B, L].
         """
         number, place = divmod(index, len(self._tokens) // self._batch_size)
         if self._pass[0] != number:

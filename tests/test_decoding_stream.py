@@ -28,6 +28,8 @@ CONFIG = network.T5Config.from_dict(
         "head_dim": 8,
         "mlp_dim": 32,
         "input_depth": 6,
+        # The golden tests decode without.
+        "memory_positions": True,
     }
 )
 

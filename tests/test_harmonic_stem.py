@@ -72,9 +72,11 @@ def test_every_pitch_is_described_alike():
     np.testing.assert_allclose(first[:, 27:44], second[:, 28:45], atol=1e-5)
 
 
-def test_parameters_are_the_ones_that_checkpoints_expect():
-    config = configs.ModelConfig(network=SIZES, spectrogram=SPECTROGRAM)
-    module = network.Transformer(network.T5Config.from_dict(SIZES))
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_parameters_are_the_ones_that_checkpoints_expect(blocks):
+    sizes = {**SIZES, "stem_blocks": blocks}
+    config = configs.ModelConfig(network=sizes, spectrogram=SPECTROGRAM)
+    module = network.Transformer(network.T5Config.from_dict(sizes))
     frames = jnp.zeros((1, 8, harmonic_stem.NUM_BANDS))
     tokens = jnp.ones((1, 4), jnp.int32)
     variables = module.init(
@@ -96,3 +98,44 @@ def test_what_does_not_fit_is_refused():
         network.T5Config.from_dict({**SIZES, "harmonic_channels": -1})
     with pytest.raises(ConfigError, match="scale 'pitch'"):
         configs.ModelConfig(network=SIZES)
+    with pytest.raises(ConfigError, match="less than half of the 256 frames"):
+        configs.ModelConfig(network={}, context_frames=128)
+
+
+def test_context_belongs_to_a_segment_and_does_not_lengthen_it():
+    config = configs.ModelConfig(network={}, inputs_length=200, context_frames=25)
+    assert config.segment_frames == 150
+    assert config.input_samples == 200 * 128
+    assert config.segment_samples == 150 * 128
+    assert config.segment_seconds == pytest.approx(1.2)
+    assert config.context_seconds == pytest.approx(0.2)
+    assert configs.ModelConfig.from_dict(config.to_dict()) == config
+
+
+def test_the_decoder_hears_where_each_frame_lies():
+    """Frames in another order change the logits only where positions are added."""
+    tokens = jnp.asarray([[0, 2, 3]])
+    encoded = jax.random.normal(jax.random.key(0), (1, 6, SIZES["emb_dim"]))
+    turned = encoded[:, ::-1]
+    differs = {}
+    for memory_positions in (False, True):
+        sizes = {**SIZES, "memory_positions": memory_positions}
+        module = network.Transformer(network.T5Config.from_dict(sizes))
+        frames = jnp.zeros((1, 6, harmonic_stem.NUM_BANDS))
+        params = module.init(
+            jax.random.key(1), frames, tokens, tokens, enable_dropout=False
+        )
+        logits = [
+            module.apply(
+                params,
+                memory,
+                frames,
+                tokens,
+                tokens + 1,
+                enable_dropout=False,
+                method="decode",
+            )
+            for memory in (encoded, turned)
+        ]
+        differs[memory_positions] = float(jnp.abs(logits[0] - logits[1]).max())
+    assert differs[False] < 1e-5 < 1e-3 < differs[True]

@@ -34,6 +34,8 @@ NETWORK = network.T5Config.from_dict(
         "input_depth": harmonic_stem.NUM_BANDS,
         "harmonic_channels": 4,
         "note_channels": 4,
+        "stem_blocks": 1,
+        "memory_positions": True,
         "frame_heads": True,
     }
 )

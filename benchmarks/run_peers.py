@@ -18,7 +18,7 @@ of ours:
 
     ENV/bin/pip install harmonica-amt pretty_midi
 
-Their own thresholds are left as they are. Both know pitches and velocities, not
+Their own thresholds are left as they are. Harmonica computes in float32 here. Both know pitches and velocities, not
 instruments: notes are written as program 0, without pitch bends.
 """
 
@@ -60,8 +60,11 @@ def load_basic_pitch() -> Callable[[Path], Notes]:
 
 def load_harmonica() -> Callable[[Path], Notes]:
     """Loads Harmonica; returns a function from a file to its notes."""
+    import torch
     from harmonica import Harmonica
 
+    # It computes in bfloat16, which most processors can only emulate, slowly.
+    torch.autocast = lambda **options: contextlib.nullcontext()
     model = Harmonica(device="cpu")
 
     def transcribe(wav: Path) -> Notes:

@@ -74,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
         help="MIDI files to render; without any, random notes",
     )
     add("--soundfont", action="append", default=[], type=Path, metavar="SF2|SF3")
+    add(
+        "--exact",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="SF2|SF3",
+        help="soundfont of real samples that only plays the programs that it has",
+    )
     add("--initial_weights", type=Path, help="parameters to begin with")
     add("--python", default="3.12", help="of the machine to train on")
     add(
@@ -112,6 +120,7 @@ def make(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             gin_file=_copy_gin(options.gin_file, folder),
             bindings=tuple(options.gin_bindings),
             soundfonts=_copy_files(options.soundfont, folder / "soundfonts"),
+            exact_soundfonts=_copy_files(options.exact, folder / "exact"),
             songs=_write_songs(options.midi, folder, say),
             initial_weights=next(
                 iter(_copy_files([options.initial_weights], folder / "weights")), None

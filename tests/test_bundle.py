@@ -29,6 +29,7 @@ from mt3.engine.utils import SaveCheckpointConfig
 from mt3.errors import CheckpointError, ConfigError, DataError, OutputError
 from mt3.synthesis import corpus, soundfont
 from tests.support.midi_files import make_library
+from tests.support.soundfonts import tiny_font
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 POSITION = {"source": {"batch": 17}, "random_seed": 3}
@@ -392,6 +393,7 @@ def arguments(tmp_path_factory, wheels):
     return [
         f"--gin_file={path}",
         f"--soundfont={soundfont.default_soundfont()}",
+        f"--exact={tiny_font(path.with_name('real.sf2'))}",
         f"--wheels={wheels}",
         f"--python={PYTHON}",
         "--preset=0",
@@ -421,6 +423,7 @@ def test_a_bundle_holds_what_it_lists(bundle, midi):
     assert found.python == PYTHON
     assert len(songs.read_songs(bundle / found.songs)) == len(list(midi.rglob("*.mid")))
     assert len(found.soundfonts) == 1
+    assert found.exact_soundfonts == ("exact/real.sf2",)
     assert not (bundle / "mt3" / "pretrained").exists()
     assert "CORPUS" in contents.used_macros(found.gin_file, bundle)
     assert "MODEL_DIR" in contents.used_macros(found.gin_file, bundle)
@@ -533,6 +536,9 @@ def test_two_pieces_are_one_run(bundle, tmp_path):
     )
     assert code == 0, output
     assert "steps 0 to 4" in output
+    (made,) = (tmp_path / "work").rglob("corpus.json")
+    (real,) = corpus.read_config(made.parent).exact_soundfonts
+    assert real == str(bundle / "exact" / "real.sf2")
     assert "model FLOP utilisation" in output
     assert "of the time waiting for batches" in output
     assert {path.name for path in first.iterdir()} == {

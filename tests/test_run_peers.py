@@ -42,6 +42,7 @@ def programs(monkeypatch):
     basic_pitch.build_icassp_2022_model_path = str
     harmonica = types.ModuleType("harmonica")
     harmonica.Harmonica = Harmonica
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
     monkeypatch.setitem(sys.modules, "basic_pitch", basic_pitch)
     monkeypatch.setitem(sys.modules, "harmonica", harmonica)
     # Basic Pitch's warnings are switched off for the whole process.

@@ -29,6 +29,7 @@ class Contents:
       gin_file: what is trained.
       bindings: NAME=VALUE, for every piece.
       soundfonts: of the corpus.
+      exact_soundfonts: of real samples, see `mt3.synthesis.corpus.CorpusConfig`.
       songs: notes of MIDI files; None for random notes alone.
       initial_weights: parameters to begin with, or None.
       wheels: packages that the machine may lack.
@@ -38,6 +39,7 @@ class Contents:
     gin_file: str
     bindings: tuple[str, ...] = ()
     soundfonts: tuple[str, ...] = ()
+    exact_soundfonts: tuple[str, ...] = ()
     songs: str | None = None
     initial_weights: str | None = None
     wheels: tuple[str, ...] = ()
@@ -58,7 +60,7 @@ class Contents:
         try:
             stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             found = stored.pop("format")
-            for name in ("bindings", "soundfonts", "wheels"):
+            for name in ("bindings", "soundfonts", "exact_soundfonts", "wheels"):
                 stored[name] = tuple(stored[name])
             contents = cls(**stored)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -71,6 +73,7 @@ class Contents:
         optional = (contents.songs, contents.initial_weights)
         for name in (
             *contents.soundfonts,
+            *contents.exact_soundfonts,
             *contents.wheels,
             *(name for name in optional if name),
         ):

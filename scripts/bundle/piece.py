@@ -261,6 +261,8 @@ class Piece:
         command += [f"--workers={options.render_workers or os.cpu_count() or 1}"]
         for name in self._contents.soundfonts:
             command.append(f"--soundfont={options.bundle.absolute() / name}")
+        for name in self._contents.exact_soundfonts:
+            command.append(f"--exact={options.bundle.absolute() / name}")
         if self._contents.songs:
             command.append(
                 f"--songs={options.bundle.absolute() / self._contents.songs}"

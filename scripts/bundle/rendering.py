@@ -97,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("folder", type=Path)
     add("--songs", type=Path)
     add("--soundfont", action="append", required=True)
+    add("--exact", action="append", default=[])
     add("--seed", type=int, default=0)
     add("--hours", type=float, default=1.0)
     add("--workers", type=int, default=1)
@@ -110,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"--workers is {options.workers}; expected 1 or more")
         config = corpus.CorpusConfig(
             soundfonts=tuple(options.soundfont),
+            exact_soundfonts=tuple(options.exact),
             mixture=dict(sorted(corpus.DEFAULT_MIXTURE.items())),
             seed=options.seed,
             clips_per_shard=options.clips_per_shard,

@@ -18,8 +18,9 @@ of ours:
 
     ENV/bin/pip install harmonica-amt pretty_midi
 
-Their own thresholds are left as they are. Harmonica computes in float32 here. Both know pitches and velocities, not
-instruments: notes are written as program 0, without pitch bends.
+Their own thresholds are left as they are; Harmonica computes in float32. Both know
+pitches and velocities, not instruments: notes are written as program 0, without pitch
+bends.
 """
 
 from __future__ import annotations

@@ -60,7 +60,11 @@ default; `mt3.tasks` sets the other one for the tasks that it registers.
 6. `padding="silence"` fills a short segment with silence instead of empty frames, as
    the transcriber does.
 7. A length without a limit in `sequence_length` is not checked.
-8. `sequence` holds the notes that were encoded, with the pedal applied also where only
+8. `context_frames` gives the encoder that many frames before and after each segment,
+   silence where there are none; `sequence_length["inputs"]` counts them. Targets and
+   `raw_inputs` are those of the middle, and the next segment begins where it ends.
+   See `configs.ModelConfig`.
+9. `sequence` holds the notes that were encoded, with the pedal applied also where only
    onsets are encoded, and nothing but notes.
 """
 
@@ -432,16 +436,32 @@ def select_random_chunk(
 
 
 def _random_part(
-    chunk: Features, length: int, seed: tf.Tensor
+    chunk: Features, length: int, seed: tf.Tensor, within: bool = False
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Draws the first frame and the end of a part; see `select_random_chunk`."""
+    """Draws the first frame and the end of a part; see `select_random_chunk`.
+
+    Args:
+      chunk: with `inputs`.
+      length: frames of a part.
+      seed: of the draw.
+      within: draw parts that do not reach over an end of the chunk.
+    """
     import tensorflow as tf
 
     frames = tf.shape(chunk["inputs"])[0]
+    lowest = 0 if within else 1 - length
+    highest = tf.maximum(frames - length, 0) + 1 if within else frames
     start = tf.random.stateless_uniform(
-        [], seed, minval=1 - length, maxval=frames, dtype=tf.int32
+        [], seed, minval=lowest, maxval=highest, dtype=tf.int32
     )
     return tf.maximum(start, 0), tf.minimum(start + length, frames)
+
+
+def _with_context(hops: tf.Tensor, frames: int) -> tf.Tensor:
+    """Returns hops [n, hop_width] with this many silent ones before and after."""
+    import tensorflow as tf
+
+    return tf.pad(hops, [[frames, frames], [0, 0]]) if frames else hops
 
 
 def random_training_example(
@@ -451,6 +471,7 @@ def random_training_example(
     tokenizer: NoteTokenizer,
     skip_too_long: bool,
     padding: str = "zero_frames",
+    context_frames: int = 0,
 ) -> tf.data.Dataset:
     """Does in one step what the stages from `select_random_chunk` to EOS do.
 
@@ -460,6 +481,8 @@ def random_training_example(
       tokenizer: codec, encoding, granularity and spectrogram.
       skip_too_long: as `skip` of `handle_too_long`.
       padding: as for `compute_spectrograms`.
+      context_frames: difference 8. Segments then lie within their chunk, if it is long
+        enough, and are filled up with silence.
 
     Returns:
       The same examples, of the same random numbers, without `raw_inputs`, which would
@@ -472,7 +495,8 @@ def random_training_example(
     import tensorflow as tf
 
     length = _frames_of(sequence_length, "random_training_example")
-    filled = length if padding == "silence" else 0
+    filled = length if padding == "silence" or context_frames else 0
+    middle = length - 2 * context_frames
     config = tokenizer.spectrogram
     check = LengthCheck(sequence_length, skip=skip_too_long)
 
@@ -487,10 +511,11 @@ def random_training_example(
 
     @seqio.map_over_dataset(num_seeds=1)
     def example(chunk: Features, seed: tf.Tensor) -> Features:
-        first, end = _random_part(chunk, length, seed)
+        first, end = _random_part(chunk, middle, seed, within=context_frames > 0)
         part = {n: v for n, v in chunk.items() if n not in _INDEXED_EVENTS}
-        for name in ("inputs", "input_times"):
-            part[name] = chunk[name][first:end]
+        part["input_times"] = chunk["input_times"][first:end]
+        heard = _with_context(chunk["inputs"], context_frames)
+        part["inputs"] = heard[first : end + 2 * context_frames]
         events = [chunk[name] for name in _INDEXED_EVENTS]
         # One call of Python for each example, whose price is per call.
         inputs, targets = tf.numpy_function(
@@ -541,6 +566,7 @@ def compute_spectrograms(
     *,
     sequence_length: SequenceLength = None,
     padding: str = "zero_frames",
+    context_frames: int = 0,
 ) -> tf.data.Dataset:
     """Turns each example's hops into mel frames, each example alone.
 
@@ -550,6 +576,7 @@ def compute_spectrograms(
       sequence_length: frames that `padding` fills up to.
       padding: "silence" fills short examples up; "zero_frames" leaves that to those
         who make batches.
+      context_frames: frames at either end that `raw_inputs` is to be without.
 
     Returns:
       The examples with `inputs` float32 [frames, mel bands] and `raw_inputs` float32
@@ -561,7 +588,8 @@ def compute_spectrograms(
 
     def features(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mel = _mel_frames(inputs, spectrogram_config, length)
-        return mel, spectrograms.flatten_frames(inputs)
+        middle = inputs[context_frames : len(inputs) - context_frames]
+        return mel, spectrograms.flatten_frames(middle)
 
     outputs = {
         "inputs": tf.TensorSpec([None, spectrogram_config.num_mel_bins], tf.float32),
@@ -628,13 +656,15 @@ def handle_too_long(
 
 
 def split_tokens_to_inputs_length(
-    ds: tf.data.Dataset, sequence_length: SequenceLength
+    ds: tf.data.Dataset, sequence_length: SequenceLength, *, context_frames: int = 0
 ) -> tf.data.Dataset:
     """Cuts songs into consecutive segments that cover them, the last one shorter.
 
     Args:
       ds: songs as `tokenize` gives them.
       sequence_length: `inputs` frames of a segment.
+      context_frames: difference 8; `input_times` are those of the middle. The last
+        segment's middle is shorter, with its context after it.
 
     Returns:
       Segments in time order: inputs, input_times, unique_id, and `sequence`, which is
@@ -646,12 +676,14 @@ def split_tokens_to_inputs_length(
     import tensorflow as tf
 
     length = _frames_of(sequence_length, "split_tokens_to_inputs_length")
+    length -= 2 * context_frames
 
     def segments(song: Features) -> tf.data.Dataset:
         count = -(-tf.shape(song["inputs"], tf.int64)[0] // length)
+        heard = _with_context(song["inputs"], context_frames)
         return tf.data.Dataset.range(count).map(
             lambda i: {
-                "inputs": song["inputs"][i * length : (i + 1) * length],
+                "inputs": heard[i * length : (i + 1) * length + 2 * context_frames],
                 "input_times": song["input_times"][i * length : (i + 1) * length],
                 "unique_id": song["unique_id"],
                 "sequence": tf.where(i == 0, song["sequence"], ""),

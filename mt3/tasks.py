@@ -150,7 +150,9 @@ class TaskFamily:
         """Returns the name of the task with a suffix."""
         return f"{self.name}_{suffix}"
 
-    def model_config(self, padding: str = "zero_frames") -> ModelConfig:
+    def model_config(
+        self, padding: str = "zero_frames", context_frames: int = 0
+    ) -> ModelConfig:
         """Returns the settings of the chain; network sizes are not part of them."""
         include_ties, onsets_only = ENCODINGS[self.encoding]
         granularity = self.program_granularity or _bound_by_gin(
@@ -163,6 +165,7 @@ class TaskFamily:
             include_ties=include_ties,
             onsets_only=onsets_only,
             program_granularity=granularity or self.usual_granularity,
+            context_frames=context_frames,
             padding=padding,
         )
 
@@ -195,6 +198,7 @@ class TaskOptions:
       on_too_long: what a training example with too many tokens does: "stop" or
         "skip". In evaluation it always stops.
       padding: how short segments are filled up, as in `ModelConfig`.
+      context_frames: as in `ModelConfig`; needs the padding "silence".
       shuffle_buffer_size: examples among which training shuffles; each takes half a
         megabyte, for each data set of a mixture.
       metric_options: handed to `metrics.metric_fns`.
@@ -209,6 +213,7 @@ class TaskOptions:
     on_corrupt: str = "stop"
     on_too_long: str = "skip"
     padding: str = "zero_frames"
+    context_frames: int = 0
     shuffle_buffer_size: int = seqio.SHUFFLE_BUFFER_SIZE
     metric_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     original: bool = False
@@ -217,6 +222,11 @@ class TaskOptions:
         if self.on_too_long not in ("stop", "skip"):
             raise ConfigError(
                 f"tasks: on_too_long is {self.on_too_long!r}; expected 'stop' or 'skip'"
+            )
+        if self.context_frames and self.padding != "silence":
+            raise ConfigError(
+                f"tasks: context_frames is {self.context_frames} and padding "
+                f"{self.padding!r}; segments with context are padded with 'silence'"
             )
         for name in ("max_examples_per_mix", "shuffle_buffer_size"):
             value = getattr(self, name)
@@ -260,7 +270,16 @@ def training_examples(
     )
     if most is None:
         return preprocessors.random_training_example(
-            ds, sequence_length, tokenizer=tokenizer, **settings
+            ds,
+            sequence_length,
+            tokenizer=tokenizer,
+            context_frames=options.context_frames,
+            **settings,
+        )
+    if options.context_frames:
+        raise ConfigError(
+            f"tasks: mixes of up to {most} examples and context_frames "
+            f"{options.context_frames}; mixing knows no context"
         )
     return mixing.mixed_training_example(
         ds,
@@ -284,12 +303,16 @@ def evaluation_stages(
         _tokenize(tokenize_fn, family, is_training_data=False),
         seqio.CacheDatasetPlaceholder(),
         _with_unique_id,
-        preprocessors.split_tokens_to_inputs_length,
+        functools.partial(
+            preprocessors.split_tokens_to_inputs_length,
+            context_frames=options.context_frames,
+        ),
         preprocessors.add_dummy_targets,
         functools.partial(
             preprocessors.compute_spectrograms,
             spectrogram_config=family.spectrogram,
             padding=options.padding,
+            context_frames=options.context_frames,
         ),
         preprocessors.handle_too_long,
         functools.partial(
@@ -639,7 +662,7 @@ def _register_data_set(
     tokenize_fn: Callable[..., tf.data.Dataset] | None = None,
 ) -> list[str]:
     """Registers the tasks of one data set and their `eval` mixture."""
-    config = family.model_config(options.padding)
+    config = family.model_config(options.padding, options.context_frames)
     settings = (family, dataset, options, tokenize_fn)
 
     def add_task(suffix: str, splits: Mapping[str, str], **arguments: Any) -> str:

@@ -196,14 +196,14 @@ class NoteTokenizer:
 
         Args:
           notes: notes that touch the segment; onsets may lie before it.
-          num_frames: frames of the segment; the model's if None.
+          num_frames: frames of the segment without context; the model's if None.
           start_time: the segment's start on the notes' clock, seconds.
 
         Returns:
           Vocabulary ids with EOS, int32 [n].
         """
         if num_frames is None:
-            num_frames = self.config.inputs_length
+            num_frames = self.config.segment_frames
         # One frame more, so that the segment ends where the next would begin.
         song = self.encode_song(notes, num_frames + 1, start_time=start_time)
         return self.segment_ids(song, 0, num_frames)

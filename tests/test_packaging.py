@@ -33,6 +33,7 @@ HEAVY = {"tensorflow", "seqio", "note_seq", "t5x", "clu", "mirdata"}
 # or one another.
 DATA_LAYER = {
     "data",
+    "engine/recorded_data.py",
     "engine/seqio_data.py",
     "mixing.py",
     "prepare",

@@ -1,12 +1,15 @@
 """Which notes begin and sound in each frame: targets of the training aids.
 
 The host sends the notes of a segment as rows of five numbers (`note_rows`). The device
-computes grids of frames and pitches from them, which are a hundred times larger.
+computes grids of frames and pitches from them, which are a hundred times larger. Times
+count from the segment's first frame, and where the segment has context
+(`ModelConfig.context_frames`) from the first frame of its middle; grids have all
+frames.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,22 +27,23 @@ _CLASS_SIZE = vocabularies.NUM_PROGRAMS // NUM_CLASSES
 
 
 def frame_of_time(seconds: Any, config: ModelConfig) -> Any:
-    """Returns the (fractional) frame whose window is centred on a time."""
+    """Returns the (fractional) frame, of all, whose window is centred on a time."""
     spectrogram = config.spectrogram
     centre = spectrogram.fft_size / (2 * spectrogram.hop_width)
-    return seconds * spectrogram.frames_per_second - centre
+    return seconds * spectrogram.frames_per_second - centre + config.context_frames
 
 
 def note_rows(notes: np.ndarray, max_notes: int) -> np.ndarray | None:
     """Packs the notes of a segment as rows of numbers.
 
     Args:
-      notes: NOTE_DTYPE [n], times in seconds from the segment's start.
+      notes: NOTE_DTYPE [n], times in seconds.
       max_notes: rows.
 
     Returns:
-      float32 [max_notes, 5]: start, end, pitch, MIDI class or `DRUMS`, velocity 0..127;
-      rows without a note have class -1. None if there are more notes than rows.
+      float32 [max_notes, 5]: start, end, pitch, MIDI class or `DRUMS`, velocity 1..127
+      or 0 where it is not known; rows without a note are -1. None if there are more
+      notes than rows.
     """
     if len(notes) > max_notes:
         return None
@@ -68,7 +72,7 @@ def onset_grid(rows: jax.Array, config: ModelConfig, drums: bool = False) -> jax
     """
     first, _ = _spans(rows, config)
     wanted = rows[..., 3] == DRUMS if drums else _is_pitched(rows)
-    begins = wanted & (rows[..., 0] >= 0)
+    begins = wanted & _begins(rows, config)
     grid = _scatter(rows[..., 2], first, begins, config, vocabularies.NUM_PITCHES)
     grid = jnp.minimum(grid, 1.0)
     return jnp.maximum(grid, jnp.pad(grid, ((0, 0), (1, 0), (0, 0)))[:, :-1])
@@ -98,29 +102,45 @@ def sounding_grid(
     return jnp.minimum(jnp.einsum("st,btp->bsp", before, change), 1.0)
 
 
-def at_onsets(grid: jax.Array, rows: jax.Array, config: ModelConfig, low: int):
-    """Picks the entries of a grid at the onset of each pitched note.
+class Picked(NamedTuple):
+    """What a grid has one frame after the onset of each note, and which notes count."""
+
+    values: jax.Array  # [B, N, C]
+    begins: jax.Array  # bool [B, N]: the note begins in the segment and lies in the grid
+    tied: jax.Array  # bool [B, N]: it began before; the value is that of frame 1
+    time: jax.Array  # [B, N]: frames from the centre of the onset's frame to the onset
+    exact: jax.Array  # bool [B, N]: `begins`, and no earlier than half of frame 0
+
+
+def at_onsets(
+    grid: jax.Array, rows: jax.Array, config: ModelConfig, low: int, drums: bool = False
+) -> Picked:
+    """Picks the entries of a grid at each note's pitch, one frame after its onset.
 
     Args:
       grid: [B, T, P, C], whose pitches begin at `low`.
       rows: [B, N, 5], see `note_rows`.
       config: frames of the segment and their rate.
       low: the grid's lowest pitch.
-
-    Returns:
-      [B, N, C], taken from the frame after each onset, and bool [B, N]: which rows
-      are notes that begin in the segment and lie within the grid.
+      drums: for the drum hits instead of the pitched notes.
     """
     frames, pitches = grid.shape[1:3]
-    first, _ = _spans(rows, config)
+    exact = frame_of_time(rows[..., 0], config)
+    first, last = _spans(rows, config)
     pitch = rows[..., 2].astype(jnp.int32) - low
-    inside = _is_pitched(rows) & (rows[..., 0] >= 0) & (first < frames)
-    inside &= (pitch >= 0) & (pitch < pitches)
-    place = jnp.clip(first + 1, 0, frames - 1) * pitches + jnp.clip(
-        pitch, 0, pitches - 1
-    )
+    wanted = rows[..., 3] == DRUMS if drums else _is_pitched(rows)
+    wanted &= (pitch >= 0) & (pitch < pitches) & (first + 1 < frames)
+    begins = wanted & _begins(rows, config)
+    place = jnp.clip(first + 1, 0, frames - 1) * pitches
+    place += jnp.clip(pitch, 0, pitches - 1)
     flat = grid.reshape(grid.shape[0], frames * pitches, grid.shape[3])
-    return jnp.take_along_axis(flat, place[..., None], axis=1), inside
+    return Picked(
+        values=jnp.take_along_axis(flat, place[..., None], axis=1),
+        begins=begins,
+        tied=wanted & ~_begins(rows, config) & (last > 1),
+        time=exact - first,
+        exact=begins & (exact >= -0.5),
+    )
 
 
 def next_event(rows: jax.Array, config: ModelConfig) -> jax.Array:
@@ -136,7 +156,8 @@ def next_event(rows: jax.Array, config: ModelConfig) -> jax.Array:
     length = config.inputs_length
     is_note, pitched = rows[..., 3] >= 0, rows[..., 3] < DRUMS
     times = jnp.concatenate([rows[..., 0], rows[..., 1]], axis=1)
-    counts = jnp.concatenate([is_note, is_note & pitched], axis=1) & (times >= 0)
+    counts = jnp.concatenate([is_note, is_note & pitched], axis=1)
+    counts &= times >= -config.context_seconds
     frame = jnp.rint(frame_of_time(times, config)).astype(jnp.int32)
     frame = jnp.where(counts & (frame >= 0), frame, length)
     batch = jnp.arange(rows.shape[0])[:, None]
@@ -155,6 +176,11 @@ def _spans(rows: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
     first = jnp.rint(frame_of_time(rows[..., 0], config)).astype(jnp.int32)
     last = jnp.rint(frame_of_time(rows[..., 1], config)).astype(jnp.int32)
     return jnp.maximum(first, 0), jnp.maximum(last, 0)
+
+
+def _begins(rows: jax.Array, config: ModelConfig) -> jax.Array:
+    """Returns which notes begin in the segment or its context, bool [B, N]."""
+    return rows[..., 0] >= -config.context_seconds
 
 
 def _is_pitched(rows: jax.Array) -> jax.Array:

@@ -42,13 +42,13 @@ class SegmentFunction(Protocol):
     """
 
     def segment(self, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (samples float32 [segment_samples], notes NOTE_DTYPE [n]).
+        """Returns (samples float32 [input_samples], notes NOTE_DTYPE [n]).
 
         Args:
           key: seed, hash of the split, number of the example, number of the draw.
 
-        The times of notes count from the segment's start; notes that already sound
-        there have a negative start time.
+        The times of notes count from the end of the context before the segment; notes
+        that already sound at its start keep their own start time.
         """
 
 
@@ -58,7 +58,8 @@ def token_features(
     """Makes the decoder's features of a segment.
 
     Args:
-      notes: NOTE_DTYPE [n], times from the segment's start.
+      notes: NOTE_DTYPE [n], see `SegmentFunction`; tokens have those that sound in the
+        segment's middle.
       tokenizer: with the model's configuration.
 
     Returns:
@@ -66,7 +67,7 @@ def token_features(
       decoder_loss_weights float32 [L]; None when the targets exceed L tokens.
     """
     config = tokenizer.config
-    ids = tokenizer.encode_segment(notes, config.inputs_length)
+    ids = tokenizer.encode_segment(notes, config.segment_frames)
     if len(ids) > config.targets_length:
         return None
     targets = np.zeros(config.targets_length, np.int32)
@@ -86,7 +87,7 @@ def example_features(
     """Makes a segment's features: `token_features` and encoder_input_tokens [T, D].
 
     Args:
-      samples: float32 [segment_samples].
+      samples: float32 [input_samples].
       notes: as for `token_features`.
       tokenizer: with the model's configuration.
     """
@@ -103,15 +104,18 @@ def device_features(
     """Makes a segment's features for `guided.GuidedModel`, which computes the frames.
 
     Args:
-      samples: float32 [history + segment_samples].
+      samples: float32 [history + input_samples].
       notes: as for `token_features`.
       tokenizer: with the model's configuration.
 
     Returns:
-      `token_features`, samples int16 [history + segment_samples] and notes float32
+      `token_features`, samples int16 [history + input_samples] and notes float32
       [L / 2, 5] (`grids.note_rows`); None when there are too many tokens or notes.
     """
-    features = token_features(notes, tokenizer)
+    # A velocity of 0, which nobody knows, is no note's end.
+    sounding = notes.copy()
+    sounding["velocity"] = np.maximum(notes["velocity"], 1)
+    features = token_features(sounding, tokenizer)
     rows = grids.note_rows(notes, tokenizer.config.targets_length // 2)
     if features is None or rows is None:
         return None
@@ -219,7 +223,7 @@ def _target_length(example: Mapping[str, np.ndarray]) -> int:
     return int((example["decoder_target_tokens"] > 0).sum())
 
 
-def _check(cfg: DatasetConfig, config: ModelConfig) -> None:
+def check_lengths(cfg: DatasetConfig, config: ModelConfig) -> None:
     """Raises ConfigError if lengths differ from the model's, or a seed is missing."""
     wanted = {"inputs": config.inputs_length, "targets": config.targets_length}
     for name, length in (cfg.task_feature_lengths or {}).items():
@@ -253,13 +257,15 @@ class RandomNotes:
     def __call__(self, cfg: DatasetConfig, *_: Any, **__: Any) -> SegmentBatches:
         """Returns the batches; the shard and the converter of T5X have no meaning."""
         config = self.model_config
-        _check(cfg, config)
+        check_lengths(cfg, config)
         return SegmentBatches(self, config, cfg.batch_size, cfg.seed, cfg.split)
 
     def segment(self, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Returns (samples, notes); see `SegmentFunction`."""
         rng = np.random.default_rng(key)
-        seconds = self.model_config.segment_seconds
+        config = self.model_config
+        sample_rate = config.spectrogram.sample_rate
+        seconds = config.input_samples / sample_rate
         start = float(rng.uniform(0.0, 2.0))
         notes = random_notes.random_notes(
             rng,
@@ -268,7 +274,6 @@ class RandomNotes:
             max_polyphony=self.max_polyphony,
             drums=self.drums,
         )
-        sample_rate = self.model_config.spectrogram.sample_rate
         font = open_soundfont(self.soundfont, sample_rate)
         samples = font.render(notes, seconds=seconds, start_time=start)
         peak = float(np.abs(samples).max(initial=0.0))
@@ -276,8 +281,9 @@ class RandomNotes:
         if peak > 0:
             samples = samples * np.float32(level / peak)
         window = note_arrays.window(notes, start, start + seconds)
-        samples = samples[: self.model_config.segment_samples]
-        return samples, note_arrays.without_tracks(window)
+        window["start_time"] -= config.context_seconds
+        window["end_time"] -= config.context_seconds
+        return samples[: config.input_samples], note_arrays.without_tracks(window)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,7 +334,9 @@ class Corpus:
         Raises:
           DataError: there is no such corpus, or it has another sample rate.
         """
-        _check(cfg, self.model_config)
+        config = self.model_config
+        check_lengths(cfg, config)
+        sample_rate = config.spectrogram.sample_rate
         training = cfg.split == "train"
         changes = self.augmentation or AugmentationConfig()
         if not training:
@@ -336,13 +344,13 @@ class Corpus:
         seed = np.random.SeedSequence([cfg.seed, zlib.crc32(cfg.split.encode())])
         sampler = ClipSampler(
             self.folder,
-            segment_seconds=self.model_config.segment_seconds,
+            segment_seconds=config.input_samples / sample_rate,
+            context_seconds=config.context_seconds,
             seed=int(seed.generate_state(1)[0]),
             mix=self.mix if training else 0.0,
             augmentation=None if self.on_device else changes,
             num_shards=self.num_shards,
         )
-        sample_rate = self.model_config.spectrogram.sample_rate
         if sampler.sample_rate != sample_rate:
             raise DataError(
                 f"{self.folder}: the corpus has {sampler.sample_rate} samples per "
@@ -351,7 +359,7 @@ class Corpus:
         stages = self.stages if training else ((0, self.stages[-1][1]),)
         return SegmentBatches(
             CorpusSegments(sampler, stages, cfg.batch_size),
-            self.model_config,
+            config,
             cfg.batch_size,
             cfg.seed,
             cfg.split,

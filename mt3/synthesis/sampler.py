@@ -28,9 +28,9 @@ class Example:
 
     Attributes:
       samples: float32 [samples], within -1..1.
-      notes: NOTE_DTYPE [n], times in seconds from the segment's start. Notes that
-        sound at the start keep their true, negative start time, and notes that sound
-        at the end their true end.
+      notes: NOTE_DTYPE [n], times in seconds from the end of the context before the
+        segment. Notes that sound at the start keep their true start time, and notes
+        that sound at the end their true end.
       kinds: kind of each clip in the mix.
     """
 
@@ -48,7 +48,9 @@ class ClipSampler:
 
     Attributes:
       folder: a corpus made by `corpus.build_corpus`.
-      segment_seconds: length of a segment (256 frames of 8 ms: 2.048).
+      segment_seconds: length of a segment (256 frames of 8 ms: 2.048), context
+        included.
+      context_seconds: how much of that at the beginning, and at the end, is context.
       seed: examples are a function of it and of their index.
       mix: chance that another clip is added, and after that another, up to
         `MOST_CLIPS`.
@@ -65,6 +67,7 @@ class ClipSampler:
     folder: str | os.PathLike
     _: dataclasses.KW_ONLY
     segment_seconds: float = 2.048
+    context_seconds: float = 0.0
     seed: int = 0
     mix: float = 0.2
     augmentation: AugmentationConfig | None = AugmentationConfig()
@@ -211,7 +214,10 @@ class ClipSampler:
         first, last = shard["offsets"][place : place + 2]
         begin = start / self.sample_rate
         end = begin + self.num_samples / self.sample_rate
-        return audio, note_arrays.window(shard["notes"][first:last], begin, end)
+        notes = note_arrays.window(shard["notes"][first:last], begin, end)
+        notes["start_time"] -= self.context_seconds
+        notes["end_time"] -= self.context_seconds
+        return audio, notes
 
     def _may_mix(
         self,

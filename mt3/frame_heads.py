@@ -112,6 +112,25 @@ def note_outputs(heads: Mapping[str, Any], encoded: Array, described: Array) -> 
     return _of_notes(heads, "note", encoded, described)
 
 
+def note_outputs_at(
+    heads: Mapping[str, Any], encoded: Array, described: Array, pitch: Array
+) -> Array:
+    """Describes single notes; `note_outputs` describes all that might be.
+
+    Args:
+      heads: the parameters.
+      encoded: the encoder's output one frame after each onset, [B, N, emb_dim].
+      described: the stem's description of the note there, [B, N, note_channels].
+      pitch: int [B, N], steps above the stem's lowest.
+
+    Returns:
+      [B, N, NOTE_FEATURES].
+    """
+    hidden = jnp.matmul(described, heads["note_described"])
+    hidden += jnp.matmul(encoded, heads["note_encoded"]) + heads["note_pitch"][pitch]
+    return _dense(nn.gelu(hidden), heads["note_out"], heads["note_bias"])
+
+
 def _of_notes(
     heads: Mapping[str, Any], name: str, encoded: Array, described: Array
 ) -> Array:

@@ -1,5 +1,7 @@
 """Grids of what sounds, against the notes they were made of."""
 
+import dataclasses
+
 import numpy as np
 
 from mt3 import configs, spectrograms
@@ -72,9 +74,47 @@ def test_next_event():
     assert (np.asarray(grids.next_event(rows, CONFIG)) == 63).all()
 
 
-def test_picking_what_lies_at_onsets():
-    grid = np.zeros((1, 64, 88, 2), np.float32)
-    grid[0, 22, 60 - 21] = (3.0, 4.0)
-    picked, inside = grids.at_onsets(grid, ROWS, CONFIG, 21)
-    assert np.asarray(inside)[0].tolist() == [False, True, False, False, False, False]
-    assert np.asarray(picked)[0, 1].tolist() == [3.0, 4.0]
+def test_places_of_notes():
+    rows = grids.note_rows(
+        notes_to_array(
+            [
+                *NOTES,
+                Note(0.01, 0.5, 61, 50, 0),  # in the first window: frame -3.4
+                Note(-1.0, 0.05, 62, 100, 0),  # ends before frame 1
+                Note(0.2, 0.4, 110, 100, 0),  # above the grid
+            ]
+        ),
+        7,
+    )[None]
+    found = grids.places(rows, CONFIG, 21, 88)
+    begins = [False, True, False, True, False, False, False]
+    assert np.asarray(found.begins)[0].tolist() == begins
+    assert np.asarray(found.tied)[0].tolist() == [True] + [False] * 6
+    assert np.asarray(found.timed)[0].tolist() == [False, True] + [False] * 5
+    assert np.asarray(found.frame)[0, [0, 1, 3]].tolist() == [1, 22, 1]
+    assert np.asarray(found.pitch)[0, [0, 1, 3]].tolist() == [50 - 21, 60 - 21, 61 - 21]
+    # 0.4 s are 25 frames, less the 4 to the middle of a window.
+    np.testing.assert_allclose(found.time[0, 1], 25 - 4 - 21, atol=1e-5)
+    hits = grids.places(rows, CONFIG, 0, 128, drums=True)
+    assert np.asarray(hits.begins)[0].nonzero()[0].tolist() == [2]
+    assert (int(hits.frame[0, 2]), int(hits.pitch[0, 2])) == (28, 38)
+    np.testing.assert_allclose(hits.time[0, 2], 0.5 / 0.016 - 4 - 27, atol=1e-5)
+
+
+def test_context_moves_notes_and_keeps_their_grids():
+    """Times count from the middle's start; what lies before it is on the grid, too."""
+    context = dataclasses.replace(CONFIG, context_frames=8)
+    moved = ROWS.copy()
+    moved[..., :2] -= np.where(moved[..., 3:4] >= 0, context.context_seconds, 0)
+    assert (moved[0, :3, 0] < 0).sum() == 1
+    early = grids.note_rows(notes_to_array([Note(-0.05, 0.2, 70)]), 1)[None]
+    for make in (grids.onset_grid, grids.sounding_grid, grids.next_event):
+        np.testing.assert_array_equal(make(moved, context), make(ROWS, CONFIG))
+    onsets = np.asarray(grids.onset_grid(early, context))[0]
+    assert np.argwhere(onsets).tolist() == [[1, 70], [2, 70]]
+    for ours, theirs in zip(
+        grids.places(moved, context, 21, 88),
+        grids.places(ROWS, CONFIG, 21, 88),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours[:, :3], theirs[:, :3], atol=1e-4)

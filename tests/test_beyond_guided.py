@@ -9,6 +9,7 @@ import pytest
 
 from mt3 import (
     checkpoints,
+    harmonic_stem,
     models,
     network,
     spectrograms,
@@ -110,7 +111,7 @@ def test_without_notes_the_loss_is_the_plain_one(batch, key):
     assert float(found) == float(expected)
     guided_loss, metrics = loss_fn(params, batch, key)
     aids = (
-        0.1 * metrics["frame_loss"]
+        0.2 * metrics["frame_loss"]
         + 0.1 * metrics["next_event_loss"]
         + 0.3 * metrics["attention_loss"]
         + 0.05 * metrics["local_loss"]
@@ -146,7 +147,7 @@ def test_each_aid_has_gradients(batch, key):
 
 @pytest.fixture(scope="module")
 def sample_batch(batch):
-    size = HISTORY_SAMPLES + STEM_CONFIG.segment_samples
+    size = HISTORY_SAMPLES + STEM_CONFIG.input_samples
     samples = np.random.default_rng(0).normal(0, 3000, (2, size)).astype(np.int16)
     tokens = {k: v for k, v in batch.items() if k != "encoder_input_tokens"}
     return {**tokens, "samples": samples}
@@ -172,7 +173,52 @@ def test_note_heads_teach_the_stem(sample_batch, key):
     assert np.isfinite(value)
     for name, leaf in checkpoints.flatten(gradient["encoder"]["harmonic_stem"]).items():
         assert float(jnp.abs(leaf).max()) > 0, name
-    assert float(jnp.abs(gradient["auxiliary"]["class_kernel"]).max()) > 0
+    for name, leaf in gradient["auxiliary"].items():
+        assert float(jnp.abs(leaf).max()) > 0, name
+
+
+def test_losses_of_single_notes(sample_batch):
+    """Heads that say what is true cost nothing; each error counts where it should."""
+    model = make_stem_model()
+    config, rows = STEM_CONFIG, jnp.asarray(sample_batch["notes"])
+    shape = (2, 64, harmonic_stem.NUM_PITCHES, 4)
+    sown = {
+        "described": (jnp.zeros(shape),),
+        "note_logits": (jnp.zeros((*shape[:3], 2)),),
+    }
+    targets = jnp.zeros((2, 64, 128, 2))
+    heads = jax.tree.map(jnp.zeros_like, initial(model)["auxiliary"])
+    encoded = jnp.zeros((2, 64, 16))
+
+    def found(rows=rows, **changes):
+        changed = {**heads, **changes}
+        return model._note_losses(changed, encoded, sown, targets, rows)
+
+    plain = found()
+    # One note begins in the segment and one sounds from before.
+    assert float(plain["notes"]) == 2
+    np.testing.assert_allclose(plain["class_loss"], 4 * np.log(16), rtol=1e-6)
+    velocity = (100 / 127 - 0.6) ** 2
+    np.testing.assert_allclose(plain["velocity_loss"], 4 * velocity, rtol=1e-5)
+    exact = np.array([0.4, 0.5]) / 0.016 - 4
+    time = np.square(exact - np.round(exact)).sum()
+    np.testing.assert_allclose(plain["time_loss"], 2 * time, atol=1e-5)
+    # Class 1 for all notes: right for the one that begins, wrong for class 5.
+    bias = heads["note_bias"].at[1].set(20.0).at[16].set(100 / 127 - 0.6)
+    told = found(note_bias=bias)
+    np.testing.assert_allclose(told["class_loss"], 2 * 20, rtol=1e-3)
+    assert float(told["classes_right"]) == 2
+    np.testing.assert_allclose(told["velocity_loss"], 2 * velocity, rtol=1e-5)
+    drums = heads["drum_details_bias"].at[38].set(100 / 127 - 0.6)
+    told = found(note_bias=bias, drum_details_bias=drums)
+    np.testing.assert_allclose(told["velocity_loss"], 0.0, atol=1e-8)
+    # A velocity that is not known asks for none.
+    assert float(found(rows=rows.at[..., 4].set(0.0))["velocity_loss"]) == 0
+    # The stem's and the refined probabilities count 0.4 and 0.6.
+    cells = 2 * 64 * 88 * 2
+    np.testing.assert_allclose(plain["note_loss"], cells * np.log(2), rtol=1e-5)
+    sure = found(refine_bias=jnp.full(2, -30.0))
+    np.testing.assert_allclose(sure["note_loss"], 0.4 * cells * np.log(2), rtol=1e-5)
 
 
 def test_without_token_weight_the_decoder_is_left_alone(sample_batch, key):

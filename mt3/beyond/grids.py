@@ -102,44 +102,48 @@ def sounding_grid(
     return jnp.minimum(jnp.einsum("st,btp->bsp", before, change), 1.0)
 
 
-class Picked(NamedTuple):
-    """What a grid has one frame after the onset of each note, and which notes count."""
+class Places(NamedTuple):
+    """Where a grid of frames and pitches describes each note of some rows.
 
-    values: jax.Array  # [B, N, C]
-    begins: jax.Array  # bool [B, N]: the note begins in the segment and lies in the grid
-    tied: jax.Array  # bool [B, N]: it began before; the value is that of frame 1
-    time: jax.Array  # [B, N]: frames from the centre of the onset's frame to the onset
-    exact: jax.Array  # bool [B, N]: `begins`, and no earlier than half of frame 0
+    A note is described one frame after its onset, where more of it is heard. All
+    attributes are [B, N]; frames and pitches lie within the grid, whatever the note.
+    """
+
+    frame: jax.Array  # int: the frame after the onset's; 1 for a note from before
+    pitch: jax.Array  # int: steps above the grid's lowest
+    begins: jax.Array  # bool: the note begins in the segment and lies in the grid
+    tied: jax.Array  # bool: it began before, and still sounds in frame 1
+    time: jax.Array  # frames from the centre of the onset's frame to the onset
+    timed: jax.Array  # bool: it begins, and `time` is within -0.5..0.5
 
 
-def at_onsets(
-    grid: jax.Array, rows: jax.Array, config: ModelConfig, low: int, drums: bool = False
-) -> Picked:
-    """Picks the entries of a grid at each note's pitch, one frame after its onset.
+def places(
+    rows: jax.Array, config: ModelConfig, low: int, pitches: int, drums: bool = False
+) -> Places:
+    """Finds where pitched notes, or drum hits, are described.
 
     Args:
-      grid: [B, T, P, C], whose pitches begin at `low`.
       rows: [B, N, 5], see `note_rows`.
       config: frames of the segment and their rate.
       low: the grid's lowest pitch.
-      drums: for the drum hits instead of the pitched notes.
+      pitches: its number of pitches.
+      drums: find drum hits instead of pitched notes.
     """
-    frames, pitches = grid.shape[1:3]
-    exact = frame_of_time(rows[..., 0], config)
+    frames = config.inputs_length
     first, last = _spans(rows, config)
     pitch = rows[..., 2].astype(jnp.int32) - low
     wanted = rows[..., 3] == DRUMS if drums else _is_pitched(rows)
     wanted &= (pitch >= 0) & (pitch < pitches) & (first + 1 < frames)
     begins = wanted & _begins(rows, config)
-    place = jnp.clip(first + 1, 0, frames - 1) * pitches
-    place += jnp.clip(pitch, 0, pitches - 1)
-    flat = grid.reshape(grid.shape[0], frames * pitches, grid.shape[3])
-    return Picked(
-        values=jnp.take_along_axis(flat, place[..., None], axis=1),
+    time = frame_of_time(rows[..., 0], config) - first
+    return Places(
+        frame=jnp.clip(first + 1, 0, frames - 1),
+        pitch=jnp.clip(pitch, 0, pitches - 1),
         begins=begins,
         tied=wanted & ~_begins(rows, config) & (last > 1),
-        time=exact - first,
-        exact=begins & (exact >= -0.5),
+        time=time,
+        # What begins within the first window has its onset before frame 0.
+        timed=begins & (time >= -0.5),
     )
 
 

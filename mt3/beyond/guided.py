@@ -6,11 +6,12 @@ change the loss and the starting point (`starts`), never the network or its outp
 The parameters of the heads are not part of the network; export keeps those that
 decoding can use (`frame_heads.HEADS`).
 
-1. *Heads*: the harmonic stem's probabilities that a note begins or sounds are trained
-   directly, and a *class head* predicts the MIDI class of the note that begins. *Frame
-   heads* on the encoder's output predict which pitches begin and sound, which drums are
-   hit, which classes play, and the distance to the next event. The weights of the heads
-   are in the parameters under `starts.AUXILIARY`.
+1. *Heads* (`frame_heads`): the probabilities that a note begins or sounds are trained
+   in the harmonic stem, on the encoder's output and on both; the class of each note,
+   its velocity and exact time in the frame after its onset; likewise those of drums.
+   The class is also trained in frame 1 for notes that sound from before. One more head
+   predicts the distance to the next event. All frames count, those of the context, too.
+   The weights of the heads are in the parameters under `starts.AUXILIARY`.
 2. *Guided attention*: heads of the later decoder layers are rewarded for looking at a
    certain time, which is known from the targets (Tachibana et al. 2018 did this for
    speech synthesis). In the last layer, all heads or one look at the event that the
@@ -48,10 +49,6 @@ from mt3.beyond.grids import NUM_CLASSES, frame_of_time
 from mt3.configs import ModelConfig
 from mt3.errors import ConfigError
 
-# A class counts as much as a few of the cells that its note fills.
-_CLASS_WEIGHT = 3.0
-
-
 @dataclasses.dataclass(frozen=True)
 class GuideConfig:
     """Weights of the aids; 0 switches one off.
@@ -61,10 +58,15 @@ class GuideConfig:
     Attributes:
       token_weight: weight of the tokens' loss; 0 trains the encoder alone and does not
         run the decoder.
-      note_weight: weight of the cross-entropy of the stem's probabilities and of the
-        class head, summed over frames and pitches.
-      frame_weight: weight of the frame heads' binary cross-entropy, summed over frames
+      frame_weight: weight of the frame head's binary cross-entropy, summed over frames
         and features.
+      note_weight: weight of the binary cross-entropy of the stem's and the refined
+        head's probabilities, summed over frames and pitches.
+      refined_share: the refined head's share of that.
+      class_weight: weight of the cross-entropy of classes, summed over notes.
+      velocity_weight: weight of the squared error of velocity / 127, summed over notes
+        and drum hits whose velocity is known.
+      time_weight: weight of the squared error of the onset in frames, likewise.
       next_event_weight: weight of the cross-entropy of the distance to the next event,
         summed over frames.
       attention_weight: weight of -log(attention mass near the event) per token.
@@ -77,8 +79,12 @@ class GuideConfig:
     """
 
     token_weight: float = 1.0
-    note_weight: float = 0.1
-    frame_weight: float = 0.1
+    frame_weight: float = 0.2
+    note_weight: float = 0.4
+    refined_share: float = 0.6
+    class_weight: float = 1.0
+    velocity_weight: float = 5.0
+    time_weight: float = 1.0
     next_event_weight: float = 0.1
     attention_weight: float = 0.3
     guide_all_heads: bool = False
@@ -109,7 +115,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
     """The model with training aids.
 
     Its batches contain `notes` [B, N, 5] (`grids.note_rows`) besides the tokens, and
-    frames or `samples` int16 [B, history + segment]. Only the losses and the initial
+    frames or `samples` int16 [B, history + input_samples]. Only the losses and the initial
     parameters differ from the base class; `starts.network_params` selects those of the
     network.
     """
@@ -145,7 +151,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         self.augmenter = None
         if augmentation is not None:
             self.augmenter = augmentation.augmenter(
-                config.segment_samples, sample_rate=config.spectrogram.sample_rate
+                config.input_samples, sample_rate=config.spectrogram.sample_rate
             )
         heads = self.module.config.num_heads
         if len(self.guide.local_distances) > heads:
@@ -187,7 +193,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         audio = batch["samples"].astype(jnp.float32) / 32768.0
         augmenter = self.augmenter if rng is not None else None
         if augmenter is None:
-            audio = audio[:, -self.config.segment_samples :]
+            audio = audio[:, -self.config.input_samples :]
         else:
             audio_rng, frames_rng = jax.random.split(rng)
             audio = augmenter.batch(audio_rng, audio)
@@ -272,29 +278,65 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
         if self.module.config.harmonic_channels:
             sown = intermediates["encoder"]["harmonic_stem"]
             targets = jnp.stack([begin, sound], axis=-1)
-            note_loss, counts = self._note_loss(heads, encoded, sown, targets, notes)
-            metrics |= {"note_loss": note_loss, **counts}
-            aids += guide.note_weight * note_loss
+            metrics |= self._note_losses(heads, encoded, sown, targets, notes)
+            aids += (
+                guide.note_weight * metrics["note_loss"]
+                + guide.class_weight * metrics["class_loss"]
+                + guide.velocity_weight * metrics["velocity_loss"]
+                + guide.time_weight * metrics["time_loss"]
+            )
         return aids, metrics
 
-    def _note_loss(self, heads, encoded, sown, targets, notes):
-        """Returns the loss of the harmonic stem's predictions, and metrics."""
-        described, logits = sown["described"][0], sown["note_logits"][0]
-        low = harmonic_stem.LOWEST_PITCH
-        targets = targets[:, :, low : low + harmonic_stem.NUM_PITCHES]
-        outputs = frame_heads.note_outputs(heads, encoded, described)
-        there, begins = grids.at_onsets(outputs, notes, self.config, low)
-        classes = there[..., :NUM_CLASSES]
-        wanted = jnp.clip(notes[..., 3].astype(jnp.int32), 0, NUM_CLASSES - 1)
+    def _note_losses(self, heads, encoded, sown, targets, rows):
+        """Returns the losses of what is said of single notes, and counts."""
+        described, stem = sown["described"][0], sown["note_logits"][0]
+        low, pitches = harmonic_stem.LOWEST_PITCH, harmonic_stem.NUM_PITCHES
+        targets = targets[:, :, low : low + pitches]
+        refined = frame_heads.refined_logits(heads, encoded, described)
+        share = self.guide.refined_share
+        note_loss = share * _binary_loss(refined, targets)
+        note_loss += (1 - share) * _binary_loss(stem, targets)
+
+        batch = jnp.arange(len(rows))[:, None]
+        notes = grids.places(rows, self.config, low, pitches)
+        outputs = frame_heads.note_outputs_at(
+            heads,
+            encoded[batch, notes.frame],
+            described[batch, notes.frame, notes.pitch],
+            notes.pitch,
+        )
+        classes = outputs[..., :NUM_CLASSES]
+        wanted = jnp.clip(rows[..., 3].astype(jnp.int32), 0, NUM_CLASSES - 1)
         class_loss = optax.softmax_cross_entropy_with_integer_labels(classes, wanted)
-        right = begins & (jnp.argmax(classes, axis=-1) == wanted)
-        metrics = {
-            "notes": jnp.sum(begins, dtype=jnp.float32),
+        right = notes.begins & (jnp.argmax(classes, axis=-1) == wanted)
+
+        every = vocabularies.NUM_PITCHES
+        hits = grids.places(rows, self.config, 0, every, drums=True)
+        details = frame_heads.drum_details(heads, encoded)[batch, hits.frame]
+        velocity, time = (
+            jnp.take_along_axis(part, hits.pitch[..., None], axis=-1)[..., 0]
+            for part in jnp.split(details, 2, axis=-1)
+        )
+        told = [(notes, *jnp.moveaxis(outputs[..., NUM_CLASSES:], -1, 0))]
+        told.append((hits, velocity, time))
+        true = rows[..., 4] / 127 - frame_heads.VELOCITY_OFFSET
+        known = rows[..., 4] > 0
+        return {
+            "note_loss": note_loss,
+            "class_loss": _sum_where(notes.begins | notes.tied, class_loss),
+            "velocity_loss": sum(
+                _sum_where(where.begins & known, jnp.square(velocity - true))
+                for where, velocity, _ in told
+            ),
+            "time_loss": sum(
+                _sum_where(where.timed, jnp.square(time - where.time))
+                for where, _, time in told
+            ),
+            "notes": jnp.sum(notes.begins, dtype=jnp.float32),
             "classes_right": jnp.sum(right, dtype=jnp.float32),
-            **_counts("stem_onset", logits[..., 0], targets[..., 0]),
+            **_counts("stem_onset", stem[..., 0], targets[..., 0]),
+            **_counts("refined_onset", refined[..., 0], targets[..., 0]),
         }
-        loss = _binary_loss(logits, targets)
-        return loss + _CLASS_WEIGHT * jnp.sum(class_loss * begins), metrics
 
     def _attention_loss(self, intermediates: Mapping[str, Any], batch) -> jax.Array:
         """Returns the loss of guided attention, summed over tokens and layers."""
@@ -337,6 +379,10 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
 
 def _binary_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, targets))
+
+
+def _sum_where(chosen: jax.Array, values: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(chosen, values, 0.0))
 
 
 def _counts(name: str, logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:

@@ -180,7 +180,7 @@ def test_note_heads_teach_the_stem(sample_batch, key):
 def test_losses_of_single_notes(sample_batch):
     """Heads that say what is true cost nothing; each error counts where it should."""
     model = make_stem_model()
-    config, rows = STEM_CONFIG, jnp.asarray(sample_batch["notes"])
+    rows = jnp.asarray(sample_batch["notes"])
     shape = (2, 64, harmonic_stem.NUM_PITCHES, 4)
     sown = {
         "described": (jnp.zeros(shape),),

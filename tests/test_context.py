@@ -114,7 +114,7 @@ def test_tasks_know_their_context(tmp_path):
 
 
 def test_a_task_with_context(tmp_path):
-    root = tiny_datasets.write(tmp_path, "synthetic", seconds=2.0)
+    root = tiny_datasets.write_all(tmp_path, data_sets=["synthetic"], seconds=2.0)
     registered = tasks.register(
         root, data_sets=["synthetic"], padding="silence", context_frames=20
     )
@@ -127,9 +127,7 @@ def test_a_task_with_context(tmp_path):
     task = seqio.get_mixture_or_task(name)
     assert task.model_config.context_frames == 20
     found = list(task.get_dataset(LENGTHS, "eval", shuffle=False).as_numpy_iterator())
-    record = task.postprocess_fn(
-        np.array([-1]), example=found[1], is_target=False
-    )
+    record = task.postprocess_fn(np.array([-1]), example=found[1], is_target=False)
     assert record["start_time"] == pytest.approx(0.48)
     assert len(record["raw_inputs"]) == CONFIG.segment_samples
     del registry._DONE[name]

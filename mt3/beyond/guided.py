@@ -49,6 +49,7 @@ from mt3.beyond.grids import NUM_CLASSES, frame_of_time
 from mt3.configs import ModelConfig
 from mt3.errors import ConfigError
 
+
 @dataclasses.dataclass(frozen=True)
 class GuideConfig:
     """Weights of the aids; 0 switches one off.
@@ -115,8 +116,8 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
     """The model with training aids.
 
     Its batches contain `notes` [B, N, 5] (`grids.note_rows`) besides the tokens, and
-    frames or `samples` int16 [B, history + input_samples]. Only the losses and the initial
-    parameters differ from the base class; `starts.network_params` selects those of the
+    frames or `samples` int16 [B, history + input_samples]. Only the losses and the
+    initial parameters differ from the base class; `starts.network_params` selects those of the
     network.
     """
 

@@ -103,8 +103,8 @@ def from_weights(
       params: the network's random parameters.
       sizes: the network's sizes, which the file must have, too.
       config: the model's configuration.
-      path: the file, the folder of the run, or the name of a model. Heads of the same shapes are taken over;
-        others start anew.
+      path: the file, the folder of the run, or the name of a model. Heads of the same
+        shapes are taken over; others start anew.
 
     Raises:
       CheckpointError: there is none, or it belongs to another network.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 
@@ -28,8 +29,6 @@ CONFIG = network.T5Config.from_dict(
         "head_dim": 8,
         "mlp_dim": 32,
         "input_depth": 6,
-        # The golden tests decode without.
-        "memory_positions": True,
     }
 )
 
@@ -72,9 +71,9 @@ def stream(params, segments, order=None, **options):
 
 
 @functools.cache
-def teacher_forced():
+def teacher_forced(config=CONFIG):
     """Logits after each position, from the network's ordinary forward pass."""
-    model = network.Transformer(CONFIG)
+    model = network.Transformer(config)
 
     @jax.jit
     def logits(params, frames, ids):
@@ -88,12 +87,12 @@ def teacher_forced():
     return logits
 
 
-def plain_greedy(params, frames):
+def plain_greedy(params, frames, config=CONFIG):
     """Greedy ids by running the whole decoder anew for each token."""
     ids = np.zeros((len(frames), MAX_LENGTH), np.int32)
     ended = np.zeros(len(frames), bool)
     for position in range(MAX_LENGTH):
-        logits = teacher_forced()(params, frames, ids)[:, position]
+        logits = teacher_forced(config)(params, frames, ids)[:, position]
         ids[:, position] = np.where(ended, 0, np.argmax(logits, axis=-1))
         ended |= ids[:, position] == EOS
     return ids
@@ -111,6 +110,16 @@ def test_greedy_equals_the_ordinary_forward_pass(params, segments):
     chosen = np.take_along_axis(np.asarray(logprobs), expected[:, :, None], 2)[..., 0]
     before_end = np.cumsum(expected == EOS, axis=1) - (expected == EOS) == 0
     np.testing.assert_allclose(scores, (chosen * before_end).sum(1), atol=1e-3)
+
+
+def test_positions_of_the_memory_are_decoded_with(params, segments):
+    config = dataclasses.replace(CONFIG, memory_positions=True)
+    ids, _ = decoding.decode(
+        params, config, segments, max_length=MAX_LENGTH, strategy=decoding.Greedy()
+    )
+    expected = plain_greedy(params, segments, config)
+    np.testing.assert_array_equal(ids, expected)
+    assert not np.array_equal(expected, plain_greedy(params, segments))
 
 
 def test_scores_of_beams_equal_the_ordinary_forward_pass(params, segments):

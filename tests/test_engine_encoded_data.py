@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 
 from mt3 import checkpoints, network
-from mt3.beyond import decoder_model, starts
+from mt3.beyond import decoder_model, guided, starts
 from mt3.engine import encoded_data, optimizers, synthetic_data, trainer, utils
 from mt3.engine.train_state import TrainState
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import NOTE_DTYPE, Note, notes_to_array
 from mt3.tokenizer import NoteTokenizer
-from tests.support.tiny_guided import CONFIG, SMALL_GUIDE, initial, make_model
+from tests.support.tiny_guided import (
+    CONFIG,
+    SMALL_GUIDE,
+    STEM_CONFIG,
+    initial,
+    make_model,
+)
 
 TINY = dataclasses.replace(CONFIG, targets_length=32)
 
@@ -234,3 +240,66 @@ def test_a_model_without_weights_is_refused():
             input_depth=32,
             config=TINY,
         )
+
+
+def test_a_new_decoder_looks_at_the_right_frames(tmp_path):
+    """The guided attention of a copying start is near its targets at once."""
+    sizes = dataclasses.replace(
+        network.T5Config.from_dict(STEM_CONFIG.network),
+        emb_dim=64,
+        num_heads=4,
+        head_dim=16,
+        memory_positions=True,
+    )
+    config = dataclasses.replace(STEM_CONFIG, network=sizes.to_dict())
+    module = network.Transformer(sizes)
+    shapes = {
+        "encoder_input_tokens": (1, 64, sizes.input_depth),
+        "decoder_input_tokens": (1, 32),
+    }
+
+    def params_of(model):
+        variables = model.get_initial_variables(jax.random.key(0), shapes)
+        return variables["params"]
+
+    options = {"input_depth": sizes.input_depth, "config": config, "guide": SMALL_GUIDE}
+    base = guided.GuidedModel(module, None, None, None, **options)
+    known = params_of(base)
+    path = tmp_path / "known.safetensors"
+    drawn = module.init(
+        jax.random.key(1),
+        jnp.ones((1, 64, sizes.input_depth)),
+        jnp.ones((1, 8), int),
+        jnp.ones((1, 8), int),
+        enable_dropout=False,
+    )["params"]
+    random = {**starts.network_params(known), "decoder": drawn["decoder"]}
+    checkpoints.save_safetensors(path, random, config, info={"name": "known"})
+
+    times = (10, 30, 70)
+    # Each time and a pitch, then the end.
+    targets = np.array([[i for step in times for i in (3 + step, 1064)] + [1]])
+    rng = np.random.default_rng(0)
+    batch = {
+        "encoded": 0.3 * rng.normal(size=(1, 64, 64)).astype(np.float16),
+        "decoder_target_tokens": targets,
+        "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+    }
+    cost = {}
+    for new in (False, True):
+        model = decoder_model.DecoderModel(
+            module,
+            None,
+            None,
+            None,
+            initial_weights=str(path),
+            new_decoder=new,
+            **options,
+        )
+        params = params_of(model)
+        _, metrics = model.loss_fn(params, batch, None)
+        cost[new] = float(metrics["attention_loss"].compute())
+        encoder = checkpoints.flatten(params["encoder"])
+        for name, value in checkpoints.flatten(known["encoder"]).items():
+            np.testing.assert_array_equal(encoder[name], value)
+    assert cost[True] < 0.6 * cost[False]

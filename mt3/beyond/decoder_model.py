@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 
-from mt3 import losses, vocabularies
-from mt3.beyond import guided, starts
+from mt3 import losses, models, vocabularies
+from mt3.beyond import copying_start, guided, starts
 from mt3.errors import ConfigError
 
 
@@ -26,8 +27,21 @@ class DecoderModel(guided.GuidedModel):
     have the accuracy of the next token by its type.
     """
 
-    def __init__(self, *args: Any, initial_weights: str | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        initial_weights: str | None = None,
+        new_decoder: bool = False,
+        **kwargs: Any,
+    ):
         """Takes the arguments of `guided.GuidedModel`.
+
+        Args:
+          *args: as the base class.
+          initial_weights: file, or folder of a training run, to start from.
+          new_decoder: take the encoder and the heads from there, and begin with a new
+            decoder (`copying_start`).
+          **kwargs: as the base class.
 
         Raises:
           ConfigError: without `initial_weights`, or as the base class.
@@ -38,6 +52,33 @@ class DecoderModel(guided.GuidedModel):
                 "encoder is kept"
             )
         super().__init__(*args, initial_weights=initial_weights, **kwargs)
+        sizes = self.module.config
+        if new_decoder and not copying_start.fits(sizes):
+            raise ConfigError(
+                "DecoderModel: new_decoder needs a network with memory_positions and "
+                f"three or more heads that fill the embedding; found {sizes}"
+            )
+        self._new_decoder = new_decoder
+
+    def get_initial_variables(self, rng, input_shapes, input_types=None):
+        """Returns the parameters of the weights, with a new decoder where asked for."""
+        variables = super().get_initial_variables(rng, input_shapes, input_types)
+        if not self._new_decoder:
+            return variables
+        variables = flax.core.unfreeze(variables)
+        params = variables["params"]
+        # Matrices that the start leaves as they are must not be the trained ones.
+        frames = (1, self.config.inputs_length, self.input_depth)
+        plain = models.ContinuousInputsEncoderDecoderModel.get_initial_variables(
+            self, rng, {**input_shapes, "encoder_input_tokens": frames}, input_types
+        )
+        params["decoder"] = copying_start.copying_decoder(
+            plain["params"]["decoder"],
+            params[starts.AUXILIARY],
+            self.module.config,
+            self.config,
+        )
+        return flax.core.freeze(variables)
 
     def encode(self, params, batch, rng: jax.Array | None = None) -> jax.Array:
         """Returns the encoder's outputs.

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mt3 import checkpoints, frame_heads, harmonic_stem, layers, vocabularies
+from mt3.beyond import copying_start
 from mt3.beyond.grids import NEXT_EVENT_CLASSES, frame_of_time
 from mt3.configs import ModelConfig
 from mt3.network import MAX_POSITIONS, T5Config
@@ -61,6 +62,8 @@ def from_nothing(
 ) -> dict[str, Any]:
     """Returns parameters of a new network and its heads, which make learning easier.
 
+    * A decoder that sees the positions of frames begins by copying (`copying_start`);
+      the next two points are for others.
     * Embeddings and output columns of time shifts start as a rotation of the position
       table's rows at the matching frames instead of as independent random rows.
     * With the harmonic stem, the cross-attention of the last decoder layer starts as
@@ -80,8 +83,14 @@ def from_nothing(
       config: rate of frames and of time shifts.
     """
     params = dict(params)
-    params["decoder"] = _with_smooth_time_tokens(params["decoder"], config)
-    params["decoder"] = _with_copying_start(params, sizes, config)
+    heads = _initial_heads(params, sizes)
+    if copying_start.fits(sizes):
+        params["decoder"] = copying_start.copying_decoder(
+            params["decoder"], heads, sizes, config
+        )
+    else:
+        params["decoder"] = _with_smooth_time_tokens(params["decoder"], config)
+        params["decoder"] = _with_copying_start(params, sizes, config)
     projection = params["encoder"].get("continuous_inputs_projection")
     if projection is not None:
         kernel = projection["kernel"]
@@ -89,8 +98,7 @@ def from_nothing(
         projection = {**projection, "kernel": _INPUT_SCALE * kernel}
         encoder = {**params["encoder"], "continuous_inputs_projection": projection}
         params["encoder"] = encoder
-    # The heads start from the network's own directions, so they come last.
-    params[AUXILIARY] = _initial_heads(params, sizes)
+    params[AUXILIARY] = heads
     return params
 
 

@@ -262,7 +262,11 @@ def test_a_new_decoder_looks_at_the_right_frames(tmp_path):
         variables = model.get_initial_variables(jax.random.key(0), shapes)
         return variables["params"]
 
-    options = {"input_depth": sizes.input_depth, "config": config, "guide": SMALL_GUIDE}
+    options = {
+        "input_depth": sizes.input_depth,
+        "config": config,
+        "guide": dataclasses.replace(SMALL_GUIDE, first_guided_layer=0),
+    }
     base = guided.GuidedModel(module, None, None, None, **options)
     known = params_of(base)
     path = tmp_path / "known.safetensors"

@@ -159,8 +159,17 @@ def _add_transcribe(commands) -> None:
     add(
         "--decode",
         metavar="HOW",
-        help="beam1 (as published), greedy, beam4, temperature0.8 (default: as the "
-        "model was measured to be better)",
+        help="frames (notes from what the encoder hears in each frame, without the "
+        "token decoder; fast), or how tokens are chosen: beam1 (as published), greedy, "
+        "beam4, temperature0.8 (default: as the model was measured to be better)",
+    )
+    add(
+        "--sensitivity",
+        type=float,
+        default=0.5,
+        metavar="0..1",
+        help="balance of missed and extra notes: more finds more notes, and more that "
+        "are not there (default: 0.5); with frames or evidence",
     )
     add(
         "--grammar",
@@ -223,7 +232,8 @@ def _add_cleanup(parser) -> None:
         "--faithful",
         action="store_true",
         help="nothing that the original does not do: --decode beam1 --no-grammar "
-        "--no-type-first --no-evidence --unclosed-ties keep, and no clean-up",
+        "--no-type-first --no-evidence --unclosed-ties keep, no clean-up, and notes as "
+        "the decoder writes them, without velocity and confidence",
     )
     add(
         "--min-duration",
@@ -241,7 +251,8 @@ def _add_cleanup(parser) -> None:
         type=float,
         metavar="SECONDS",
         help="join two notes of one pitch and instrument with a shorter gap, where the "
-        "second begins at a segment's start",
+        "second begins at a segment's start; not with frames, which are read across "
+        "segments",
     )
     add(
         "--instrument-flicker",

@@ -26,14 +26,18 @@ frames after the centre of frame t.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from mt3 import vocabularies
+from mt3.errors import CheckpointError, ConfigError
 from mt3.harmonic_stem import NUM_PITCHES
+
+if TYPE_CHECKING:
+    from mt3.network import T5Config
 
 Array = jax.Array
 
@@ -74,6 +78,30 @@ class Heard(NamedTuple):
     drum_velocity: Array  # [B, T, 128], velocity / 127
     drum_time: Array  # [B, T, 128], frames
     frames: Array  # [B, T, bands], what the encoder was given
+
+
+def take(params: Mapping[str, Any], config: T5Config) -> dict[str, Array]:
+    """Returns the heads' parameters of a model, float32.
+
+    Args:
+      params: nested dict with `frame_heads`.
+      config: sizes of the network.
+
+    Raises:
+      ConfigError: the network has no heads.
+      CheckpointError: a parameter is missing.
+    """
+    if not config.frame_heads:
+        raise ConfigError(
+            "decoding: frames or evidence are asked for, but these weights have no "
+            "frame heads; expected weights that were exported with them"
+        )
+    heads = params.get(HEADS, {})
+    parts = head_shapes(config.emb_dim, config.note_channels)
+    missing = [name for name in parts if name not in heads]
+    if missing:
+        raise CheckpointError(f"decoding: parameters lack {HEADS}/{missing[0]}")
+    return {name: jnp.asarray(heads[name], jnp.float32) for name in parts}
 
 
 def frame_logits(heads: Mapping[str, Any], encoded: Array) -> FrameLogits:

@@ -1,9 +1,14 @@
 """From recordings to notes: the transcriber that programs and people call.
 
 `InferenceModel` loads weights once and transcribes arrays or files, one or many.
-Segments of all files flow through one decoder (`decoding.SegmentDecoder`), so that
-many short files take no longer than one long one. Notes come out segment by segment,
-in order, and memory does not grow with the length of a recording.
+Segments of all files flow through one decoder, so that many short files take no longer
+than one long one: `decoding.SegmentDecoder`, whose tokens become notes, or, with
+`decode="frames"`, the encoder and its frame heads alone (`beyond.frames`). Notes come
+out segment by segment, in order, and memory does not grow with the length of a
+recording.
+
+A segment with context (`ModelConfig.context_frames`) is heard together with what lies
+before and after it, silence outside the recording; its notes are those of its middle.
 
 An inference job over a task calls `write_inferences_to_file` with its predictions.
 
@@ -34,6 +39,7 @@ import numpy as np
 
 from mt3 import checkpoints, decoding, network, spectrograms, tokenizer
 from mt3.audio import reading
+from mt3.beyond import frames
 from mt3.beyond.cleanup import CleanupOptions, clean_up
 from mt3.beyond.evidence import FrameEvidence
 from mt3.beyond.type_first import TypeFirst
@@ -54,6 +60,9 @@ try:
 except ImportError:  # Only the engines install it.
     REQUIRED: Any = object()
 
+FRAMES = "frames"
+"""Name of the strategy that reads notes from the frame heads alone."""
+
 Audio = str | os.PathLike | np.ndarray | reading.AudioSource
 
 
@@ -63,7 +72,8 @@ class TranscribeOptions:
 
     Attributes:
       decode: decoding strategy by name: "beam1" (the original's), "greedy", "beam4",
-        "temperature0.8"; None leaves it to the model, "beam1" where that says nothing.
+        "temperature0.8", or "frames" for notes from the frame heads without the token
+        decoder; None leaves it to the model, "beam1" where that says nothing.
       grammar: allow only tokens that mean something where they stand; None leaves
         it to the model (what was measured to be better for it).
       type_first: choose the type of each token before the token, and times by their
@@ -71,6 +81,10 @@ class TranscribeOptions:
       evidence: weigh the tokens by what the encoder hears in each frame
         (`beyond.evidence`), which needs the grammar; a mapping changes some of the
         model's settings of it; None leaves it to the model.
+      sensitivity: balance of missed and extra notes, 0..1: more finds more notes, and
+        more that are not there (`beyond.frames`). Only with "frames" or evidence.
+      details: give notes that the decoder wrote the time, velocity and confidence that
+        the frame heads hear, where the model has them.
       programs: General MIDI programs to transcribe; None for all.
       drums: whether to transcribe drums.
       unclosed_ties: "keep" or "end", see `note_sequences.NoteEncodingSpecType`.
@@ -86,6 +100,8 @@ class TranscribeOptions:
     grammar: bool | None = None
     type_first: bool | None = None
     evidence: bool | Mapping[str, float] | None = None
+    sensitivity: float = 0.5
+    details: bool = True
     programs: tuple[int, ...] | None = None
     drums: bool = True
     unclosed_ties: str = "keep"
@@ -106,6 +122,8 @@ class TranscribeOptions:
             grammar=False,
             type_first=False,
             evidence=False,
+            sensitivity=0.5,
+            details=False,
             unclosed_ties="keep",
             cleanup=CleanupOptions(),
         )
@@ -119,6 +137,14 @@ class TranscribeOptions:
         Raises:
           ConfigError: the decisions contradict one another.
         """
+        decode = self.decode or str(info.get("decode", "beam1"))
+        cleanup = self.cleanup
+        if cleanup is None:
+            cleanup = CleanupOptions.from_dict(info.get("cleanup", {}))
+        frames.log_odds_shift(self.sensitivity)
+        if decode == FRAMES:
+            self._check_frames()
+            return ResolvedOptions(self, decode, False, None, None, cleanup)
         evidence, type_first = self.evidence, self.type_first
         if evidence is None:
             evidence = self.grammar is not False and bool(info.get("evidence"))
@@ -135,13 +161,16 @@ class TranscribeOptions:
                 "decoding: evidence is asked for without the grammar, whose state it "
                 "follows; expected both"
             )
-        cleanup = self.cleanup
-        if cleanup is None:
-            cleanup = CleanupOptions.from_dict(info.get("cleanup", {}))
+        if evidence is False and self.sensitivity != 0.5:
+            raise ConfigError(
+                f"decoding: sensitivity is {self.sensitivity} with {decode!r} and no "
+                "evidence, which have no thresholds; expected decode='frames', or "
+                "evidence"
+            )
         asked = evidence if isinstance(evidence, Mapping) else {}
         return ResolvedOptions(
             given=self,
-            decode=self.decode or str(info.get("decode", "beam1")),
+            decode=decode,
             grammar=grammar,
             type_first=_settings(info, "type_first") if type_first else None,
             evidence=(
@@ -149,6 +178,22 @@ class TranscribeOptions:
             ),
             cleanup=cleanup,
         )
+
+    def _check_frames(self) -> None:
+        """Raises ConfigError for what the frames alone have no use for."""
+        asked = {
+            "grammar": self.grammar,
+            "type_first": self.type_first,
+            "evidence": self.evidence not in (None, False),
+            "unclosed_ties": self.unclosed_ties != "keep",
+            "cleanup's merge_gap": self.cleanup and self.cleanup.merge_gap,
+        }
+        names = [name for name, given in asked.items() if given]
+        if names:
+            raise ConfigError(
+                f"decoding: {', '.join(names)} with decode='frames', which writes no "
+                "tokens and reads notes across segments; expected the one or the other"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,8 +256,14 @@ class ResolvedOptions:
             if self.evidence is None:
                 filters.append(grammar)
             else:
+                heard = FrameEvidence.from_config(config, grammar, **self.evidence)
+                shift = frames.log_odds_shift(self.given.sensitivity)
                 filters.append(
-                    FrameEvidence.from_config(config, grammar, **self.evidence)
+                    dataclasses.replace(
+                        heard,
+                        onset_bias=heard.onset_bias + shift,
+                        drum_bias=heard.drum_bias + shift,
+                    )
                 )
         if self.type_first is not None:
             # Evidence says how likely it is that anything more happens at a time, and
@@ -303,13 +354,25 @@ class InferenceModel:
         self.sha256 = _sha256(path)
         self.tokenizer = tokenizer.NoteTokenizer(self.config)
         self.network_config = network.T5Config.from_dict(self.config.network)
-        self._decoder = decoding.SegmentDecoder(
-            loaded.params,
-            self.network_config,
-            self.resolved.decode_options(
-                self.config, self.tokenizer.codec, self.network_config.vocab_size
-            ),
-        )
+        self._decoder: decoding.SegmentDecoder | None = None
+        self._hearing: frames.FrameHearing | None = None
+        from_frames = self.resolved.decode == FRAMES
+        has_heads = self.network_config.frame_heads and self.options.details
+        if from_frames or has_heads:
+            self._hearing = frames.FrameHearing(
+                loaded.params,
+                self.network_config,
+                batch=frames.BATCH if from_frames else 1,
+                dtype=self.options.dtype,
+            )
+        if not from_frames:
+            self._decoder = decoding.SegmentDecoder(
+                loaded.params,
+                self.network_config,
+                self.resolved.decode_options(
+                    self.config, self.tokenizer.codec, self.network_config.vocab_size
+                ),
+            )
 
     @property
     def name(self) -> str:
@@ -389,11 +452,41 @@ class InferenceModel:
           them.
         """
         feed = Feed(self, recordings)
-        for result in self._decoder.run(feed.segments()):
-            for item in feed.take(result):
+        for key, found in self._found(feed.segments()):
+            for item in feed.take(key, found):
                 yield self._cleaned(item) if isinstance(item, FileResult) else item
             yield from feed.failed()
         yield from feed.failed()
+
+    def _found(
+        self, segments: Iterable[tuple[tuple[int, int], np.ndarray]]
+    ) -> Iterator[tuple[tuple[int, int], _Found]]:
+        """Yields what decoder and frame heads find in segments, in any order."""
+        if self._decoder is None:
+            for key, heard in self._hearing.run(segments):
+                yield key, _Found(None, heard)
+            return
+        waiting: dict[tuple[int, int], frames.Heard | None] = {}
+
+        def heard_first():
+            for key, segment in segments:
+                waiting[key] = self._hearing and self._hearing.one(segment)
+                yield key, segment
+
+        for result in self._decoder.run(heard_first()):
+            yield result.key, _Found(result.ids, waiting.pop(result.key))
+
+    def reader(self) -> frames.FrameReader:
+        """Returns a reader of the frames of one recording."""
+        # Notes of tokens are looked up among all that can be heard.
+        sensitivity = self.options.sensitivity if self._decoder is None else 1.0
+        return frames.FrameReader(
+            self.config,
+            self._hearing.heads,
+            sensitivity=sensitivity,
+            programs=self.options.programs,
+            drums=self.options.drums,
+        )
 
     def _cleaned(self, result: FileResult) -> FileResult:
         """Corrects the notes of a finished recording."""
@@ -418,16 +511,83 @@ def _sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class _Found(NamedTuple):
+    """What was found in a segment.
+
+    Attributes:
+      ids: of the decoder's tokens; None without a decoder.
+      heard: by the frame heads; None without them.
+    """
+
+    ids: np.ndarray | None
+    heard: frames.Heard | None
+
+
+class _Notes:
+    """The notes of one recording, as its segments come in order."""
+
+    def __init__(self, model: InferenceModel):
+        """Begins before the first segment."""
+        self._model = model
+        self._reader = None if model._hearing is None else model.reader()
+        self._spec = model.tokenizer.decoding_spec(
+            unclosed_ties=model.options.unclosed_ties
+        )
+        self._state: NoteDecodingState = self._spec.init_decoding_state_fn()
+        self._segment = 0
+        self.invalid_events = 0
+        self.dropped_events = 0
+
+    def add(self, found: _Found, num_frames: int, last: bool) -> list[Note]:
+        """Takes a segment; returns the notes that ended.
+
+        Args:
+          found: in the segment.
+          num_frames: frames of its middle that belong to the recording.
+          last: whether the recording ends with it.
+        """
+        self._segment += 1
+        if self._reader is not None:
+            self._reader.add(found.heard, num_frames=num_frames, last=last)
+        if found.ids is None:
+            return self._reader.take()
+        events = self._model.tokenizer.predicted_events(found.ids)
+        self._spec.begin_decoding_segment_fn(self._state)
+        invalid, dropped = self._spec.decode_tokens(
+            self._state,
+            events,
+            self._start_time(self._segment - 1),
+            None if last else self._start_time(self._segment),
+            self._model.tokenizer.codec,
+        )
+        self.invalid_events += invalid
+        self.dropped_events += dropped
+        if last:
+            self._state.finish()
+        return self._detailed(self._state.take_notes())
+
+    def _start_time(self, segment: int) -> float:
+        first_frame = segment * self._model.config.segment_frames
+        return self._model.tokenizer.segment_start_time(first_frame)
+
+    def all(self) -> list[Note]:
+        """Returns the notes of the whole recording."""
+        if self._model._decoder is None:
+            return self._reader.finish()
+        return self._detailed(self._state.notes)
+
+    def _detailed(self, notes: list[Note]) -> list[Note]:
+        return notes if self._reader is None else self._reader.detail(notes)
+
+
 @dataclasses.dataclass
 class _Recording:
     """One recording on its way through the decoder."""
 
     source: str
-    state: NoteDecodingState
-    invalid_events: int = 0
-    dropped_events: int = 0
-    # Event tokens of segments that finished before their predecessors.
-    waiting: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    notes: _Notes
+    # What was found in segments that finished before their predecessors.
+    waiting: dict[int, _Found] = dataclasses.field(default_factory=dict)
     next_segment: int = 0
     num_segments: int | None = None
     samples: int = 0
@@ -445,9 +605,6 @@ class Feed:
         """Takes the model's settings and the recordings, which are pulled lazily."""
         self._model = model
         self._config = model.config
-        self._spec = model.tokenizer.decoding_spec(
-            unclosed_ties=model.options.unclosed_ties
-        )
         self._recordings = enumerate(recordings)
         self._open: dict[int, _Recording] = {}
         self._failed: list[FileResult] = []
@@ -455,8 +612,7 @@ class Feed:
     def segments(self) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
         """Yields ((recording, segment), frames [inputs_length, mel bands])."""
         for number, audio in self._recordings:
-            state = self._spec.init_decoding_state_fn()
-            recording = _Recording(_source_name(audio), state)
+            recording = _Recording(_source_name(audio), _Notes(self._model))
             self._open[number] = recording
             try:
                 for segment, samples in enumerate(self._cut(audio, recording)):
@@ -471,42 +627,40 @@ class Feed:
         """Yields a recording's segments; its number of segments is known in time.
 
         The last segment must be known as such before the decoder is asked for its
-        result, so each segment is held back until the next one was read.
+        result, so each segment is held back until more was read than it needs.
         """
-        length = self._config.segment_samples
+        length, whole = self._config.segment_samples, self._config.input_samples
         if isinstance(audio, (str, os.PathLike)):
             audio = reading.open_audio(
                 audio, allow_truncated=self._model.options.allow_truncated
             )
-        held, count = None, 0
-        for start, samples in reading.segments(
+        # Before the recording there is silence.
+        held, count = np.zeros(self._config.context_samples, np.float32), 0
+        for _, samples in reading.segments(
             audio,
             sample_rate=self._config.spectrogram.sample_rate,
             segment_samples=length,
         ):
-            if held is not None:
-                yield held
-            held, count = samples, count + 1
-            recording.samples = start + len(samples)
-        if recording.samples == count * length:
-            # A recording is always padded; one that ends with a segment gets
-            # another, of silence.
-            yield held
-            held, count = np.zeros(0, np.float32), count + 1
-        recording.num_segments = count
-        yield held
+            held = np.concatenate([held, samples])
+            recording.samples += len(samples)
+            while len(held) > whole:
+                yield held[:whole]
+                held, count = held[length:], count + 1
+        recording.num_segments = _num_segments(recording.samples, self._config)
+        for _ in range(count, recording.num_segments):
+            yield held[:whole]
+            held = held[length:]
 
-    def take(self, result: decoding.Result) -> Iterator[SegmentNotes | FileResult]:
-        """Takes one decoded segment; yields what is now in order."""
-        number, segment = result.key
+    def take(
+        self, key: tuple[int, int], found: _Found
+    ) -> Iterator[SegmentNotes | FileResult]:
+        """Takes what was found in one segment; yields what is now in order."""
+        number, segment = key
         recording = self._open.get(number)
         if recording is None:  # The recording has failed since.
             return
-        events = self._model.tokenizer.predicted_events(result.ids)
-        recording.waiting[segment] = events
+        recording.waiting[segment] = found
         while recording.next_segment in recording.waiting:
-            if not self._next_is_known(recording):
-                return
             yield SegmentNotes(number, *self._stitch(recording))
         if recording.next_segment == recording.num_segments:
             del self._open[number]
@@ -517,65 +671,57 @@ class Feed:
         failed, self._failed = self._failed, []
         yield from failed
 
-    def _next_is_known(self, recording: _Recording) -> bool:
-        """Whether it is known if another segment follows the next one."""
-        following = recording.next_segment + 1
-        count = recording.num_segments
-        return count is not None or following * self._config.segment_samples <= (
-            recording.samples
-        )
-
-    def _start_time(self, segment: int) -> float:
-        first_frame = segment * self._config.inputs_length
-        return self._model.tokenizer.segment_start_time(first_frame)
-
     def _stitch(self, recording: _Recording) -> tuple[float, list[Note]]:
-        segment = recording.next_segment
+        config, segment = self._config, recording.next_segment
         recording.next_segment += 1
-        last = recording.next_segment == recording.num_segments
-        self._spec.begin_decoding_segment_fn(recording.state)
-        invalid, dropped = self._spec.decode_tokens(
-            recording.state,
-            recording.waiting.pop(segment),
-            self._start_time(segment),
-            None if last else self._start_time(segment + 1),
-            self._model.tokenizer.codec,
-        )
-        recording.invalid_events += invalid
-        recording.dropped_events += dropped
-        if last:
-            recording.state.finish()
         samples = min(
-            recording.next_segment * self._config.segment_samples, recording.samples
+            recording.next_segment * config.segment_samples, recording.samples
         )
-        end_time = samples / self._config.spectrogram.sample_rate
-        return end_time, recording.state.take_notes()
+        heard = samples - segment * config.segment_samples
+        notes = recording.notes.add(
+            recording.waiting.pop(segment),
+            num_frames=math.ceil(heard / config.spectrogram.hop_width),
+            last=recording.next_segment == recording.num_segments,
+        )
+        return samples / config.spectrogram.sample_rate, notes
 
     def _finish(self, recording: _Recording) -> Transcription:
         model = self._model
         return Transcription(
-            notes=recording.state.notes,
+            notes=recording.notes.all(),
             duration=recording.samples / self._config.spectrogram.sample_rate,
             source=recording.source,
             model=model.name,
             model_sha256=model.sha256,
             settings=model.resolved.settings(),
-            invalid_events=recording.invalid_events,
-            dropped_events=recording.dropped_events,
+            invalid_events=recording.notes.invalid_events,
+            dropped_events=recording.notes.dropped_events,
         )
+
+
+def _num_segments(samples: int, config: ModelConfig) -> int:
+    """Returns the segments of a recording.
+
+    Without context a recording is always padded, as in the original: one that ends with
+    a segment gets another, of silence.
+    """
+    if not config.context_frames:
+        return samples // config.segment_samples + 1
+    return math.ceil(samples / config.segment_samples)
 
 
 def segment_frames(samples: np.ndarray, config: ModelConfig) -> np.ndarray:
     """Returns what the encoder reads of one segment.
 
     Args:
-      samples: float32 [n], at most `config.segment_samples`, at the model's rate.
+      samples: float32 [n], at most `config.input_samples`, at the model's rate; the
+        context before the segment's middle comes first.
       config: the model's.
 
     Returns:
       Float32 [inputs_length, bands]; a short segment is padded as the model knows it.
     """
-    missing = config.segment_samples - len(samples)
+    missing = config.input_samples - len(samples)
     if missing and config.padding == "zero_frames":
         # Whole hops, and a hop of silence where the samples end with one.
         hop = config.spectrogram.hop_width

@@ -91,6 +91,14 @@ def test_cut_notes_are_joined_at_boundaries_only():
     assert sorted(n for n in found if n.pitch != 60) == sorted(notes[3:])
 
 
+def test_confidence_is_kept():
+    known, unknown = Note(0.0, 2.03, 60, confidence=0.75), Note(1.0, 2.0, 72)
+    rest = Note(2.05, 3.0, 60, confidence=0.1)
+    joined, alone = cleaned([known, rest, unknown], merge_gap=0.1, min_duration=0.1)
+    assert (joined.end_time, joined.confidence) == (3.0, 0.75)
+    assert alone.confidence is None
+
+
 def test_the_beginning_of_a_recording_is_no_cut():
     notes = [Note(0.0, 0.01, 60), Note(0.02, 0.5, 60)]
     assert cleaned(notes, merge_gap=0.1) == notes
@@ -228,6 +236,7 @@ def test_a_model_brings_its_own_cleanup(tiny_weights, tmp_path, noise):
         grammar=False,
         type_first=False,
         evidence=False,
+        details=False,
         num_slots=2,
         cleanup=CleanupOptions(),
     )

@@ -176,6 +176,44 @@ def test_a_marked_onset_comes_out_at_its_step():
         assert abs(marked[0] - step) <= (2 if step <= 3 else 1)
 
 
+def test_steps_are_those_between_the_contexts():
+    """Onsets in the context before or after the segment are not the segment's."""
+    config = dataclasses.replace(CONFIG, inputs_length=70, context_frames=10)
+    evidence = FrameEvidence.from_config(config, MASK)
+    logits = np.full((1, 70, 128), -20.0, np.float32)
+    # An onset at step s lies in the frame that is centred there, 3.2 frames later.
+    for step, pitch in ((-1, 40), (0, 41), (1, 42), (49, 43), (50, 44)):
+        frame = round(10 + step - 3.2)
+        logits[0, frame : frame + 2, pitch] = 9.0
+    steps = np.asarray(evidence._at_steps(jnp.asarray(logits)))[0]
+    found = np.argwhere(steps > 0.5).tolist()
+    assert found == [[0, 41], [1, 42], [49, 43]]
+    assert evidence._frames(70)[[0, 49]].tolist() == [7, 56]
+
+
+@pytest.mark.parametrize(("programs", "drums"), [((), True), ((0, 8), False)])
+def test_what_was_not_asked_for_is_not_heard(params, programs, drums):
+    """Drums alone, or no drums: the rest is neither written nor waited for."""
+    mask = decoding.GrammarMask.from_codec(
+        CODEC,
+        vocab_size=NETWORK.vocab_size,
+        program_granularity="midi_class",
+        programs=programs,
+        drums=drums,
+        max_steps=STEPS,
+    )
+    evidence = FrameEvidence.from_config(CONFIG, mask, onset_bias=9.0, drum_bias=9.0)
+    ids, _ = decoding.decode(
+        params, NETWORK, frames_of(1), max_length=60, **choose(evidence)
+    )
+    ids = np.asarray(ids)[0]
+    events = [CODEC.decode_event_index(token - 3) for token in ids if token >= 3]
+    found = {event.type for event in events} & {"pitch", "drum", "program"}
+    assert found == ({"drum"} if drums else {"pitch", "program"})
+    listed = {event.value for event in events if event.type == "program"}
+    assert listed <= set(programs)
+
+
 def test_probabilities_of_the_next_token_sum_to_one():
     """Wherever the grammar stands, as long as it allows to stay and to move on."""
     evidence = FrameEvidence.from_config(CONFIG, MASK)

@@ -88,9 +88,10 @@ def test_evidence_needs_what_it_needs(exported, tiny_weights):
 def test_evidence_is_heard_in_a_recording(params, tmp_path):
     """Frames that are sure of much are written down, whatever the decoder says."""
     heads = dict(params[frame_heads.HEADS])
-    heads["kernel"] = 5 * heads["kernel"]
+    heads |= {name: 5 * heads[name] for name in ("kernel", "refine_out")}
     # Nothing sounds on, so that there is room for what begins.
     heads["bias"] = heads["bias"].at[128:256].set(-90.0)
+    heads["refine_bias"] = heads["refine_bias"].at[1].set(-90.0)
     path = checkpoints.save_safetensors(
         tmp_path / "sure.safetensors",
         {**params, frame_heads.HEADS: heads},

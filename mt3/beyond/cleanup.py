@@ -14,7 +14,8 @@ They are applied in this order, so that the parts of a cut note are joined befor
 length counts. Drums are never changed.
 
 All of it needs the notes of the whole recording: which programs are rare, which note
-follows which. Streamed notes are therefore not corrected.
+follows which. Streamed notes are therefore not corrected. Notes that were read from
+frames are not cut where segments meet, so nothing is joined there.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from mt3 import errors
-from mt3.note_sequences import Note, array_to_notes, notes_to_array
+from mt3.note_sequences import NOTE_DTYPE, Note, notes_to_array
 from mt3.vocabularies import midi_class
 
 # A note that begins this near to a segment's start may be the rest of another note: a
@@ -38,6 +39,8 @@ AROUND_SECONDS = 2.0
 # When two programs become one, onsets of one pitch that are nearer than the metrics'
 # tolerance become one note.
 UNISON_SECONDS = 0.05
+# Notes with their confidence, NaN where it is not known.
+_DTYPE = np.dtype([*NOTE_DTYPE.descr, ("confidence", np.float64)])
 SHORT_NOTES = ("drop", "lengthen")
 
 
@@ -118,7 +121,7 @@ def clean_up(
     Returns:
       The notes in the order of their onsets.
     """
-    array = notes_to_array(notes)
+    array = _to_array(notes)
     drums, pitched = array[array["is_drum"]], array[~array["is_drum"]]
     if options.instrument_flicker:
         pitched = settle_programs(pitched, options.instrument_flicker)
@@ -129,7 +132,25 @@ def clean_up(
     elif options.min_duration:
         pitched = lengthen_short_notes(pitched, options.min_duration)
     order = ("start_time", "is_drum", "program", "pitch", "end_time", "velocity")
-    return array_to_notes(np.sort(np.concatenate([pitched, drums]), order=order))
+    return _to_notes(np.sort(np.concatenate([pitched, drums]), order=order))
+
+
+def _to_array(notes: Sequence[Note]) -> np.ndarray:
+    """Returns notes as an array [n] of `_DTYPE`."""
+    array = np.zeros(len(notes), _DTYPE)
+    known = notes_to_array(notes)
+    for name in NOTE_DTYPE.names:
+        array[name] = known[name]
+    # None becomes NaN.
+    array["confidence"] = np.array([note.confidence for note in notes], np.float64)
+    return array
+
+
+def _to_notes(array: np.ndarray) -> list[Note]:
+    return [
+        Note(*values, confidence=None if math.isnan(confidence) else confidence)
+        for *values, confidence in array.tolist()
+    ]
 
 
 def _too_short(notes: np.ndarray, seconds: float) -> np.ndarray:
@@ -195,7 +216,7 @@ def merge_cut_notes(
       segment_seconds: length of a segment.
 
     Returns:
-      Note array; a joined note has the velocity of its first part.
+      Note array; a joined note has velocity and confidence of its first part.
     """
     if len(notes) < 2:
         return notes

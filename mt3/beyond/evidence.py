@@ -36,7 +36,7 @@ from mt3.configs import ModelConfig
 from mt3.decoding.filters import LogitFilter
 from mt3.decoding.masks import GrammarMask, GrammarState, pitches_in
 from mt3.decoding.strategies import NEG_INF
-from mt3.errors import CheckpointError, ConfigError
+from mt3.errors import ConfigError
 from mt3.network import T5Config
 from mt3.vocabularies import NUM_PITCHES, NUM_PROGRAMS, NUM_SPECIAL_IDS
 
@@ -71,7 +71,8 @@ class FrameEvidence(LogitFilter):
       grammar: which tokens may come next.
       steps: time steps of a segment, S.
       steps_per_frame: of the input.
-      centre: frames from the first frame's beginning to its centre.
+      centre: frames from the segment's start to the first frame's centre; below 0
+        where context comes before the segment.
       weight: of the frames' log-probabilities.
       decoder_weight: of the decoder's; 0 leaves all to the frames.
       onset_bias: added to the log odds of onsets; above 0 finds more notes.
@@ -143,19 +144,7 @@ class FrameEvidence(LogitFilter):
 
     def take(self, params: Mapping[str, Any], config: T5Config) -> dict[str, Array]:
         """Returns the parameters of the frame heads; see `LogitFilter`."""
-        if not config.frame_heads:
-            raise ConfigError(
-                "decoding: evidence is asked for, but these weights have no frame "
-                "heads; expected weights that were exported with them"
-            )
-        heads = params.get(frame_heads.HEADS, {})
-        parts = frame_heads.head_shapes(config.emb_dim, config.note_channels)
-        missing = [name for name in parts if name not in heads]
-        if missing:
-            raise CheckpointError(
-                f"decoding: parameters lack {frame_heads.HEADS}/{missing[0]}"
-            )
-        return {name: heads[name].astype(jnp.float32) for name in parts}
+        return frame_heads.take(params, config)
 
     def hear(
         self, taken: Mapping[str, Array], encoded: Array, sown: Mapping[str, Any]
@@ -167,36 +156,34 @@ class FrameEvidence(LogitFilter):
           encoded: the encoder's output, [B, T, emb_dim].
           sown: what the encoder's parts sow, the harmonic stem's among it.
         """
-        stem = sown["harmonic_stem"]
-        logits = frame_heads.frame_logits(taken, encoded.astype(jnp.float32))
-        described = stem["described"][0].astype(jnp.float32)
-        noted = frame_heads.refined_logits(
-            taken, encoded.astype(jnp.float32), described
-        )
+        encoded = encoded.astype(jnp.float32)
+        described = sown["harmonic_stem"]["described"][0].astype(jnp.float32)
+        logits = frame_heads.frame_logits(taken, encoded)
+        refined = frame_heads.refined_logits(taken, encoded, described)
         low = harmonic_stem.LOWEST_PITCH
         known = slice(low, low + harmonic_stem.NUM_PITCHES)
 
-        def both(head: Array, own: Array) -> Array:
-            return head.at[..., known].set((head[..., known] + own) / 2)
-
-        onset = both(logits.onsets, noted[..., 0]) + self.onset_bias
+        # Of pitches that the stem does not know, only the frame head knows.
+        onset = logits.onsets.at[..., known].set(refined[..., 0]) + self.onset_bias
         drum = logits.drums + self.drum_bias
-        onset, drum = self._at_steps(onset), self._at_steps(drum)
-        sounding = both(logits.sounding, noted[..., 1]) + self.sounding_bias
+        # What was not asked for does not happen.
+        onset = self._at_steps(onset) * self.grammar.pitched
+        drum = self._at_steps(drum) * self.grammar.drums
+        sounding = logits.sounding.at[..., known].set(refined[..., 1])
+        sounding += self.sounding_bias
         frame = self._frames(sounding.shape[1])
         sounding = jax.nn.sigmoid(self.sharpness * sounding)[:, frame]
+        sounding *= self.grammar.pitched
         for later in range(_SHORTEST):
             begun = jnp.pad(onset, ((0, 0), (later, 0), (0, 0)))[:, : self.steps]
             sounding = jnp.maximum(sounding, begun)
         quiet = jnp.sum(_log1m(onset), axis=-1) + jnp.sum(_log1m(drum), axis=-1)
         after = jnp.minimum(frame + 1, encoded.shape[1] - 1)
-        outputs = frame_heads.note_outputs(
-            taken, encoded.astype(jnp.float32), described
-        )
+        outputs = frame_heads.note_outputs(taken, encoded, described)
         classes = outputs[..., :NUM_CLASSES]
         playing = jax.nn.log_sigmoid(logits.playing)[:, :, None]
         classes = jax.nn.log_softmax(classes + self.playing_weight * playing, axis=-1)
-        # Of pitches that the stem does not know, only what plays is known.
+        # Of the other pitches, only what plays is known.
         shape = (*encoded.shape[:2], NUM_PITCHES, NUM_CLASSES)
         others = jax.nn.log_softmax(self.playing_weight * playing, axis=-1)
         others = jnp.broadcast_to(others, shape)
@@ -212,8 +199,8 @@ class FrameEvidence(LogitFilter):
         """Returns the probabilities of onsets by step, where they are highest.
 
         Models are trained to mark an onset's frame and the next one, so a peak is where
-        two frames together are highest. An onset before the first frame's centre shows
-        in the first frame.
+        two frames together are highest. Without context, an onset before the first
+        frame's centre shows in the first frame.
         """
 
         def moved(x: Array, frames: int) -> Array:
@@ -229,9 +216,10 @@ class FrameEvidence(LogitFilter):
         peaks = jnp.where(highest, level, 0.0)
         frame = np.arange(logits.shape[1])
         step = (frame + self.centre) * self.steps_per_frame
-        step[0] = self.centre * self.steps_per_frame / 2
+        if self.centre > 0:
+            step[0] = self.centre * self.steps_per_frame / 2
         step = np.rint(step).astype(np.int32)
-        inside = step < self.steps
+        inside = (step >= 0) & (step < self.steps)
         steps = jnp.zeros((logits.shape[0], self.steps, NUM_PITCHES))
         return steps.at[:, step[inside]].max(peaks[:, inside])
 
@@ -359,7 +347,7 @@ class _Here(NamedTuple):
             offsets = ends * self.sounding
             programs = jnp.zeros((begins.shape[0], NUM_PROGRAMS))
         else:
-            listed = np.asarray(mask.programs)
+            listed = np.asarray(mask.programs, np.int64)  # None for drums alone.
             counts = np.bincount(listed // _CLASS_SIZE, minlength=NUM_CLASSES)
             # A class is shared out among its programs.
             share = jnp.asarray(1.0 / np.maximum(counts, 1), jnp.float32)

@@ -1,0 +1,212 @@
+"""Recordings to notes by the frame heads: segments with context, default weights."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from mt3 import checkpoints, decoding, inference
+from mt3.beyond import frames, names
+from mt3.beyond.cleanup import CleanupOptions
+from mt3.errors import ConfigError
+from mt3.inference import InferenceModel, SegmentNotes, TranscribeOptions
+from tests.support import tiny_heads
+
+CONFIG = dataclasses.replace(
+    tiny_heads.CONFIG, context_frames=10, padding="silence", targets_length=40
+)
+# Seconds: the grid of times in tokens.
+STEP = 0.02
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random weights with frame heads, which are read from frames by default."""
+    path = tmp_path_factory.mktemp("heads") / "heads.safetensors"
+    params = tiny_heads.make_params()
+    info = {"name": "heads", "decode": "frames", "evidence": True, "grammar": True}
+    return checkpoints.save_safetensors(path, params, CONFIG, info=info)
+
+
+@pytest.fixture
+def noise(rng):
+    return (0.1 * rng.normal(size=5 * 16000)).astype(np.float32)
+
+
+def test_no_decoder_is_made(weights, noise, monkeypatch):
+    monkeypatch.setattr(decoding, "SegmentDecoder", None)
+    model = InferenceModel(weights)
+    assert model.resolved.decode == "frames"
+    items = list(model.run([noise, noise[:7000]]))
+    first, second = (item for item in items if not isinstance(item, SegmentNotes))
+    notes = first.transcription.notes
+    assert len(notes) > 50
+    assert len({note.confidence for note in notes}) > 50
+    assert len({note.velocity for note in notes}) > 5
+    assert first.transcription.settings["decode"] == "frames"
+    # Several recordings at once are read as one by one, whatever the batches.
+    assert list(second.transcription.notes) == model(noise[:7000])
+    ends = [x.end_time for x in items if x.file == 0 and isinstance(x, SegmentNotes)]
+    assert ends[:9] == pytest.approx([0.6 * (k + 1) for k in range(8)] + [5.0])
+
+
+def test_streamed_notes_are_the_final_ones_but_for_names_and_drums(weights, noise):
+    model = InferenceModel(weights)
+    segments = list(model.iter_notes(noise))
+    assert sum(bool(segment.notes) for segment in segments) > 5
+    streamed = [note for segment in segments for note in segment.notes]
+
+    def starts(notes):
+        return sorted((n.start_time, n.pitch) for n in notes if not n.is_drum)
+
+    assert starts(streamed) == starts(model(noise))
+
+
+def test_what_frames_have_no_use_for_is_refused(weights, tiny_weights):
+    with pytest.raises(ConfigError, match="no frame heads"):
+        InferenceModel(tiny_weights, TranscribeOptions(decode="frames"))
+    asked = {
+        "grammar": {"grammar": True},
+        "evidence": {"evidence": {"weight": 1.0}},
+        "type_first": {"type_first": True},
+        "merge_gap": {"cleanup": CleanupOptions(merge_gap=0.1)},
+        "unclosed_ties": {"unclosed_ties": "end"},
+    }
+    for name, options in asked.items():
+        with pytest.raises(ConfigError, match=f"{name} with decode='frames'"):
+            InferenceModel(weights, TranscribeOptions(**options))
+    with pytest.raises(ConfigError, match=r"sensitivity is 2.0; expected a number"):
+        InferenceModel(weights, TranscribeOptions(sensitivity=2.0))
+    options = TranscribeOptions(decode="greedy", evidence=False, sensitivity=0.6)
+    with pytest.raises(ConfigError, match="'greedy' and no evidence"):
+        InferenceModel(weights, options)
+
+
+def test_sensitivity_goes_to_the_evidence(weights):
+    options = {"decode": "greedy", "evidence": {"onset_bias": 0.25}}
+    filters = [
+        InferenceModel(
+            weights, TranscribeOptions(sensitivity=s, **options)
+        )._decoder.program.spec.filters[0]
+        for s in (0.5, 0.7)
+    ]
+    assert filters[0].onset_bias == 0.25
+    assert filters[1].onset_bias == pytest.approx(1.25)
+    assert filters[1].drum_bias == pytest.approx(filters[0].drum_bias + 1.0)
+
+
+def test_tokens_get_details_from_the_frames(weights, noise):
+    """Times off the grid, velocities, confidence; the faithful way has none of it."""
+    options = TranscribeOptions(decode="greedy", sensitivity=1.0, programs=())
+    notes = InferenceModel(weights, options)(noise)
+    assert len({note.velocity for note in notes}) > 2
+    assert all(0.0 <= note.confidence <= 1.0 for note in notes)
+    assert any(abs(n.start_time / STEP % 1 - 0.5) < 0.4 for n in notes)
+    plain = InferenceModel(weights, dataclasses.replace(options, details=False))(noise)
+    assert InferenceModel(weights, options.faithful())._hearing is None
+    for note in plain:
+        assert (note.velocity, note.confidence) == (127, None)
+        assert note.start_time / STEP == pytest.approx(round(note.start_time / STEP))
+
+    def what(notes):
+        return sorted((n.pitch, n.program, n.is_drum) for n in notes)
+
+    assert what(notes) == what(plain)
+
+
+@pytest.mark.parametrize("decode", ["frames", "greedy"])
+def test_drums_alone(weights, noise, decode):
+    options = TranscribeOptions(decode=decode, programs=(), sensitivity=1.0)
+    notes = InferenceModel(weights, options)(noise)
+    assert notes
+    assert all(note.is_drum for note in notes)
+
+
+@pytest.mark.parametrize("context", [0, 10, 20])
+def test_segments_hear_what_lies_around_them(weights, rng, context):
+    """Each is a stretch of the recording with silence around it, however it comes."""
+    model = InferenceModel(weights)
+    model.config = dataclasses.replace(CONFIG, context_frames=context)
+    length, around = model.config.segment_samples, 320 * context
+    for samples in (1, 320, length - 1, length, length + 1, 2 * length + around, 90000):
+        audio = rng.normal(size=samples).astype(np.float32)
+        feed = inference.Feed(model, [audio])
+        recording = inference._Recording("", None)
+        pieces = list(feed._cut(audio, recording))
+        frames = -(-samples // 320)
+        count = -(-frames // model.config.segment_frames)
+        if not context:
+            count = samples // length + 1
+        assert recording.num_segments == len(pieces) == count
+        silence = np.zeros(around + count * length + around, np.float32)
+        silence[around : around + samples] = audio
+        for k, piece in enumerate(pieces):
+            wanted = silence[k * length : (k + 1) * length + 2 * around]
+            piece = np.pad(piece, (0, len(wanted) - len(piece)))
+            np.testing.assert_array_equal(piece, wanted)
+
+
+@pytest.fixture(scope="module")
+def default():
+    """The weights in the package."""
+    return InferenceModel("default", TranscribeOptions(decode="frames"))
+
+
+@pytest.mark.parametrize("name", ["example.flac", "piano.flac"])
+def test_notes_are_those_of_another_implementation(
+    default, name, repository, golden_data, monkeypatch
+):
+    """Golden notes, by the recording's shares alone: no names by further rules."""
+    rows = json.loads((golden_data / "frame_notes.json").read_text())[name]
+    assert len(rows) > 50
+
+    def by_shares(notes, allowed):
+        return names.weigh_by_shares(notes.logits, allowed).argmax(axis=1)
+
+    reader = frames.FrameReader(default.config, default._hearing.heads, name=by_shares)
+    monkeypatch.setattr(default, "reader", lambda: reader)
+    found = [
+        [n.start_time, n.end_time, n.pitch, n.program, n.is_drum]
+        for n in default(repository / "examples" / name)
+    ]
+    wanted = [[*row[:3], *row[4:]] for row in rows]
+    for notes in (found, wanted):
+        notes.sort(key=lambda row: (row[2], row[4], row[0]))
+    assert len(found) == len(wanted)
+    assert [row[2:] for row in found] == [row[2:] for row in wanted]
+    times = np.array([row[:2] for row in found]) - [row[:2] for row in wanted]
+    assert np.abs(times).max() < 0.002
+
+
+def tones(starts, pitches, seconds):
+    """A recording of short tones with four harmonics, 16 kHz."""
+    audio = np.zeros(round(seconds * 16000), np.float32)
+    time = np.arange(4800) / 16000
+    shape = np.exp(-8 * time) * np.minimum(1, time / 0.003) * (time < 0.28)
+    for start, pitch in zip(starts, pitches, strict=True):
+        hz = 440 * 2 ** ((pitch - 69) / 12)
+        wave = sum(np.sin(2 * np.pi * k * hz * time) / k for k in (1, 2, 3, 4))
+        first = round(start * 16000)
+        audio[first : first + len(wave)] += 0.2 * shape * wave
+    return audio
+
+
+def test_onsets_are_found_at_every_phase_of_a_segment(default):
+    """As well in the first 60 ms as later; also at the recording's start."""
+    phases = np.concatenate([np.arange(12) * 0.005, np.arange(1, 50) * 0.06])
+    # Up to three tones a segment, none of which rings into the next.
+    starts = 3.0 * (np.arange(len(phases)) % 21) + phases
+    assert np.diff(np.sort(starts)).min() > 0.4
+    pitches = 50 + np.arange(len(starts)) * 7 % 24
+    notes = default(tones(starts, pitches, 3.0 * 21 + 1.0))
+    found = np.array(
+        [
+            any(n.pitch == pitch and abs(n.start_time - start) < 0.03 for n in notes)
+            for start, pitch in zip(starts, pitches, strict=True)
+        ]
+    )
+    early = phases < 0.06
+    assert early.sum() == 12
+    assert found[~early].mean() > 0.9
+    assert abs(found[early].mean() - found[~early].mean()) <= 0.02

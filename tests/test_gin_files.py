@@ -96,7 +96,7 @@ def test_all_files_are_there():
         *("mt3.gin", "ismir2021.gin", "finetune.gin", "local_tiny.gin"),
         *(f"ismir2022/{n}.gin" for n in ("small", "base", "pretrain", "finetune")),
         *("synthetic.gin", "synthetic_run.gin", "synthetic_tiny.gin"),
-        "synthetic_gpu.gin",
+        *("synthetic_gpu.gin", "decoder.gin"),
     } == set(FILES)
 
 
@@ -518,9 +518,34 @@ def test_the_default_weights_recipe(bound, name):
     assert data.model_config == model.config
 
 
+def test_the_decoders_recipe(bound):
+    """Only the decoder is trained, on what an encoder says of the same segments."""
+    names = ("CORPUS", "VALIDATION", "ENCODED", "INITIAL_WEIGHTS", "MODEL_DIR")
+    bindings = [f"{name}='{name.lower()}'" for name in names]
+    got = bound(("decoder.gin",), *bindings)
+    data, model = got["get_dataset_fn"], got["model"]
+    assert data.model_config == data.source.model_config == model.config
+    assert data.source.on_device
+    assert (data.source.folder, data.evaluation_source.folder) == (
+        "corpus",
+        "validation",
+    )
+    params = {
+        "decoder": {"mlp": {"wo": {"kernel": jax.numpy.ones((4, 4))}}},
+        "encoder": {"mlp": {"wo": {"kernel": jax.numpy.ones((4, 4))}}},
+    }
+    optimizer = model.optimizer_def
+    new, _ = optimizer.apply_gradient(
+        params, optimizer.init_state(params), params, learning_rate=0.1
+    )
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), new, params)
+    assert changed["decoder"]["mlp"]["wo"]["kernel"]
+    assert not changed["encoder"]["mlp"]["wo"]["kernel"]
+
+
 def test_files_need_no_tensorflow_where_they_read_no_tasks():
     """What synthetic runs include imports nothing of the data layer."""
-    for name in ("model.gin", *(file for file in FILES if "synthetic" in file)):
+    for name in ("model.gin", "decoder.gin", *(f for f in FILES if "synthetic" in f)):
         imported = re.findall(
             r"^(?:from|import) (.*)$", (FOLDER / name).read_text(), re.MULTILINE
         )

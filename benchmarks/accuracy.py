@@ -56,20 +56,17 @@ from mt3.scoring import counts as metrics
 from mt3.scoring import instruments as instrument_metrics
 from mt3.synthesis import soundfont
 
-# What `--compare` tries.
+# What `--compare` tries: the balance of missed and extra notes, the token decoder with
+# and without what the frame heads hear, and the clean-up.
 CHOICES = (
-    "grammar=false,type_first=false",
-    "evidence=false,type_first=false",
-    "type_first=false",
-    "evidence={'decoder_weight':0}",
-    "evidence={'decoder_weight':1}",
-    "min_duration=0",
-    "min_duration=0.03",
-    "min_duration=0.08",
-    "min_duration=0.1,short_notes=lengthen",
-    "min_duration=0.05,merge_gap=0.1",
-    "min_duration=0.05,instrument_flicker=0.05",
+    *(f"sensitivity={value}" for value in (0.3, 0.4, 0.6, 0.7)),
+    "decode=beam1",
+    "decode=beam1,evidence={'decoder_weight':1}",
+    "decode=beam1,evidence=false",
+    "decode=beam1,type_first=false",
     "decode=greedy",
+    "min_duration=0.05",
+    "instrument_flicker=0.05",
 )
 
 

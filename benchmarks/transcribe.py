@@ -11,9 +11,9 @@
   where a segment ends is forced. They must choose the same.
 * slots: the same network by how many segments are decoded at once.
 * precision: float32 and bfloat16.
-* default: the weights in the package on `examples/example.flac`, repeated, by slots,
-  with all they are decoded with; and with one-beam search alone against the plain
-  decoder.
+* default: the weights in the package on `examples/example.flac`, repeated: from the
+  frames alone, and with the token decoder by slots; and one-beam search alone against
+  the plain decoder.
 * startup: a fresh `mt3 transcribe`, from its start to the first note and to the end.
 * profile: where the time of a decoding step and of the encoder goes.
 * check: tokens equal to the plain decoder's, for the default weights on the example

@@ -273,6 +273,8 @@ def test_the_command_line_cleans_files(tiny_weights, noise, tmp_path):
         (["--min-duration", "-1"], "min_duration is -1.0"),
         (["--faithful", "--grammar"], "--faithful: --grammar"),
         (["--faithful", "--merge-gap", "0.1"], "--faithful: a clean-up"),
+        (["--faithful", "--sensitivity", "0.6"], "--faithful: --sensitivity"),
+        (["--faithful", "--decode", "frames"], "--faithful: --decode"),
     ],
 )
 def test_the_command_line_refuses_contradictions(options, message, tmp_path, capsys):

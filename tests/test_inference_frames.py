@@ -5,12 +5,14 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 
-from mt3 import checkpoints, decoding, inference
+from mt3 import checkpoints, cli, decoding, inference
 from mt3.beyond import frames, names
 from mt3.beyond.cleanup import CleanupOptions
 from mt3.errors import ConfigError
 from mt3.inference import InferenceModel, SegmentNotes, TranscribeOptions
+from mt3.midi import reader
 from tests.support import tiny_heads
 
 CONFIG = dataclasses.replace(
@@ -121,6 +123,33 @@ def test_drums_alone(weights, noise, decode):
     notes = InferenceModel(weights, options)(noise)
     assert notes
     assert all(note.is_drum for note in notes)
+
+
+def test_the_command_line_reads_frames(weights, noise, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", noise, 16000)
+    common = ["transcribe", str(tmp_path / "a.wav"), "--model", str(weights), "-q"]
+    common += ["--format", "json,mid", "--overwrite"]
+
+    def notes(*arguments):
+        assert cli.main([*common, "--decode", "frames", *arguments]) == 0
+        record = json.loads((tmp_path / "a.json").read_text())
+        assert record["settings"]["decode"] == "frames"
+        return record["notes"]
+
+    drums = notes("--instruments", "drums")
+    assert drums
+    assert all(note["is_drum"] for note in drums)
+    assert (
+        len(notes("--sensitivity", "0.2"))
+        < len(notes())
+        < len(notes("--sensitivity", "0.8"))
+    )
+    midi = reader.read_midi(tmp_path / "a.mid")
+    assert len({note.velocity for note in midi}) > 5
+    assert cli.main([*common, "--sensitivity", "1.5"]) == 1
+    assert (
+        "sensitivity is 1.5; expected a number from 0 to 1" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("context", [0, 10, 20])

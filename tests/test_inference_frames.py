@@ -65,6 +65,36 @@ def test_streamed_notes_are_the_final_ones_but_for_names_and_drums(weights, nois
     assert starts(streamed) == starts(model(noise))
 
 
+def test_no_more_is_kept_than_is_needed(weights):
+    """However long a recording is: two batches of segments, and the last of them."""
+    model = InferenceModel(weights)
+    feed = inference.Feed(model, [np.zeros(60 * CONFIG.segment_samples, np.float32)])
+    pulled = most = count = 0
+
+    def counted():
+        nonlocal pulled
+        for segment in feed.segments():
+            pulled += 1
+            yield segment
+
+    for key, found in model._found(counted()):
+        most = max(most, pulled - count)
+        count += sum(isinstance(x, SegmentNotes) for x in feed.take(key, found))
+        for recording in feed._open.values():
+            reader = recording.notes._reader
+            assert len(reader._parts) <= 2
+            assert len(reader._rows[0]) <= 4
+            assert not recording.waiting
+    assert count == pulled == 60
+    assert most <= 2 * frames.BATCH
+
+
+def test_half_precision_hears_nearly_the_same(weights, noise):
+    whole = InferenceModel(weights)(noise)
+    half = InferenceModel(weights, TranscribeOptions(dtype="bfloat16"))(noise)
+    assert len(half) == pytest.approx(len(whole), rel=0.2)
+
+
 def test_what_frames_have_no_use_for_is_refused(weights, tiny_weights):
     with pytest.raises(ConfigError, match="no frame heads"):
         InferenceModel(tiny_weights, TranscribeOptions(decode="frames"))

@@ -265,7 +265,7 @@ def test_notes_of_tokens_get_what_was_heard_of_them():
         Note(1.4, 1.5, 60, 127, 24),
         Note(0.26, 0.8, 61, 127, 24),
     ]
-    drum, note, other, quiet, far = reader.detail(tokens)
+    other, drum, note, quiet, far = reader.detail(tokens)
     assert drum.is_drum
     assert drum.start_time == pytest.approx(seconds(10))
     assert (note.velocity, note.program) == (114, 24)

@@ -29,7 +29,6 @@ then.
 
 from __future__ import annotations
 
-import bisect
 import collections
 import dataclasses
 import functools
@@ -147,7 +146,10 @@ class FrameHearing:
     def run(
         self, segments: Iterable[tuple[Hashable, np.ndarray]]
     ) -> Iterator[tuple[Hashable, Heard]]:
-        """Hears any number of segments, one batch ahead of what it yields.
+        """Hears any number of segments.
+
+        It is one batch ahead of what it yields, but for the first: a recording's first
+        notes should not wait.
 
         Args:
           segments: (key, frames [T, bands]); pulled as needed.
@@ -156,9 +158,9 @@ class FrameHearing:
           Each key with what was heard, NumPy arrays [T, ...], in order.
         """
         pending: collections.deque[tuple[list[Hashable], Heard]] = collections.deque()
-        for keys, frames in self._batches(segments):
+        for number, (keys, frames) in enumerate(self._batches(segments)):
             pending.append((keys, self(frames)))
-            if len(pending) > 1:
+            if not number or len(pending) > 1:
                 yield from _apart(*pending.popleft())
         for batch in pending:
             yield from _apart(*batch)
@@ -312,14 +314,12 @@ class FrameReader:
         records["frame"], records["height"] = frame, height
         records["pitch"] = index if drum else index + LOWEST_PITCH
         records["ends"] = _OPEN
+        # Onsets of the last frames of a segment are only known with the next one.
         newest = self._parts[-1].first + self._config.context_frames
-        for number, part in enumerate(self._parts):
-            is_newest = number == len(self._parts) - 1
-            mine = np.flatnonzero((frame >= newest) == is_newest)
-            if len(self._parts) == 1:
-                mine = np.arange(len(frame))
-            heard = part.heard
-            rows = np.clip(frame[mine] - part.first, 0, len(heard.onset) - 1)
+        owner = np.where(frame < newest, 0, len(self._parts) - 1)
+        for number, (heard, first) in enumerate(self._parts):
+            mine = owner == number
+            rows = np.clip(frame[mine] - first, 0, len(heard.onset) - 1)
             place = (rows, index[mine])
             if drum:
                 velocity, time = heard.drum_velocity, heard.drum_time
@@ -327,8 +327,8 @@ class FrameReader:
                 velocity, time = heard.velocity, heard.time
                 records["logits"][mine] = heard.classes[place]
             records["time"][mine] = time[place]
-            velocity = np.clip(velocity[place], 0.05, 1.0)
-            records["velocity"][mine] = np.floor(127 * velocity)
+            loud = np.clip(velocity[place], 0.05, 1.0)
+            records["velocity"][mine] = np.floor(127 * loud)
         return records
 
     def _end_notes(
@@ -415,45 +415,45 @@ class FrameReader:
 
         Each note takes those of the onset of its pitch that lies nearest, its end moves
         with its start, and it ends by the next onset of its pitch and program. Where no
-        onset was heard nearby, the time stays, the velocity is the usual one among the
-        recording's notes until then, and the confidence is 0.
+        onset was heard nearby, the time stays, the velocity is the others' median, and
+        the confidence is 0.
 
         Args:
           notes: that ended by now.
         """
-        pitched = np.concatenate([*self._notes, self._open])
-        heard = (pitched, np.concatenate([np.zeros(0, _NOTE), *self._hits]))
-        usual = [
-            int(np.median(x["velocity"])) if len(x) else DEFAULT_VELOCITY for x in heard
-        ]
-        detailed, sounding = [], {}
-        places = [_by_pitch(x, self._seconds(x)[0]) for x in heard]
-        for note in sorted(notes):
-            which = int(note.is_drum)
-            times, rows = places[which].get(note.pitch, ((), ()))
-            near = bisect.bisect(times, note.start_time)
-            near = [i for i in (near - 1, near) if 0 <= i < len(times)]
-            moves = [(abs(times[i] - note.start_time), i) for i in near]
-            distance, i = min(moves, default=(np.inf, 0))
-            changed = {"velocity": usual[which], "confidence": 0.0}
-            if distance <= MATCH_SECONDS:
-                record = heard[which][rows[i]]
-                changed = {
-                    "velocity": int(record["velocity"]),
-                    "confidence": float(record["height"]),
-                    "start_time": float(times[i]),
-                    "end_time": note.end_time + float(times[i]) - note.start_time,
-                }
-            note = dataclasses.replace(note, **changed)
-            key = (note.pitch, note.program, note.is_drum)
-            before = sounding.get(key)
-            if before is not None and detailed[before].end_time > note.start_time:
-                detailed[before] = dataclasses.replace(
-                    detailed[before], end_time=note.start_time
+        detailed = []
+        for drums, heard in ((False, [*self._notes, self._open]), (True, self._hits)):
+            records = np.concatenate([np.zeros(0, _NOTE), *heard])
+            some = [note for note in notes if note.is_drum == drums]
+            detailed += self._detailed(some, records)
+        return _without_overlaps(detailed)
+
+    def _detailed(self, notes: Sequence[Note], records: np.ndarray) -> list[Note]:
+        """As `detail`, of notes and records that are all drums, or none."""
+        starts = self._seconds(records)[0]
+        pitch, time = (
+            np.array([getattr(note, name) for note in notes], np.float64)
+            for name in ("pitch", "start_time")
+        )
+        rows = _nearest(records["pitch"], starts, pitch, time)
+        near = rows >= 0
+        velocity = np.full(len(notes), DEFAULT_VELOCITY)
+        if near.any():
+            velocity[near] = records["velocity"][rows[near]]
+            velocity[~near] = np.median(velocity[near])
+        changed = []
+        for note, row, loud in zip(notes, rows, velocity, strict=True):
+            move = float(starts[row]) - note.start_time if row >= 0 else 0.0
+            changed.append(
+                dataclasses.replace(
+                    note,
+                    start_time=note.start_time + move,
+                    end_time=note.end_time + move,
+                    velocity=int(loud),
+                    confidence=float(records["height"][row]) if row >= 0 else 0.0,
                 )
-            sounding[key] = len(detailed)
-            detailed.append(note)
-        return detailed
+            )
+        return changed
 
     def _seconds(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns starts [n] and ends [n, thresholds]."""
@@ -520,17 +520,49 @@ def _peaks(
     return frame + here.start, column, height[frame, column]
 
 
-def _by_pitch(
-    records: np.ndarray, starts: np.ndarray
-) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Returns for each pitch the starts, rising, and the records' numbers."""
-    order = np.lexsort([starts, records["pitch"]])
-    pitches, first = np.unique(records["pitch"][order], return_index=True)
-    parts = np.split(order, first[1:])
-    return {
-        int(pitch): (starts[part], part)
-        for pitch, part in zip(pitches, parts, strict=len(pitches) > 0)
-    }
+def _nearest(
+    pitches: np.ndarray, starts: np.ndarray, pitch: np.ndarray, time: np.ndarray
+) -> np.ndarray:
+    """Finds for each note the nearest onset of its pitch.
+
+    Args:
+      pitches: of the onsets, [N].
+      starts: of the onsets, seconds [N].
+      pitch: of the notes, [n].
+      time: of the notes, seconds [n].
+
+    Returns:
+      Numbers of onsets, int64 [n]; -1 where none is within `MATCH_SECONDS`.
+    """
+    if not len(starts):
+        return np.full(len(pitch), -1)
+    # Further from one pitch to the next than any recording is long.
+    apart = 1e6
+    places = pitches * apart + starts
+    order = np.argsort(places, kind="stable")
+    wanted = pitch * apart + time
+    after = np.searchsorted(places[order], wanted)
+    beside = np.stack([after - 1, after])
+    beside = order[np.clip(beside, 0, len(order) - 1)]
+    distances = np.abs(places[beside] - wanted)
+    rows = np.where(distances[0] <= distances[1], beside[0], beside[1])
+    return np.where(distances.min(axis=0) <= MATCH_SECONDS, rows, -1)
+
+
+def _without_overlaps(notes: Sequence[Note]) -> list[Note]:
+    """Ends each note by the next onset of its pitch and program; by onset."""
+    trimmed: list[Note] = []
+    latest: dict[tuple[int, int, bool], int] = {}
+    for note in sorted(notes):
+        key = (note.pitch, note.program, note.is_drum)
+        before = latest.get(key)
+        if before is not None and trimmed[before].end_time > note.start_time:
+            trimmed[before] = dataclasses.replace(
+                trimmed[before], end_time=note.start_time
+            )
+        latest[key] = len(trimmed)
+        trimmed.append(note)
+    return trimmed
 
 
 def _classes_of(

@@ -105,6 +105,8 @@ def run(argv: Sequence[str], mode: str = "train"):
     options = _parser(mode).parse_args(gin_utils.rewrite_gin_args(argv))
     import gin
 
+    if getattr(options, "init", None) is not None:
+        options.gin_bindings.append(f"INITIAL_WEIGHTS = {options.init!r}")
     module_name, function_name = _MODES[mode]
     with engine_as_t5x(module_name, function_name):
         _LOG.info("engine: mt3.engine stands for the module t5x in this process")
@@ -184,6 +186,13 @@ def _parser(mode: str) -> argparse.ArgumentParser:
         metavar="DIR,DIR",
         help="folders in which gin files are looked up first",
     )
+    if mode == "train":
+        parser.add_argument(
+            "--init",
+            metavar="MODEL",
+            help="what to begin with: 'default', a file, or a run's folder. Sets the "
+            "macro INITIAL_WEIGHTS, as in gin/recordings.gin",
+        )
     if mode == "infer":
         parser.add_argument(
             "--shard_id",

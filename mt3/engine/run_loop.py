@@ -33,6 +33,8 @@ class Periods:
       checkpoint: steps between checkpoints, or None.
       checkpoint_steps: further steps with a checkpoint.
       total: the last step.
+      checkpoint_minutes: write one, too, at the first pause after this time without
+        any; or None.
     """
 
     stats: int | None
@@ -40,6 +42,7 @@ class Periods:
     checkpoint: int | None
     checkpoint_steps: tuple[int, ...]
     total: int
+    checkpoint_minutes: float | None = None
 
     @classmethod
     def of(
@@ -52,7 +55,8 @@ class Periods:
         """Returns the periods of a run with these checkpoints, or None."""
         period = save.period if save else None
         steps = tuple(save.checkpoint_steps or ()) if save else ()
-        return cls(stats, evaluation, period, steps, total)
+        minutes = save.minutes if save else None
+        return cls(stats, evaluation, period, steps, total, minutes)
 
     @property
     def stats_period(self) -> int:
@@ -66,10 +70,17 @@ class Periods:
         candidates += [at for at in self.checkpoint_steps if at > step]
         return min(*candidates, self.total)
 
-    def checkpoint_due(self, step: int) -> bool:
-        """Tells whether a checkpoint is written after this step."""
+    def checkpoint_due(self, step: int, seconds: float = 0.0) -> bool:
+        """Tells whether a checkpoint is written after this step.
+
+        Args:
+          step: the step.
+          seconds: time since the last checkpoint, or since the start.
+        """
         regular = self.checkpoint and step % self.checkpoint == 0
-        return bool(regular) or step in self.checkpoint_steps
+        minutes = self.checkpoint_minutes
+        late = minutes is not None and seconds >= 60 * minutes
+        return bool(regular) or late or step in self.checkpoint_steps
 
 
 class _Window:
@@ -159,6 +170,7 @@ class RunLoop:
         self._inference = inference
         self._concurrent = concurrent_metrics
         self._clock = metrics_writer.ProgressClock(periods.total)
+        self._saved = time.monotonic()
 
     def run(self, step: int, stop: StopRequest, *, evaluate_first: bool = False) -> int:
         """Trains until the last step or a request to stop; returns the step.
@@ -191,7 +203,8 @@ class RunLoop:
                 self._report_training(step, window)
                 window = _Window()
             self._clock.pause()
-            if last or self._periods.checkpoint_due(step):
+            since = time.monotonic() - self._saved
+            if last or self._periods.checkpoint_due(step, since):
                 self._save(wait=stop.urgent)
             due = self._periods.evaluation and step % self._periods.evaluation == 0
             if (due or (last and self._periods.evaluation)) and not stop.urgent:
@@ -238,6 +251,7 @@ class RunLoop:
         if self._manager is not None:
             position = {"source": self._batches.state(), "random_seed": self._seed}
             self._manager.save(self._trainer.train_state, position)
+            self._saved = time.monotonic()
             if wait:
                 self._manager.wait()
 

@@ -87,6 +87,8 @@ class SaveCheckpointConfig:
       dtype: type of saved parameters, 'float32' or 'bfloat16'. Only 'float32'
         resumes exactly.
       period: steps between checkpoints; None for one at the end only.
+      minutes: also write one where the run pauses this long after the last; None
+        leaves it to the steps.
       checkpoint_steps: further steps at which to save.
       keep: newest checkpoints kept; None for all.
       keep_dataset_checkpoints: accepted for T5X's files; the data position is
@@ -108,6 +110,7 @@ class SaveCheckpointConfig:
     state_transformation_fns: Sequence[Any] = ()
     checkpoint_manager_cls: Any = None
     asynchronous: bool = True
+    minutes: float | None = None
 
     def __post_init__(self):
         _check_choice("SaveCheckpointConfig", "dtype", self.dtype, _SAVE_DTYPES)
@@ -115,6 +118,11 @@ class SaveCheckpointConfig:
         if self.period is not None and self.period < 1:
             raise ConfigError(
                 f"SaveCheckpointConfig: period is {self.period}; expected >= 1 or None"
+            )
+        if self.minutes is not None and not self.minutes > 0:
+            raise ConfigError(
+                f"SaveCheckpointConfig: minutes are {self.minutes}; expected more than "
+                "0 or None"
             )
 
 

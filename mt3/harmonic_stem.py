@@ -189,9 +189,7 @@ def _convolve_backward(dilation: tuple[int, int], saved, out: Array):
     def of_xla(x: Array, out: Array) -> Array:
         return jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](out)[0]
 
-    kernel_gradient = jax.lax.platform_dependent(
-        x, out, cpu=products, default=of_xla
-    )
+    kernel_gradient = jax.lax.platform_dependent(x, out, cpu=products, default=of_xla)
     return x_gradient, kernel_gradient
 
 

@@ -15,7 +15,8 @@ from flax.traverse_util import flatten_dict
 
 import gin
 from mt3 import checkpoints as model_checkpoints
-from mt3.engine import checkpoints, gin_utils, launch
+from mt3 import network
+from mt3.engine import checkpoints, gin_utils, launch, seqio_data
 from mt3.errors import ConfigError
 
 FOLDER = gin_utils.search_paths()[0]
@@ -96,7 +97,8 @@ def test_all_files_are_there():
         *("mt3.gin", "ismir2021.gin", "finetune.gin", "local_tiny.gin"),
         *(f"ismir2022/{n}.gin" for n in ("small", "base", "pretrain", "finetune")),
         *("synthetic.gin", "synthetic_run.gin", "synthetic_tiny.gin"),
-        *("synthetic_gpu.gin", "decoder.gin"),
+        *("synthetic_gpu.gin", "decoder.gin", "recordings.gin"),
+        *("default.gin", "default_network.gin"),
     } == set(FILES)
 
 
@@ -516,6 +518,56 @@ def test_the_default_weights_recipe(bound, name):
     assert (4 + 2 + 2) * count < 60e6
     data = got["get_dataset_fn"]
     assert data.model_config == model.config
+    assert got["checkpoint_cfg"].save.minutes == (3 if "gpu" in name else None)
+
+
+RECORDINGS = ("DATA_SET='mine'", "MODEL_DIR='m'")
+
+
+def test_the_default_weights_are_of_the_default_network(bound):
+    """Runs, tasks and fine-tuning have the sizes, tokens and frames of the file."""
+    file = model_checkpoints.load(model_checkpoints.resolve("default")).config
+    half = {"dtype": None, "float32_logits": None, "frame_heads": None}
+    expected = network.T5Config.from_dict({**file.network}).to_dict() | half
+    for name, bindings in (
+        ("synthetic.gin", ("CORPUS='c'", "MODEL_DIR='m'")),
+        ("synthetic_gpu.gin", ("CORPUS='c'", "MODEL_DIR='m'")),
+        ("recordings.gin", RECORDINGS),
+    ):
+        got = bound((name,), *bindings)
+        model = got["model"]
+        assert model.module.config.to_dict() | half == expected, name
+        ours = dataclasses.replace(model.config, network=file.network)
+        assert ours == file, name
+        assert got["get_dataset_fn"].model_config == model.config
+
+
+@pytest.mark.parametrize("mode", ["eval", "infer"])
+def test_tasks_of_the_default_weights(bound, mode):
+    import seqio
+
+    names = ("default.gin", f"{mode}.gin")
+    for files in (names, names[::-1]):
+        got = bound(files, "TASK_PREFIX='maestrov3_notes_ties'", mode=mode)
+        cfg = got["dataset_cfg"]
+        assert cfg.task_feature_lengths == {"inputs": 200, "targets": 640}
+        task = seqio.get_mixture_or_task(cfg.mixture_or_task_name)
+        file = model_checkpoints.load(model_checkpoints.resolve("default")).config
+        found = seqio_data.model_config(task, cfg.task_feature_lengths)
+        assert dataclasses.replace(found, network=file.network) == file
+        assert got["model"].module.config.memory_positions
+
+
+def test_init_is_the_macro(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        gin_utils, "parse_gin_flags", lambda paths, files, values: seen.append(values)
+    )
+    monkeypatch.setattr(gin, "get_configurable", lambda name: lambda **unused: None)
+    file = "--gin_file=gin/recordings.gin"
+    launch.run([file, "--init", "default"])
+    launch.run([file])
+    assert seen == [["INITIAL_WEIGHTS = 'default'"], []]
 
 
 def test_the_decoders_recipe(bound):
@@ -545,7 +597,8 @@ def test_the_decoders_recipe(bound):
 
 def test_files_need_no_tensorflow_where_they_read_no_tasks():
     """What synthetic runs include imports nothing of the data layer."""
-    for name in ("model.gin", "decoder.gin", *(f for f in FILES if "synthetic" in f)):
+    lean = ("model.gin", "default_network.gin", "decoder.gin")
+    for name in (*lean, *(f for f in FILES if "synthetic" in f)):
         imported = re.findall(
             r"^(?:from|import) (.*)$", (FOLDER / name).read_text(), re.MULTILINE
         )

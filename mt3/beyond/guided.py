@@ -117,8 +117,8 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
 
     Its batches contain `notes` [B, N, 5] (`grids.note_rows`) besides the tokens, and
     frames or `samples` int16 [B, history + input_samples]. Only the losses and the
-    initial parameters differ from the base class; `starts.network_params` selects those of the
-    network.
+    initial parameters differ from the base class; `starts.network_params` selects
+    those of the network.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Weights for evaluation and inference: which checkpoints, and one of them.
 
 Every form that `mt3.checkpoints` reads is accepted: folders of this engine and of T5X,
-single files, URLs. Only parameters and step are read.
+single files, URLs, names of the package's models. Only parameters and step are read.
 
 Differences from T5X: with several folders of checkpoints all of them count, not the
 first that has any.
@@ -10,6 +10,7 @@ first that has any.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mt3 import checkpoints
+from mt3 import checkpoints, frame_heads
 from mt3.checkpoints import orbax_folder, storage, t5x
 from mt3.checkpoints.sizes import STEP_FOLDER
 from mt3.checkpoints.storage import Folder
@@ -122,6 +123,9 @@ class WeightLoader:
             model.
         """
         params, step = _read(path)
+        if frame_heads.HEADS not in self.like.params:
+            # They are for reading notes without the decoder.
+            params = {k: v for k, v in params.items() if k != frame_heads.HEADS}
         check_same_tree(path, params, self.like.params)
         flat = checkpoints.flatten(params)
         bad = [name for name in sorted(flat) if not np.isfinite(flat[name]).all()]
@@ -144,6 +148,8 @@ class WeightLoader:
 def _read(path: str) -> tuple[Any, int]:
     """Returns (parameters, step) of a checkpoint of any kind; step 0 if unknown."""
     if not storage.is_url(path):
+        if not os.path.exists(path):
+            path = checkpoints.resolve(path)
         local = Folder.of(path)
         if not local.children():
             # A file, or nothing.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mt3 import configs, spectrograms
-from mt3.beyond import frames, names
+from mt3.beyond import frames
 from mt3.errors import ConfigError
 from mt3.frame_heads import NUM_CLASSES, Heard
 from mt3.note_sequences import Note
@@ -290,50 +290,6 @@ def test_notes_of_tokens_do_not_overlap_once_they_have_moved():
     reader, _ = read(heard, 90)
     first, second = reader.detail([Note(0.26, 0.46, 60), Note(0.46, 0.7, 60)])
     assert first.end_time == second.start_time == pytest.approx(seconds(19.5))
-
-
-def named(*rows):
-    """Names of notes whose class logits are given as {class: logit}."""
-    logits = np.zeros((len(rows), NUM_CLASSES), np.float32)
-    for row, values in zip(logits, rows, strict=True):
-        for number, value in values.items():
-            row[number] = value
-    times = np.arange(float(len(rows)))
-    return names.HeardNotes(times, times + 0.5, times + 60, logits, times * 0 + 0.9)
-
-
-def test_shares_decide_about_unclear_notes():
-    clear, unclear = {5: 6.0}, {5: 1.0, 7: 1.4}
-    notes = named(*[clear] * 10, *[unclear] * 2)
-    assert names.name_notes(notes).tolist() == [5] * 12
-    assert names.name_notes(named(unclear, unclear)).tolist() == [7] * 2
-
-
-def test_shares_are_those_that_explain_the_notes():
-    """The estimate's fixed point: shares are the means of the weighed names."""
-    rng = np.random.default_rng(3)
-    logits = rng.normal(0, 2, (400, NUM_CLASSES))
-    shares = np.full(NUM_CLASSES, 1 / NUM_CLASSES)
-    for _ in range(10):
-        odds = np.exp(logits) * shares
-        weighed = odds / odds.sum(axis=1, keepdims=True)
-        shares = weighed.mean(axis=0)
-    np.testing.assert_allclose(names.weigh_by_shares(logits, None), weighed, rtol=1e-6)
-
-
-def test_an_instrument_of_one_note_is_a_mistake():
-    notes = named(*[{0: 5.0}] * 4, {9: 5.0, 0: 1.0}, *[{4: 5.0}] * 2)
-    assert names.name_notes(notes).tolist() == [0] * 5 + [4] * 2
-    # Where nothing else is left, the likeliest stays.
-    assert names.name_notes(named({9: 5.0}, {3: 7.0})).tolist() == [3, 3]
-    assert names.name_notes(named({9: 5.0})).tolist() == [9]
-    assert names.name_notes(named()).tolist() == []
-
-
-def test_names_that_were_not_asked_for_have_no_share():
-    allowed = np.isin(np.arange(NUM_CLASSES), [0, 4])
-    notes = named(*[{9: 50.0, 4: 1.0}] * 2, *[{9: 90.0, 0: 1.0}] * 2)
-    assert names.name_notes(notes, allowed).tolist() == [4, 4, 0, 0]
 
 
 def test_segments_without_context_are_read_too():

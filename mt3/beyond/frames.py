@@ -255,7 +255,7 @@ class FrameReader:
         self._notes: list[np.ndarray] = []
         self._hits: list[np.ndarray] = []
         self._new: list[np.ndarray] = []  # notes and hits that `take` has not given
-        self._shares = 0.5 * self._allowed
+        self._votes = names.Votes(self._allowed if self._allowed.any() else None)
         self._heights = np.zeros(0, np.float32)
 
     def add(self, heard: Heard, *, last: bool, num_frames: int | None = None) -> None:
@@ -374,10 +374,8 @@ class FrameReader:
         self._open, done = notes[~ended], notes[ended]
         self._notes.append(done)
         self._new.append(done)
-        weighed = names.given_shares(
-            names.softmax(begun["logits"]), self._shares / self._shares.sum()
-        )
-        self._shares = self._shares + weighed.sum(axis=0)
+        seconds = (end - begin) / self._rate
+        self._votes.add(begun["pitch"], begun["logits"], seconds)
 
     def drum_threshold(self) -> float:
         """Returns the threshold of drum hits by what was heard until now."""
@@ -394,8 +392,8 @@ class FrameReader:
         self._new = []
         hits = records[(records["ends"] == _OPEN).all(axis=1)]
         notes = records[(records["ends"] != _OPEN).all(axis=1)]
-        weighed = names.softmax(notes["logits"]) * self._shares
-        return sorted(self._to_notes(notes, weighed.argmax(axis=1)) + self._drum(hits))
+        classes = self._votes.classes(notes["pitch"])
+        return sorted(self._to_notes(notes, classes) + self._drum(hits))
 
     def finish(self) -> list[Note]:
         """Returns all notes of the recording, by onset; the last segment was added."""

@@ -1,15 +1,17 @@
 """Which instrument plays each note: classes of notes that were read from frames.
 
 The note head says of every note by itself how likely each of the 16 MIDI classes is.
-`name_notes` looks at all notes of a recording together:
+In a mixture it is often wrong, but an instrument stays in its register, so the notes
+around say more. `name_notes` looks at all notes of a recording together:
 
-1. The classes are weighed by the recording's own shares of them, which are estimated
-   with the names (Saerens et al. 2002, "Adjusting the outputs of a classifier to new a
-   priori probabilities"): what plays often is the likelier explanation of an unclear
-   note.
-2. Classes that were not asked for have no share.
+1. Each note gets the class that is the likeliest on average over the notes near it,
+   itself included. A note counts by exp(-d / 6 - t / 100) at d semitones and t seconds
+   (in steps of 20 s).
+2. Classes that were not asked for count nowhere.
 3. An instrument that is heard in one note only is a mistake: its note goes to the
    others.
+
+`Votes` is the first rule for a recording that has not ended: only notes until now.
 """
 
 from __future__ import annotations
@@ -19,11 +21,17 @@ from typing import NamedTuple
 import numpy as np
 
 from mt3.frame_heads import NUM_CLASSES
+from mt3.vocabularies import NUM_PITCHES
 
-# Rounds in which shares and names are estimated from one another.
-ROUNDS = 10
+# Distances over which what a note says fades to 1 / e.
+SEMITONES, SECONDS = 6.0, 100.0
+# Notes are added up by pitch within stretches of this length.
+STRETCH_SECONDS = 20.0
 # Fewest notes of an instrument.
 FEWEST = 2
+
+_PITCHES = np.arange(NUM_PITCHES)
+_NEAR = np.exp(-np.abs(_PITCHES[:, None] - _PITCHES) / SEMITONES).astype(np.float32)
 
 
 class HeardNotes(NamedTuple):
@@ -46,41 +54,73 @@ def name_notes(notes: HeardNotes, allowed: np.ndarray | None = None) -> np.ndarr
     Returns:
       MIDI classes, int64 [N].
     """
-    probabilities = weigh_by_shares(notes.logits, allowed)
-    if not len(probabilities):
+    if not len(notes.pitch):
         return np.zeros(0, np.int64)
-    names = probabilities.argmax(axis=1)
+    votes = votes_nearby(notes, allowed)
+    names = votes.argmax(axis=1)
     rare = np.bincount(names, minlength=NUM_CLASSES) < FEWEST
     if rare[names].all():
         # So few notes that none is left: the likeliest class plays them.
-        return np.full(len(names), probabilities.sum(axis=0).argmax())
-    return np.where(rare, -1.0, probabilities).argmax(axis=1)
+        return np.full(len(names), votes.sum(axis=0).argmax())
+    return np.where(rare, -1.0, votes).argmax(axis=1)
 
 
-def weigh_by_shares(logits: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
-    """Returns each note's probabilities of the classes, float64 [N, NUM_CLASSES].
+def votes_nearby(notes: HeardNotes, allowed: np.ndarray | None = None) -> np.ndarray:
+    """Adds up what the notes near each note say.
 
     Args:
-      logits: of the classes, float [N, NUM_CLASSES].
+      notes: see `name_notes`; at least one.
+      allowed: see `name_notes`.
+
+    Returns:
+      float32 [N, NUM_CLASSES], a sum of probabilities; 0 where not allowed.
+    """
+    stretch = (notes.start // STRETCH_SECONDS).astype(np.int64)
+    shape = (stretch.max() + 1, NUM_PITCHES, NUM_CLASSES)
+    said = np.zeros(shape, np.float32)
+    np.add.at(said, (stretch, notes.pitch), probabilities(notes.logits, allowed))
+    said = _NEAR @ said
+    fading = np.float32(np.exp(-STRETCH_SECONDS / SECONDS))
+    before, after = said.copy(), said.copy()
+    for i in range(1, len(said)):
+        before[i] += fading * before[i - 1]
+        after[-1 - i] += fading * after[-i]
+    return (before + after - said)[stretch, notes.pitch]
+
+
+class Votes:
+    """What the notes of a recording have said until now."""
+
+    def __init__(self, allowed: np.ndarray | None = None):
+        """Starts a recording; `allowed` as for `name_notes`."""
+        self._allowed = allowed
+        self._said = np.zeros((NUM_PITCHES, NUM_CLASSES), np.float32)
+
+    def add(self, pitch: np.ndarray, logits: np.ndarray, seconds: float) -> None:
+        """Takes new notes.
+
+        Args:
+          pitch: int [n], MIDI.
+          logits: of their classes, float [n, NUM_CLASSES].
+          seconds: the time since notes were last taken.
+        """
+        self._said *= np.float32(np.exp(-seconds / SECONDS))
+        np.add.at(self._said, pitch, probabilities(logits, self._allowed))
+
+    def classes(self, pitch: np.ndarray) -> np.ndarray:
+        """Returns the classes, int64 [n], of notes that were taken, by pitch [n]."""
+        return (_NEAR @ self._said).argmax(axis=1)[pitch]
+
+
+def probabilities(logits: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+    """Returns probabilities of classes, float64 [N, NUM_CLASSES].
+
+    Args:
+      logits: float [N, NUM_CLASSES].
       allowed: see `name_notes`.
     """
-    shares = np.ones(NUM_CLASSES) if allowed is None else allowed.astype(float)
-    shares /= shares.sum()
-    weighed = probabilities = softmax(logits)
-    for _ in range(ROUNDS if len(logits) else 0):
-        weighed = given_shares(probabilities, shares)
-        shares = weighed.mean(axis=0)
-    return weighed
-
-
-def given_shares(probabilities: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Weighs probabilities [N, NUM_CLASSES] by shares [NUM_CLASSES]."""
-    weighed = probabilities * shares
-    return weighed / weighed.sum(axis=1, keepdims=True)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns the probabilities of logits [N, NUM_CLASSES], float64, none of them 0."""
     logits = logits.astype(np.float64)
-    odds = np.exp(np.maximum(logits - logits.max(axis=1, keepdims=True), -500.0))
+    if allowed is not None:
+        logits = np.where(allowed, logits, -np.inf)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)

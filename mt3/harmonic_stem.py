@@ -145,57 +145,6 @@ def stack_harmonics(levels: Array, middle_only: bool = False) -> Array:
     return jnp.concatenate(stacked, axis=-1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve(x: Array, kernel: Array, dilation: tuple[int, int]) -> Array:
-    """Convolves [B, T, P, C] with [frames, pitches, C, features], as large as before.
-
-    XLA's CPU backend takes up to 25 times as long for the kernel's gradient as for the
-    convolution; there it is a sum of matrix products.
-    """
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1, 1),
-        padding="SAME",
-        rhs_dilation=dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def _convolve_forward(x: Array, kernel: Array, dilation: tuple[int, int]):
-    return _convolve(x, kernel, dilation), (x, kernel)
-
-
-def _convolve_backward(dilation: tuple[int, int], saved, out: Array):
-    x, kernel = saved
-    plain = functools.partial(_convolve.fun, dilation=dilation)
-    (x_gradient,) = jax.vjp(lambda x: plain(x, kernel), x)[1](out)
-
-    def products(x: Array, out: Array) -> Array:
-        reach = [d * (t - 1) // 2 for d, t in zip(dilation, kernel.shape, strict=False)]
-        padded = jnp.pad(x, ((0, 0), *((r, r) for r in reach), (0, 0)))
-        frames, pitches = x.shape[1:3]
-        taps = [
-            jnp.einsum(
-                "btpc,btpf->cf",
-                padded[:, i : i + frames, j : j + pitches],
-                out,
-            )
-            for i in range(0, kernel.shape[0] * dilation[0], dilation[0])
-            for j in range(0, kernel.shape[1] * dilation[1], dilation[1])
-        ]
-        return jnp.stack(taps).reshape(kernel.shape)
-
-    def of_xla(x: Array, out: Array) -> Array:
-        return jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](out)[0]
-
-    kernel_gradient = jax.lax.platform_dependent(x, out, cpu=products, default=of_xla)
-    return x_gradient, kernel_gradient
-
-
-_convolve.defvjp(_convolve_forward, _convolve_backward)
-
-
 class SharedConv(nn.Module):
     """A convolution over frames and pitches, with a bias.
 
@@ -232,10 +181,13 @@ class SharedConv(nn.Module):
             jnp.float32,
             axes=("mlp",),
         )
-        y = _convolve(
+        y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             kernel.reshape(shape).astype(self.dtype),
-            self.dilation,
+            window_strides=(1, 1),
+            padding="SAME",
+            rhs_dilation=self.dilation,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
 

@@ -155,7 +155,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
                 config.input_samples, sample_rate=config.spectrogram.sample_rate
             )
         heads = self.module.config.num_heads
-        if len(self.guide.local_distances) > heads:
+        if self.guide.local_weight and len(self.guide.local_distances) > heads:
             raise ConfigError(
                 f"guided: {len(self.guide.local_distances)} local_distances for "
                 f"{heads} heads; expected at most one each"

@@ -35,7 +35,8 @@ def export(
       model_dir: the run's folder, with `model.json`.
       path: the file to write.
       step: which checkpoint; None for the newest.
-      info: provenance and licence, JSON-able; `step` is added.
+      info: provenance and licence, JSON-able; `step` is added, and for a file with
+        heads that notes are read from them (`decode`), unless it says otherwise.
       dtype: storage type of matrices, 'float32', 'bfloat16' or 'float16'.
       overwrite: replace a file that is there.
 
@@ -55,6 +56,7 @@ def export(
         network = {**config.network, "frame_heads": True}
         config = dataclasses.replace(config, network=network)
         found[frame_heads.HEADS] = heads
+        info = {"decode": "frames", "grammar": True, **(info or {})}
     expected = model_checkpoints.expected_shapes(config)
     known = {name.split("/")[0] for name in expected}
     left_out = sorted(found.keys() - known)

@@ -17,6 +17,11 @@ stem's description:
   two frames it begins.
 * drums: `drum_details`, on `enc`: velocity and time of each drum.
 
+* velocity: `velocity_*` for notes and `drum_velocity_*` for drum hits, on levels of the
+  front end around an onset (`velocity_features`), through two hidden layers. The
+  encoder hears levels relative to their neighbourhood alone, from which a note's
+  velocity can't be told.
+
 A note's onset lies in the frame t whose centre is nearest. The note head and
 `drum_details` are trained at frame t + 1, where more of the note is heard; `hear`
 moves what they say to frame t. Velocities are given as velocity / 127 - 0.6, times in
@@ -30,11 +35,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from mt3 import vocabularies
 from mt3.errors import CheckpointError, ConfigError
-from mt3.harmonic_stem import NUM_PITCHES
+from mt3.harmonic_stem import BANDS_PER_SEMITONE, LOWEST_PITCH, NUM_PITCHES
 
 if TYPE_CHECKING:
     from mt3.network import T5Config
@@ -52,6 +58,17 @@ NOTE_WIDTH = 64
 NOTE_FEATURES = NUM_CLASSES + 2
 # What is added to a head's output to get velocity / 127.
 VELOCITY_OFFSET = 0.6
+VELOCITY_WIDTH = 96
+# Frames around an onset whose levels tell a velocity, and where they are read: at a
+# note's first partials, for drums in wide bands of four semitones.
+_NOTE_FRAMES = np.arange(-2, 6)
+_DRUM_FRAMES = np.arange(-1, 3)
+_PARTIALS = np.rint(12 * BANDS_PER_SEMITONE * np.log2(np.arange(1, 7))).astype(int)
+_WIDE_BANDS, _WIDE = 24, 12
+# Levels below the recording's peak that are looked at, in dB, and their scale.
+_DECIBELS = 20 / np.log(10)
+_RANGE_DB, _SCALE_DB = 90.0, 30.0
+_SILENCE = -30.0
 
 
 class FrameLogits(NamedTuple):
@@ -235,4 +252,159 @@ def head_shapes(emb_dim: int, note_channels: int) -> dict[str, tuple[int, ...]]:
             f"{name}_out": (hidden, features),
             f"{name}_bias": (features,),
         }
+    for drums in (False, True):
+        shapes |= velocity_shapes(drums=drums)
     return shapes
+
+
+def velocity_shapes(*, drums: bool = False) -> dict[str, tuple[int, ...]]:
+    """Returns the names and shapes of the velocity head's parameters."""
+    name = "drum_velocity" if drums else "velocity"
+    bands = _WIDE_BANDS if drums else len(_PARTIALS)
+    frames = len(_DRUM_FRAMES if drums else _NOTE_FRAMES)
+    pitches = vocabularies.NUM_PITCHES if drums else NUM_PITCHES
+    return {
+        f"{name}_levels": ((bands + 1) * frames + bands, VELOCITY_WIDTH),
+        f"{name}_pitch": (pitches, VELOCITY_WIDTH),
+        f"{name}_hidden": (VELOCITY_WIDTH, VELOCITY_WIDTH),
+        f"{name}_hidden_bias": (VELOCITY_WIDTH,),
+        f"{name}_out": (VELOCITY_WIDTH, 1),
+        f"{name}_bias": (1,),
+    }
+
+
+class Loudness(NamedTuple):
+    """How loud a recording is: what the levels of its notes are relative to.
+
+    A finished result uses the whole recording's, a stream that of the part so far.
+    """
+
+    peak: float  # the largest value of the frames, a natural logarithm
+    power: np.ndarray  # [bands], the mean square of the magnitudes
+    frames: int  # that were heard
+
+    @classmethod
+    def silence(cls, bands: int) -> Loudness:
+        """Returns that of a recording of which nothing was heard."""
+        return cls(_SILENCE, np.zeros(bands), 0)
+
+    def add(self, frames: np.ndarray) -> Loudness:
+        """Returns the loudness with further frames [T, bands]."""
+        count = self.frames + len(frames)
+        if not len(frames):
+            return self
+        total = self.power * self.frames + np.exp(2.0 * frames).sum(axis=0)
+        return Loudness(max(self.peak, float(frames.max())), total / count, count)
+
+
+def velocity_features(
+    frames: Array, frame: Array, pitch: Array, *, drums: bool = False
+) -> Array:
+    """Reads the levels from which a velocity can be told.
+
+    Args:
+      frames: what the encoder was given, [T, bands], natural logarithms.
+      frame: int [n], the frame of each onset; frames beyond either end repeat the
+        outermost.
+      pitch: int [n], MIDI pitch; not used for drums.
+      drums: whether these are drum hits.
+
+    Returns:
+      [n, F]: around the onset, the largest level near each partial (of each wide band
+      for drums), and each frame's largest level. NumPy arrays for NumPy arrays.
+    """
+    module = np if isinstance(frames, np.ndarray) else jnp
+    around = _DRUM_FRAMES if drums else _NOTE_FRAMES
+    places = module.clip(frame[:, None] + around[None], 0, frames.shape[0] - 1)
+    if drums:
+        wide = frames[:, : _WIDE_BANDS * _WIDE]
+        levels = wide.reshape(-1, _WIDE_BANDS, _WIDE).max(axis=-1)[places]
+    else:
+        near = _near_partials(module, frames)
+        levels = near[places[:, :, None], _partial_bands(pitch)[:, None, :]]
+    levels = levels.reshape(len(frame), levels.shape[1] * levels.shape[2])
+    return module.concatenate([levels, frames.max(axis=-1)[places]], axis=-1)
+
+
+def velocities(
+    heads: Mapping[str, Any],
+    features: Array,
+    pitch: Array,
+    peak: Any,
+    power: Array,
+    *,
+    drums: bool = False,
+) -> Array:
+    """Estimates velocities from levels.
+
+    Args:
+      heads: the parameters.
+      features: [n, F], see `velocity_features`.
+      pitch: int [n], MIDI pitch or drum key.
+      peak: the largest level of the recording; a number, or [n, 1].
+      power: its mean power in each band, [bands], or [n, bands].
+      drums: whether these are drum hits.
+
+    Returns:
+      [n], velocity / 127, not limited. NumPy arrays for NumPy arrays.
+    """
+    module = np if isinstance(features, np.ndarray) else jnp
+    name, low = ("drum_velocity", 0) if drums else ("velocity", LOWEST_PITCH)
+    if drums:
+        wide = power[..., : _WIDE_BANDS * _WIDE]
+        wide = wide.reshape(*wide.shape[:-1], _WIDE_BANDS, _WIDE).mean(axis=-1)
+        usual = module.log(wide + np.exp(2 * _SILENCE)) / 2
+        usual = module.broadcast_to(usual, (len(features), _WIDE_BANDS))
+    else:
+        usual = _near_partials(module, module.log(power + np.exp(2 * _SILENCE)) / 2)
+        bands = _partial_bands(pitch)
+        if usual.ndim == 1:
+            usual = usual[bands]
+        else:
+            usual = module.take_along_axis(usual, bands, axis=-1)
+    levels = module.concatenate([features, usual], axis=-1) - peak
+    levels = module.clip(levels * _DECIBELS, -_RANGE_DB, 0.0) / _SCALE_DB + 1.5
+    hidden = module.take(heads[f"{name}_pitch"], pitch - low, axis=0)
+    hidden += levels @ heads[f"{name}_levels"]
+    hidden = _gelu(module, hidden) @ heads[f"{name}_hidden"]
+    hidden = _gelu(module, hidden + heads[f"{name}_hidden_bias"][None])
+    told = hidden @ heads[f"{name}_out"] + heads[f"{name}_bias"][None]
+    return told[:, 0] + VELOCITY_OFFSET
+
+
+def midi_velocities(
+    heads: Mapping[str, Any],
+    features: np.ndarray,
+    pitch: np.ndarray,
+    loudness: Loudness,
+    *,
+    drums: bool = False,
+) -> np.ndarray:
+    """Returns the velocities of found notes, int [n], 1..127; see `velocities`."""
+    told = velocities(
+        heads, features, pitch, loudness.peak, loudness.power, drums=drums
+    )
+    return np.clip(np.rint(127 * told), 1, vocabularies.MAX_VELOCITY).astype(int)
+
+
+def _near_partials(module: Any, levels: Array) -> Array:
+    """Returns the largest of each band [..., bands] and its two neighbours.
+
+    There are further bands, which are silent, for partials above the highest.
+    """
+    beyond = int(_PARTIALS[-1]) + BANDS_PER_SEMITONE
+    padding = [(0, 0)] * (levels.ndim - 1) + [(1, beyond)]
+    x = module.pad(levels, padding, constant_values=_SILENCE)
+    pairs = module.maximum(x[..., :-1], x[..., 1:])
+    return module.maximum(pairs[..., :-1], pairs[..., 1:])
+
+
+def _partial_bands(pitch: Array) -> Array:
+    """Returns the band of each pitch's partials, int [n, partials]."""
+    return BANDS_PER_SEMITONE * (pitch[:, None] - LOWEST_PITCH) + 1 + _PARTIALS[None]
+
+
+def _gelu(module: Any, x: Array) -> Array:
+    """The tanh approximation, as in the other heads."""
+    inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x * x * x)
+    return 0.5 * x * (1.0 + module.tanh(inner))

@@ -44,7 +44,7 @@ from mt3 import (
     spectrograms,
     vocabularies,
 )
-from mt3.beyond import grids, starts
+from mt3.beyond import grids, starts, velocity
 from mt3.beyond.grids import NUM_CLASSES, frame_of_time
 from mt3.configs import ModelConfig
 from mt3.errors import ConfigError
@@ -66,7 +66,8 @@ class GuideConfig:
       refined_share: the refined head's share of that.
       class_weight: weight of the cross-entropy of classes, summed over notes.
       velocity_weight: weight of the squared error of velocity / 127, summed over notes
-        and drum hits whose velocity is known.
+        and drum hits whose velocity is known, and of the velocity heads' loss
+        (`velocity`).
       time_weight: weight of the squared error of the onset in frames, likewise.
       next_event_weight: weight of the cross-entropy of the distance to the next event,
         summed over frames.
@@ -223,7 +224,11 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
             method="encode",
         )
         aids, metrics = self._encoder_aids(
-            params[starts.AUXILIARY], encoded, sown["intermediates"], batch["notes"]
+            params[starts.AUXILIARY],
+            frames,
+            encoded,
+            sown["intermediates"],
+            batch["notes"],
         )
         # The aids' weights are relative to the token loss, however that is scaled.
         divisor, _ = losses.normalizing_factor_and_weights(
@@ -249,7 +254,7 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
             metrics = {**token_metrics, **metrics, "attention_loss": attention}
         return loss + (aids if divisor is None else aids / divisor), metrics
 
-    def _encoder_aids(self, heads, encoded, intermediates, notes):
+    def _encoder_aids(self, heads, frames, encoded, intermediates, notes):
         """Returns the weighted sum of the encoder's aids, and metrics."""
         guide, config = self.guide, self.config
         begin = grids.onset_grid(notes, config)
@@ -280,6 +285,9 @@ class GuidedModel(models.ContinuousInputsEncoderDecoderModel):
             sown = intermediates["encoder"]["harmonic_stem"]
             targets = jnp.stack([begin, sound], axis=-1)
             metrics |= self._note_losses(heads, encoded, sown, targets, notes)
+            metrics["velocity_loss"] += velocity.segment_loss(
+                heads, frames, notes, self.config
+            )
             aids += (
                 guide.note_weight * metrics["note_loss"]
                 + guide.class_weight * metrics["class_loss"]

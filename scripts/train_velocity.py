@@ -21,6 +21,8 @@ from mt3 import checkpoints, frame_heads
 from mt3.engine import velocity
 from mt3.errors import CheckpointError, MT3Error
 
+_DTYPES = {"F16": "float16", "BF16": "bfloat16"}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses arguments, trains and writes the file.
@@ -78,12 +80,13 @@ def run(options: argparse.Namespace) -> Path:
         for drums, notes in unseen.items():
             found = velocity.rank_correlation(heads, notes, drums=drums)
             print(f"{'drums' if drums else 'notes'}: rank correlation {found:.3f}")
+    header = checkpoints.read_header(source)
     return checkpoints.save_safetensors(
         options.output,
         {**loaded.params, frame_heads.HEADS: heads},
         loaded.config,
-        info=checkpoints.read_header(source).info,
-        dtype="float16",
+        info=header.info,
+        dtype=next((_DTYPES[x] for x in header.dtypes if x in _DTYPES), "float32"),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import train_velocity
 from mt3 import checkpoints, configs, frame_heads, harmonic_stem, spectrograms
 from mt3.beyond import grids, velocity
 from mt3.engine import velocity as training
@@ -15,6 +16,7 @@ from mt3.errors import DataError
 from mt3.midi import note_arrays
 from mt3.note_sequences import Note
 from mt3.synthesis import corpus, soundfont
+from tests.support import tiny_heads
 
 CONFIG = configs.ModelConfig(
     network={},
@@ -242,3 +244,21 @@ def test_a_swell_over_many_segments_comes_out_as_one(program):
     assert stats.spearmanr(told, true).statistic > 0.85
     soft, loud = (told[:8].mean() + told[-8:].mean()) / 2, told[28:36].mean()
     assert loud - soft > 30
+
+
+def test_the_command_changes_the_velocity_heads_alone(built, tmp_path, capsys):
+    model, new = tmp_path / "tiny.safetensors", tmp_path / "new.safetensors"
+    config = tiny_heads.CONFIG
+    checkpoints.save_safetensors(
+        model, tiny_heads.make_params(), config, info={"name": "tiny"}
+    )
+    arguments = [str(built), "-o", str(new), "--model", str(model), "--steps", "2"]
+    assert train_velocity.main([*arguments, "--validation", str(built)]) == 0
+    assert capsys.readouterr().out.count("rank correlation") == 2
+    before, after = (checkpoints.load(path) for path in (model, new))
+    assert after.info["name"] == "tiny"
+    for name, value in checkpoints.flatten(before.params).items():
+        same = np.array_equal(value, checkpoints.flatten(after.params)[name])
+        assert same != ("velocity" in name), name
+    assert train_velocity.main(arguments) == 1
+    assert "there already" in capsys.readouterr().err

@@ -89,10 +89,8 @@ class Heard(NamedTuple):
     onset: Array  # [B, T, 88], log odds that a note begins
     sounding: Array  # [B, T, 88], log odds
     classes: Array  # [B, T, 88, NUM_CLASSES], logits of the note's MIDI class
-    velocity: Array  # [B, T, 88], velocity / 127
     time: Array  # [B, T, 88], frames from the frame's centre to the onset
     drum_onset: Array  # [B, T, 128], log odds
-    drum_velocity: Array  # [B, T, 128], velocity / 127
     drum_time: Array  # [B, T, 128], frames
     frames: Array  # [B, T, bands], what the encoder was given
 
@@ -216,15 +214,13 @@ def hear(
     refined = refined_logits(heads, encoded, described)
     notes = _from_next(note_outputs(heads, encoded, described))
     drums = _from_next(drum_details(heads, encoded))
-    drum_velocity, drum_time = jnp.split(drums, 2, axis=-1)
+    _, drum_time = jnp.split(drums, 2, axis=-1)
     return Heard(
         onset=refined[..., 0],
         sounding=refined[..., 1],
         classes=notes[..., :NUM_CLASSES],
-        velocity=notes[..., NUM_CLASSES] + VELOCITY_OFFSET,
         time=notes[..., NUM_CLASSES + 1],
         drum_onset=frame_logits(heads, encoded).drums,
-        drum_velocity=drum_velocity + VELOCITY_OFFSET,
         drum_time=drum_time,
         frames=frames,
     )

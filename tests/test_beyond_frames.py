@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mt3 import configs, spectrograms
+from mt3 import configs, frame_heads, spectrograms
 from mt3.beyond import frames
 from mt3.errors import ConfigError
 from mt3.frame_heads import NUM_CLASSES, Heard
@@ -20,6 +20,13 @@ CONFIG = configs.ModelConfig(
 )
 MIDDLE, CONTEXT = CONFIG.segment_frames, CONFIG.context_frames
 CENTRE = 3.2  # Frames from a frame's beginning to its centre.
+BANDS = 294
+RNG = np.random.default_rng(8)
+HEADS = {
+    name: RNG.normal(0, 0.1, shape).astype(np.float32)
+    for drums in (False, True)
+    for name, shape in frame_heads.velocity_shapes(drums=drums).items()
+}
 
 
 def silence(count):
@@ -30,12 +37,10 @@ def silence(count):
         onset=np.full(pitched, -9.0, np.float32),
         sounding=np.full(pitched, -9.0, np.float32),
         classes=np.zeros((*pitched, NUM_CLASSES), np.float32),
-        velocity=np.full(pitched, 0.5, np.float32),
         time=np.zeros(pitched, np.float32),
         drum_onset=np.full(drums, -9.0, np.float32),
-        drum_velocity=np.full(drums, 0.5, np.float32),
         drum_time=np.zeros(drums, np.float32),
-        frames=np.zeros((length, 8), np.float32),
+        frames=np.random.default_rng(2).normal(-4, 2, (length, BANDS)),
     )
 
 
@@ -53,7 +58,7 @@ def hit(heard, frame, key, level=4.0):
 
 def read(heard, count, **options):
     """Reads `count` frames segment by segment; the reader, and what it streamed."""
-    reader = frames.FrameReader(CONFIG, {}, **options)
+    reader = frames.FrameReader(CONFIG, HEADS, **options)
     segments = -(-count // MIDDLE)
     streamed = []
     for k in range(segments):
@@ -144,7 +149,7 @@ def test_the_first_chord_lies_before_the_first_frame():
     heard = silence(20)
     play(heard, -3, 10, 60)
     (note,) = notes_of(heard, 20)
-    assert (note.pitch, note.velocity, note.program) == (60, 63, 0)
+    assert (note.pitch, note.program) == (60, 0)
     assert note.start_time == pytest.approx(0.004, abs=1e-6)
     assert note.confidence == pytest.approx(1 / (1 + np.exp(-4)))
 
@@ -190,6 +195,39 @@ def test_times_lie_between_frames():
     assert drum.is_drum
 
 
+def test_velocities_go_by_the_loudness_of_the_recording():
+    """Of all of it in the end, of what came until then in a stream."""
+    heard = silence(90)
+    heard.frames[CONTEXT + 60 :] += 3.0
+    for k in range(8):
+        play(heard, 3 + 10 * k, 8 + 10 * k, 50 + k)
+        hit(heard, 3 + 10 * k, 36 + k)
+    reader, streamed = read(heard, 90)
+
+    def wanted(count):
+        own = heard.frames[CONTEXT : CONTEXT + count]
+        loudness = frame_heads.Loudness.silence(BANDS).add(own)
+        velocities = {}
+        for k in range(8):
+            for drums, pitch in ((False, 50 + k), (True, 36 + k)):
+                pitches = np.array([pitch])
+                features = frame_heads.velocity_features(
+                    heard.frames, np.array([CONTEXT + 3 + 10 * k]), pitches, drums=drums
+                )
+                velocities[pitch, drums] = frame_heads.midi_velocities(
+                    HEADS, features.astype(np.float32), pitches, loudness, drums=drums
+                )[0]
+        return velocities
+
+    found = {(n.pitch, n.is_drum): n.velocity for n in reader.finish()}
+    assert found == wanted(90)
+    assert len(set(found.values())) > 8
+    early = {(n.pitch, n.is_drum): n.velocity for n in streamed[0]}
+    assert early
+    assert early.items() <= wanted(MIDDLE).items()
+    assert not early.items() <= found.items()
+
+
 def likely(probability):
     return float(np.log(probability / (1 - probability)))
 
@@ -225,7 +263,7 @@ def test_sensitivity_finds_more_notes_and_drums(rng):
     assert drums == sorted(set(drums))
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(ConfigError, match="from 0 to 1"):
-            frames.FrameReader(CONFIG, {}, sensitivity=wrong)
+            frames.FrameReader(CONFIG, HEADS, sensitivity=wrong)
 
 
 def test_only_instruments_that_were_asked_for():
@@ -254,7 +292,7 @@ def test_a_stream_keeps_running_shares():
 def test_notes_of_tokens_get_what_was_heard_of_them():
     heard = silence(90)
     play(heard, 10, 20, 60)
-    heard.time[CONTEXT + 10, 39], heard.velocity[CONTEXT + 10, 39] = 0.4, 0.9
+    heard.time[CONTEXT + 10, 39] = 0.4
     play(heard, 40, 50, 60, level=-1.0)
     hit(heard, 10, 38)
     reader, _ = read(heard, 90, sensitivity=1.0)
@@ -265,10 +303,16 @@ def test_notes_of_tokens_get_what_was_heard_of_them():
         Note(1.4, 1.5, 60, 127, 24),
         Note(0.26, 0.8, 61, 127, 24),
     ]
+    velocities = {
+        (round(n.start_time * 50 - CENTRE - 0.1), n.pitch): n.velocity
+        for n in reader.finish()
+    }
+    assert len(set(velocities.values())) == 3
     other, drum, note, quiet, far = reader.detail(tokens)
+    assert drum.velocity == velocities[10, 38]
     assert drum.is_drum
     assert drum.start_time == pytest.approx(seconds(10))
-    assert (note.velocity, note.program) == (114, 24)
+    assert (note.velocity, note.program) == (velocities[10, 60], 24)
     assert note.start_time == pytest.approx(seconds(10.4))
     assert note.end_time == pytest.approx(0.8 + seconds(10.4) - 0.26)
     assert note.confidence == pytest.approx(1 / (1 + np.exp(-4)))
@@ -279,7 +323,8 @@ def test_notes_of_tokens_get_what_was_heard_of_them():
             given.start_time,
             given.end_time,
         )
-        assert (unheard.velocity, unheard.confidence) == (88, 0.0)
+        usual = (velocities[10, 60] + velocities[40, 60]) // 2
+        assert (unheard.velocity, unheard.confidence) == (usual, 0.0)
 
 
 def test_notes_of_tokens_do_not_overlap_once_they_have_moved():
@@ -296,7 +341,7 @@ def test_segments_without_context_are_read_too():
     config = dataclasses.replace(CONFIG, context_frames=0)
     heard = silence(2 * 40 - 2 * CONTEXT)
     play(heard, 60 - CONTEXT, 70 - CONTEXT, 60)
-    reader = frames.FrameReader(config, {})
+    reader = frames.FrameReader(config, HEADS)
     for k in range(2):
         part = Heard(*(x[40 * k : 40 * (k + 1)] for x in heard))
         reader.add(part, last=k == 1)

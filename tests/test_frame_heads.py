@@ -60,9 +60,11 @@ def test_exported_weights_keep_the_heads_that_decoding_can_use(exported, params)
 
 
 def test_weights_say_how_they_are_decoded(exported):
-    """Evidence brings the grammar; without the grammar there is none."""
+    """From frames; of tokens, evidence brings the grammar, without which is none."""
+    assert InferenceModel(exported).resolved.settings()["decode"] == "frames"
 
     def settings(**options):
+        options = {"decode": "greedy", **options}
         model = InferenceModel(exported, TranscribeOptions(**options))
         return model.resolved.settings()
 
@@ -81,8 +83,9 @@ def test_weights_say_how_they_are_decoded(exported):
 def test_evidence_needs_what_it_needs(exported, tiny_weights):
     with pytest.raises(ConfigError, match="no frame heads"):
         InferenceModel(tiny_weights, TranscribeOptions(evidence=True, grammar=True))
+    options = TranscribeOptions(decode="greedy", evidence=True, grammar=False)
     with pytest.raises(ConfigError, match="without the grammar"):
-        InferenceModel(exported, TranscribeOptions(evidence=True, grammar=False))
+        InferenceModel(exported, options)
 
 
 def test_evidence_is_heard_in_a_recording(params, tmp_path):

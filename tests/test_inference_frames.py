@@ -132,7 +132,7 @@ def test_tokens_get_details_from_the_frames(weights, noise):
     """Times off the grid, velocities, confidence; the faithful way has none of it."""
     options = TranscribeOptions(decode="greedy", sensitivity=1.0, programs=())
     notes = InferenceModel(weights, options)(noise)
-    assert len({note.velocity for note in notes}) > 2
+    assert len({note.velocity for note in notes}) > 1
     assert all(0.0 <= note.confidence <= 1.0 for note in notes)
     assert any(abs(n.start_time / STEP % 1 - 0.5) < 0.4 for n in notes)
     plain = InferenceModel(weights, dataclasses.replace(options, details=False))(noise)

@@ -15,6 +15,8 @@ rules read across the joins:
 * Time: the heads say where between two frames the onset lies. The centre of frame t is
   at t / frames per second + half the window. Notes that are shorter than 0.04 s by
   h = 0.5 are dropped.
+* Velocity: from the front end's levels around the onset, relative to the loudness of
+  the recording (`frame_heads.velocities`).
 * Drums: as notes begin, but by a threshold of the recording's own, since drums in a
   mixture are less certain than drums alone.
 
@@ -22,9 +24,8 @@ rules read across the joins:
 0 subtracts half of `SENSITIVITY_RANGE` from what is heard, 1 adds half of it.
 
 A recording's frames are not kept: only a record of each note, and what the rules still
-need of the last segment. Names and the drums' threshold are those of the whole
-recording once it has ended (`FrameReader.finish`); `take` uses those of what came until
-then.
+need of the last segment. Names, velocities and the drums' threshold go by the whole
+recording once it has ended (`FrameReader.finish`); `take` goes by what came until then.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from mt3.beyond import names
 from mt3.configs import ModelConfig
 from mt3.errors import ConfigError
 from mt3.frame_heads import NUM_CLASSES, Heard
-from mt3.harmonic_stem import LOWEST_PITCH, NUM_PITCHES
+from mt3.harmonic_stem import LOWEST_PITCH, NUM_BANDS, NUM_PITCHES
 from mt3.note_sequences import DEFAULT_NOTE_DURATION, DEFAULT_VELOCITY, Note
 from mt3.vocabularies import NUM_PROGRAMS
 
@@ -73,18 +74,30 @@ MATCH_SECONDS = 0.05
 BATCH = 4
 _CLASS_SIZE = NUM_PROGRAMS // NUM_CLASSES
 
-_NOTE = np.dtype(
-    [
-        ("frame", np.int64),
-        ("pitch", np.int64),  # MIDI
-        ("height", np.float32),  # probability, 0..1
-        ("time", np.float32),  # frames from the frame's centre
-        ("velocity", np.int16),
-        ("ends", np.int64, len(END_THRESHOLDS)),  # frames, `_OPEN` while unknown
-        ("logits", np.float32, NUM_CLASSES),
-    ]
-)
+_HIT_FIELDS = [
+    ("frame", np.int64),
+    ("pitch", np.int64),  # MIDI
+    ("height", np.float32),  # probability, 0..1
+    ("time", np.float32),  # frames from the frame's centre
+]
+_NOTE_FIELDS = [
+    *_HIT_FIELDS,
+    ("ends", np.int64, len(END_THRESHOLDS)),  # frames, `_OPEN` while unknown
+    ("logits", np.float32, NUM_CLASSES),
+]
 _OPEN = -(1 << 40)
+
+
+def _with_levels(fields: list[tuple], *, drums: bool) -> np.dtype:
+    """Adds what velocities are told from (`frame_heads.velocity_features`)."""
+    nothing = np.zeros(0, np.int64)
+    silence = np.zeros((1, NUM_BANDS), np.float32)
+    features = frame_heads.velocity_features(silence, nothing, nothing, drums=drums)
+    return np.dtype([*fields, ("levels", np.float32, features.shape[1])])
+
+
+_NOTE = _with_levels(_NOTE_FIELDS, drums=False)
+_HIT = _with_levels(_HIT_FIELDS, drums=True)
 
 
 def sigmoid(x: Any) -> Any:
@@ -225,7 +238,7 @@ class FrameReader:
 
         Args:
           config: the model's.
-          heads: parameters of the frame heads.
+          heads: parameters of the frame heads, of which those of velocities are used.
           sensitivity: 0..1, see the module.
           programs: General MIDI programs that may play; None for all.
           drums: whether drums may play.
@@ -235,6 +248,8 @@ class FrameReader:
           ConfigError: a sensitivity out of range.
         """
         self._config = config
+        self._heads = {name: np.asarray(value) for name, value in heads.items()}
+        self._loudness = frame_heads.Loudness.silence(NUM_BANDS)
         self._sensitivity = sensitivity
         self._onset_threshold = moved(ONSET_THRESHOLD, sensitivity)
         # Of drums, what decides about the threshold is kept too.
@@ -254,7 +269,8 @@ class FrameReader:
         self._open = np.zeros(0, _NOTE)
         self._notes: list[np.ndarray] = []
         self._hits: list[np.ndarray] = []
-        self._new: list[np.ndarray] = []  # notes and hits that `take` has not given
+        # How many of them `take` has given.
+        self._taken = [0, 0]
         self._votes = names.Votes(self._allowed if self._allowed.any() else None)
         self._heights = np.zeros(0, np.float32)
 
@@ -274,6 +290,7 @@ class FrameReader:
             self._first = self._decided = part.first
         self._segments += 1
         self._parts = [*self._parts[-1:], part]
+        self._loudness = self._loudness.add(heard.frames[context:end])
         new = [heard.onset, heard.sounding, heard.drum_onset]
         # Four frames of silence, so that all rules come to their end.
         silence = 4 if last else 0
@@ -300,7 +317,6 @@ class FrameReader:
             hits = self._records(frame + first, key, height, drum=True)
             self._hits.append(hits)
             self._heights = np.concatenate([self._heights, hits["height"]])
-            self._new.append(hits)
         # Ends are one frame behind, and a peak is compared with the frame before.
         keep = max(end - 1, first)
         self._rows = [rows[keep - first :] for rows in self._rows]
@@ -310,10 +326,9 @@ class FrameReader:
         self, frame: np.ndarray, index: np.ndarray, height: np.ndarray, *, drum: bool
     ) -> np.ndarray:
         """Returns what is to be known of onsets at frames of the recording, [n]."""
-        records = np.zeros(len(frame), _NOTE)
+        records = np.zeros(len(frame), _HIT if drum else _NOTE)
         records["frame"], records["height"] = frame, height
         records["pitch"] = index if drum else index + LOWEST_PITCH
-        records["ends"] = _OPEN
         # Onsets of the last frames of a segment are only known with the next one.
         newest = self._parts[-1].first + self._config.context_frames
         owner = np.where(frame < newest, 0, len(self._parts) - 1)
@@ -322,13 +337,14 @@ class FrameReader:
             rows = np.clip(frame[mine] - first, 0, len(heard.onset) - 1)
             place = (rows, index[mine])
             if drum:
-                velocity, time = heard.drum_velocity, heard.drum_time
+                records["time"][mine] = heard.drum_time[place]
             else:
-                velocity, time = heard.velocity, heard.time
+                records["time"][mine] = heard.time[place]
                 records["logits"][mine] = heard.classes[place]
-            records["time"][mine] = time[place]
-            loud = np.clip(velocity[place], 0.05, 1.0)
-            records["velocity"][mine] = np.floor(127 * loud)
+                records["ends"] = _OPEN
+            records["levels"][mine] = frame_heads.velocity_features(
+                heard.frames, rows, records["pitch"][mine], drums=drum
+            )
         return records
 
     def _end_notes(
@@ -371,9 +387,8 @@ class FrameReader:
             decided = (known == _OPEN) & (ends < never)
             notes["ends"][:, which] = np.where(decided, ends, known)
         ended = (notes["ends"] != _OPEN).all(axis=1)
-        self._open, done = notes[~ended], notes[ended]
-        self._notes.append(done)
-        self._new.append(done)
+        self._open = notes[~ended]
+        self._notes.append(notes[ended])
         seconds = (end - begin) / self._rate
         self._votes.add(begun["pitch"], begun["logits"], seconds)
 
@@ -388,19 +403,17 @@ class FrameReader:
 
     def take(self) -> list[Note]:
         """Returns the notes that have ended since the last call."""
-        records = np.concatenate([np.zeros(0, _NOTE), *self._new])
-        self._new = []
-        hits = records[(records["ends"] == _OPEN).all(axis=1)]
-        notes = records[(records["ends"] != _OPEN).all(axis=1)]
+        taken, self._taken = self._taken, [len(self._notes), len(self._hits)]
+        notes = _joined(self._notes[taken[0] :], _NOTE)
+        hits = _joined(self._hits[taken[1] :], _HIT)
         classes = self._votes.classes(notes["pitch"])
         return sorted(self._to_notes(notes, classes) + self._drum(hits))
 
     def finish(self) -> list[Note]:
         """Returns all notes of the recording, by onset; the last segment was added."""
-        notes = np.concatenate([np.zeros(0, _NOTE), *self._notes])
+        notes, hits = _joined(self._notes, _NOTE), _joined(self._hits, _HIT)
         notes = notes[np.lexsort([notes["pitch"], notes["frame"]])]
-        hits = np.concatenate([np.zeros(0, _NOTE), *self._hits])
-        start, ends = self._seconds(notes)
+        start, ends = self._starts(notes), self._ends(notes)
         heard = names.HeardNotes(
             start, ends[:, 0], notes["pitch"], notes["logits"], notes["height"]
         )
@@ -420,15 +433,15 @@ class FrameReader:
           notes: that ended by now.
         """
         detailed = []
-        for drums, heard in ((False, [*self._notes, self._open]), (True, self._hits)):
-            records = np.concatenate([np.zeros(0, _NOTE), *heard])
+        pitched = _joined([*self._notes, self._open], _NOTE)
+        for drums, records in ((False, pitched), (True, _joined(self._hits, _HIT))):
             some = [note for note in notes if note.is_drum == drums]
             detailed += self._detailed(some, records)
         return _without_overlaps(detailed)
 
     def _detailed(self, notes: Sequence[Note], records: np.ndarray) -> list[Note]:
         """As `detail`, of notes and records that are all drums, or none."""
-        starts = self._seconds(records)[0]
+        starts = self._starts(records)
         pitch, time = (
             np.array([getattr(note, name) for note in notes], np.float64)
             for name in ("pitch", "start_time")
@@ -437,7 +450,7 @@ class FrameReader:
         near = rows >= 0
         velocity = np.full(len(notes), DEFAULT_VELOCITY)
         if near.any():
-            velocity[near] = records["velocity"][rows[near]]
+            velocity[near] = self._velocities(records[rows[near]])
             velocity[~near] = np.median(velocity[near])
         changed = []
         for note, row, loud in zip(notes, rows, velocity, strict=True):
@@ -453,14 +466,29 @@ class FrameReader:
             )
         return changed
 
-    def _seconds(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns starts [n] and ends [n, thresholds]."""
+    def _starts(self, records: np.ndarray) -> np.ndarray:
+        """Returns seconds, [n]."""
         time = np.clip(records["time"], -_FURTHEST, _FURTHEST)
         start = (records["frame"] + time + self._centre) / self._rate
-        return np.maximum(start, 0.0), (records["ends"] + self._centre) / self._rate
+        return np.maximum(start, 0.0)
+
+    def _ends(self, notes: np.ndarray) -> np.ndarray:
+        """Returns seconds, [n, thresholds]."""
+        return (notes["ends"] + self._centre) / self._rate
+
+    def _velocities(self, records: np.ndarray) -> np.ndarray:
+        """Returns MIDI velocities by what was heard until now, [n]."""
+        return frame_heads.midi_velocities(
+            self._heads,
+            records["levels"],
+            records["pitch"],
+            self._loudness,
+            drums=records.dtype == _HIT,
+        )
 
     def _to_notes(self, notes: np.ndarray, classes: np.ndarray) -> list[Note]:
-        start, ends = self._seconds(notes)
+        start, ends = self._starts(notes), self._ends(notes)
+        velocity = self._velocities(notes)
         made = []
         for i in np.flatnonzero(ends[:, 0] - start > SHORTEST_SECONDS - 1e-9):
             record, number = notes[i], int(classes[i])
@@ -470,7 +498,7 @@ class FrameReader:
                     float(start[i]),
                     float(end),
                     int(record["pitch"]),
-                    int(record["velocity"]),
+                    int(velocity[i]),
                     self._program_of[number],
                     confidence=float(record["height"]),
                 )
@@ -479,18 +507,23 @@ class FrameReader:
 
     def _drum(self, hits: np.ndarray) -> list[Note]:
         hits = hits[hits["height"] > self.drum_threshold()]
-        start, _ = self._seconds(hits)
+        start, velocity = self._starts(hits), self._velocities(hits)
         return [
             Note(
                 float(begin),
                 float(begin) + DEFAULT_NOTE_DURATION,
                 int(hit["pitch"]),
-                int(hit["velocity"]),
+                int(loud),
                 is_drum=True,
                 confidence=float(hit["height"]),
             )
-            for begin, hit in zip(start, hits, strict=True)
+            for begin, loud, hit in zip(start, velocity, hits, strict=True)
         ]
+
+
+def _joined(parts: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
+    """Returns records [n], also of no parts."""
+    return np.concatenate([np.zeros(0, dtype), *parts])
 
 
 def _peaks(

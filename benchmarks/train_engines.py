@@ -24,12 +24,17 @@ from typing import Any
 
 import numpy as np
 
-# Gin files of each size, and what of them is the network: 8, 512 and 768 features.
+# Gin files of each size, and what of them is the network: 8, 512 and 768 features. The
+# last one is the recipe of the default weights, with its losses, augmentation and
+# optimiser, encoder and heads alone.
 SIZES = {
     "tiny": ("mt3.gin", "model.gin", "local_tiny.gin"),
     "small": ("mt3.gin", "model.gin"),
     "base": ("mt3.gin", "ismir2022/base.gin"),
+    "default": ("synthetic.gin",),
 }
+_UNUSED = {"default": ("MODEL_DIR = ''", "CORPUS = ''")}
+_NOTES = 60
 SEED = 42
 LEARNING_RATE = {"factors": "constant", "base_learning_rate": 0.001}
 
@@ -67,8 +72,10 @@ def make_model(size: str) -> Any:
     from mt3.engine import gin_utils
 
     gin.clear_config()
-    gin_utils.parse_gin_flags([], SIZES[size], [])
+    gin_utils.parse_gin_flags([], SIZES[size], _UNUSED.get(size, ()))
     try:
+        if size == "default":
+            return gin.get_configurable("guided.GuidedModel")()
         make = gin.get_configurable("models.ContinuousInputsEncoderDecoderModel")
         # Tasks have one; the benchmark has no tasks.
         return make(input_vocabulary=None)
@@ -95,6 +102,36 @@ def make_batch(settings: Settings, depth: int, vocab_size: int) -> dict[str, Any
         "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
         "decoder_target_tokens": targets,
         "decoder_loss_weights": real.astype(np.float32),
+    }
+
+
+def make_guided_batch(settings: Settings, model: Any) -> dict[str, Any]:
+    """Draws a batch for a model that makes the frames itself: noise and random notes.
+
+    Args:
+      settings: examples and tokens; the frames are the model's.
+      model: a `guided.GuidedModel`.
+    """
+    from mt3.beyond import grids
+    from mt3.note_sequences import NOTE_DTYPE
+    from mt3.synthesis.augmentation import HISTORY_SAMPLES
+
+    rng = np.random.default_rng(SEED)
+    plain = make_batch(settings, 1, model.module.config.vocab_size)
+    seconds = model.config.segment_seconds
+    rows = []
+    for _ in range(settings.batch):
+        notes = np.zeros(_NOTES, NOTE_DTYPE)
+        notes["start_time"] = rng.uniform(0, seconds - 0.5, _NOTES)
+        notes["end_time"] = notes["start_time"] + 0.5
+        notes["pitch"] = rng.integers(30, 90, _NOTES)
+        notes["velocity"] = rng.integers(30, 120, _NOTES)
+        rows.append(grids.note_rows(notes, settings.tokens // 2))
+    shape = (settings.batch, HISTORY_SAMPLES + model.config.input_samples)
+    return {
+        **{name: array for name, array in plain.items() if "decoder" in name},
+        "samples": rng.normal(0, 3000, shape).astype(np.int16),
+        "notes": np.stack(rows),
     }
 
 
@@ -166,6 +203,12 @@ class Engine(Subject):
         self.imported = peak_memory()
         self.model = self._make_model(settings.size)
         config = self.model.module.config
+        if settings.size == "default":
+            self.batch = make_guided_batch(settings, self.model)
+            self._make_trainer()
+            # XLA's own count, which has the stem's convolutions.
+            self.flops = round(self.trainer.step_flops(self.batch))
+            return
         self.batch = make_batch(settings, config.input_depth, config.vocab_size)
         self.flops = step_flops(
             config, settings.batch, settings.frames, settings.tokens
@@ -248,6 +291,7 @@ class OurEngine(Engine):
             train_state_axes=shardings,
             rng=trainer_rng,
             learning_rate_fn=utils.create_learning_rate_scheduler(**LEARNING_RATE),
+            peak_flops=1.0,
         )
         self._batches = itertools.repeat(batch)
 
@@ -272,6 +316,8 @@ class T5XEngine(Engine):
     """T5X's trainer, as `python -m t5x.train` runs it."""
 
     def __init__(self, settings: Settings):
+        if settings.size == "default":
+            raise EngineMissingError("it has no such network")
         try:
             for name in ("partitioning", "trainer", "utils"):
                 importlib.import_module(f"t5x.{name}")

@@ -6,6 +6,12 @@ losses of the first steps must agree before anything is timed.
 
     python benchmarks/train_step.py --sizes tiny small base --batch 2
 
+The size `default` is a step of `gin/synthetic.gin`, which T5X cannot take: encoder,
+heads and their losses, augmentation included, of segments of 200 frames whatever the
+arguments say. Its operations are those that XLA counts.
+
+    python benchmarks/train_step.py --sizes default --batch 4 --targets-length 640
+
 Each engine has a process of its own for each size, and they take turns, so that other
 work on the machine meets both of them; a large float32 matrix product has turns as
 well. A turn is the engine's own `Trainer.train`: from batches in the memory of the host

@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SF2|SF3",
         help="soundfont of real samples that only plays the programs that it has",
     )
-    add("--initial_weights", type=Path, help="parameters to begin with")
+    add("--initial_weights", help="parameters to begin with: a file, or 'default'")
     add("--python", default="3.12", help="of the machine to train on")
     add(
         "--wheels",
@@ -122,9 +122,7 @@ def make(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             soundfonts=_copy_files(options.soundfont, folder / "soundfonts"),
             exact_soundfonts=_copy_files(options.exact, folder / "exact"),
             songs=_write_songs(options.midi, folder, say),
-            initial_weights=next(
-                iter(_copy_files([options.initial_weights], folder / "weights")), None
-            ),
+            initial_weights=_copy_weights(options.initial_weights, folder),
             wheels=_add_wheels(options, folder / "wheels"),
         )
         contents.write(folder)
@@ -167,6 +165,16 @@ def _copy_files(paths: Sequence[Path | None], folder: Path) -> tuple[str, ...]:
         shutil.copy(path, folder)
         names.append(f"{folder.name}/{path.name}")
     return tuple(names)
+
+
+def _copy_weights(name: str | None, folder: Path) -> str | None:
+    """Puts the weights to begin with into the bundle; returns their name there."""
+    if name is None:
+        return None
+    from mt3 import checkpoints
+
+    path = name if Path(name).exists() else checkpoints.resolve(name)
+    return _copy_files([Path(path)], folder / "weights")[0]
 
 
 def _write_songs(

@@ -17,6 +17,7 @@ import gin
 from mt3 import checkpoints as model_checkpoints
 from mt3 import network
 from mt3.engine import checkpoints, gin_utils, launch, seqio_data
+from mt3.engine.train_state import shapes_of
 from mt3.errors import ConfigError
 
 FOLDER = gin_utils.search_paths()[0]
@@ -519,6 +520,36 @@ def test_the_default_weights_recipe(bound, name):
     data = got["get_dataset_fn"]
     assert data.model_config == model.config
     assert got["checkpoint_cfg"].save.minutes == (3 if "gpu" in name else None)
+
+
+def test_the_gpus_step_fits_together(bound):
+    """Encoder, decoder and losses in bfloat16, by shapes; parameters in float32."""
+    from mt3.synthesis.augmentation import HISTORY_SAMPLES
+
+    model = bound(("synthetic_gpu.gin",), "CORPUS='c'", "MODEL_DIR='m'")["model"]
+    assert model.module.config.dtype == "bfloat16"
+    shapes = {"decoder_input_tokens": (2, 64), "decoder_target_tokens": (2, 64)}
+    variables, _ = shapes_of(
+        lambda key: model.get_initial_variables(key, shapes), jax.random.key(0)
+    )
+    params = variables["params"]
+    kinds = {"samples": "int16", "notes": "float32", "decoder_loss_weights": "float32"}
+    shapes |= {
+        "samples": (2, HISTORY_SAMPLES + model.config.input_samples),
+        "notes": (2, 320, 5),
+        "decoder_loss_weights": (2, 64),
+    }
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, kinds.get(name, "int32"))
+        for name, shape in shapes.items()
+    }
+    gradient, metrics = jax.eval_shape(
+        jax.grad(lambda p, b: model.loss_fn(p, b, jax.random.key(0)), has_aux=True),
+        params,
+        batch,
+    )
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(gradient)} == {"float32"}
+    assert metrics.keys() >= {"velocity_loss", "time_loss", "attention_loss"}
 
 
 RECORDINGS = ("DATA_SET='mine'", "MODEL_DIR='m'")

@@ -56,14 +56,11 @@ from mt3.scoring import counts as metrics
 from mt3.scoring import instruments as instrument_metrics
 from mt3.synthesis import soundfont
 
-# What `--compare` tries: the balance of missed and extra notes, the token decoder with
-# and without what the frame heads hear, and the clean-up.
+# What `--compare` tries: the balance of missed and extra notes, the token decoder, and
+# the clean-up.
 CHOICES = (
     *(f"sensitivity={value}" for value in (0.3, 0.4, 0.6, 0.7)),
     "decode=beam1",
-    "decode=beam1,evidence={'decoder_weight':1}",
-    "decode=beam1,evidence=false",
-    "decode=beam1,type_first=false",
     "decode=greedy",
     "min_duration=0.05",
     "instrument_flicker=0.05",

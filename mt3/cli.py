@@ -169,7 +169,7 @@ def _add_transcribe(commands) -> None:
         default=0.5,
         metavar="0..1",
         help="balance of missed and extra notes: more finds more notes, and more that "
-        "are not there (default: 0.5); with frames or evidence",
+        "are not there (default: 0.5); with --decode frames",
     )
     add(
         "--grammar",
@@ -177,21 +177,6 @@ def _add_transcribe(commands) -> None:
         default=None,
         help="allow only tokens that mean something where they stand "
         "(default: as the model was measured to be better)",
-    )
-    add(
-        "--type-first",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="choose the type of each token before the token, and times by their "
-        "neighbourhood (default: as the model was measured to be better)",
-    )
-    add(
-        "--evidence",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="weigh the decoder's tokens by what the encoder hears in each frame; "
-        "needs a model that can, and the grammar (default: as the model was measured "
-        "to be better)",
     )
     add(
         "--unclosed-ties",
@@ -232,8 +217,8 @@ def _add_cleanup(parser) -> None:
         "--faithful",
         action="store_true",
         help="nothing that the original does not do: --decode beam1 --no-grammar "
-        "--no-type-first --no-evidence --unclosed-ties keep, no clean-up, and notes as "
-        "the decoder writes them, without velocity and confidence",
+        "--unclosed-ties keep, no clean-up, and notes as the decoder writes them, "
+        "without velocity and confidence",
     )
     add(
         "--min-duration",

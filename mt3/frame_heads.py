@@ -4,7 +4,7 @@ They read the encoder's output and the harmonic stem's description of each note
 (`harmonic_stem`), and nothing in the network depends on them. Training uses them as
 aids (`beyond.guided`); from weights that are exported with them
 (`T5Config.frame_heads`) notes can be read without the token decoder
-(`beyond.frames`), and the decoder's tokens can be weighed by them (`beyond.evidence`).
+(`beyond.frames`).
 Their parameters stand under `frame_heads` in a model's tree (`auxiliary` while it is
 trained). With `enc` [B, T, emb_dim] the encoder's output and `notes` [B, T, 88, K] the
 stem's description:
@@ -108,7 +108,7 @@ def take(params: Mapping[str, Any], config: T5Config) -> dict[str, Array]:
     """
     if not config.frame_heads:
         raise ConfigError(
-            "decoding: frames or evidence are asked for, but these weights have no "
+            "decoding: frames are asked for, but these weights have no "
             "frame heads; expected weights that were exported with them"
         )
     heads = params.get(HEADS, {})

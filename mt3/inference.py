@@ -41,8 +41,6 @@ from mt3 import checkpoints, decoding, network, spectrograms, tokenizer
 from mt3.audio import reading
 from mt3.beyond import frames
 from mt3.beyond.cleanup import CleanupOptions, clean_up
-from mt3.beyond.evidence import FrameEvidence
-from mt3.beyond.type_first import TypeFirst
 from mt3.configs import ModelConfig
 from mt3.errors import AudioError, ConfigError, DataError, MT3Error
 from mt3.event_codec import Codec
@@ -76,13 +74,8 @@ class TranscribeOptions:
         decoder; None leaves it to the model, "beam1" where that says nothing.
       grammar: allow only tokens that mean something where they stand; None leaves
         it to the model (what was measured to be better for it).
-      type_first: choose the type of each token before the token, and times by their
-        neighbourhood (`beyond.type_first`); None leaves it to the model.
-      evidence: weigh the tokens by what the encoder hears in each frame
-        (`beyond.evidence`), which needs the grammar; a mapping changes some of the
-        model's settings of it; None leaves it to the model.
       sensitivity: balance of missed and extra notes, 0..1: more finds more notes, and
-        more that are not there (`beyond.frames`). Only with "frames" or evidence.
+        more that are not there (`beyond.frames`). Only with "frames".
       details: give notes that the decoder wrote the time, velocity and confidence that
         the frame heads hear, where the model has them.
       programs: General MIDI programs to transcribe; None for all.
@@ -98,8 +91,6 @@ class TranscribeOptions:
 
     decode: str | None = None
     grammar: bool | None = None
-    type_first: bool | None = None
-    evidence: bool | Mapping[str, float] | None = None
     sensitivity: float = 0.5
     details: bool = True
     programs: tuple[int, ...] | None = None
@@ -120,8 +111,6 @@ class TranscribeOptions:
             self,
             decode="beam1",
             grammar=False,
-            type_first=False,
-            evidence=False,
             sensitivity=0.5,
             details=False,
             unclosed_ties="keep",
@@ -144,47 +133,24 @@ class TranscribeOptions:
         frames.log_odds_shift(self.sensitivity)
         if decode == FRAMES:
             self._check_frames()
-            return ResolvedOptions(self, decode, False, None, None, cleanup)
-        evidence, type_first = self.evidence, self.type_first
-        if evidence is None:
-            evidence = self.grammar is not False and bool(info.get("evidence"))
-        if type_first is None:
-            type_first = bool(info.get("type_first"))
-        grammar = self.grammar
-        if grammar is None:
-            grammar = bool(info.get("grammar")) or evidence is not False
+            return ResolvedOptions(self, decode, False, cleanup)
+        if self.sensitivity != 0.5:
+            raise ConfigError(
+                f"decoding: sensitivity is {self.sensitivity} with {decode!r}, which "
+                "has no threshold; expected decode='frames'"
+            )
         # Which program a pitch belongs to depends on what was written before it, so
         # that only the grammar can leave instruments out.
+        grammar = self.grammar
+        if grammar is None:
+            grammar = bool(info.get("grammar"))
         grammar = grammar or self.programs is not None or not self.drums
-        if evidence is not False and not grammar:
-            raise ConfigError(
-                "decoding: evidence is asked for without the grammar, whose state it "
-                "follows; expected both"
-            )
-        if evidence is False and self.sensitivity != 0.5:
-            raise ConfigError(
-                f"decoding: sensitivity is {self.sensitivity} with {decode!r} and no "
-                "evidence, which have no thresholds; expected decode='frames', or "
-                "evidence"
-            )
-        asked = evidence if isinstance(evidence, Mapping) else {}
-        return ResolvedOptions(
-            given=self,
-            decode=decode,
-            grammar=grammar,
-            type_first=_settings(info, "type_first") if type_first else None,
-            evidence=(
-                None if evidence is False else _settings(info, "evidence") | {**asked}
-            ),
-            cleanup=cleanup,
-        )
+        return ResolvedOptions(self, decode, grammar, cleanup)
 
     def _check_frames(self) -> None:
         """Raises ConfigError for what the frames alone have no use for."""
         asked = {
             "grammar": self.grammar,
-            "type_first": self.type_first,
-            "evidence": self.evidence not in (None, False),
             "unclosed_ties": self.unclosed_ties != "keep",
             "cleanup's merge_gap": self.cleanup and self.cleanup.merge_gap,
         }
@@ -204,16 +170,12 @@ class ResolvedOptions:
       given: the options that were given.
       decode: name of the decoding strategy.
       grammar: whether only grammatical tokens are allowed.
-      type_first: settings of `TypeFirst`; None to do without.
-      evidence: settings of `FrameEvidence`; None to do without.
       cleanup: what to correct in the notes of a whole recording.
     """
 
     given: TranscribeOptions
     decode: str
     grammar: bool
-    type_first: Mapping[str, Any] | None
-    evidence: Mapping[str, Any] | None
     cleanup: CleanupOptions
 
     def decode_options(
@@ -241,9 +203,10 @@ class ResolvedOptions:
     def _filters(
         self, config: ModelConfig, codec: Codec, vocab_size: int
     ) -> tuple[decoding.LogitFilter, ...]:
-        filters: list[decoding.LogitFilter] = []
-        if self.grammar:
-            grammar = decoding.GrammarMask.from_codec(
+        if not self.grammar:
+            return ()
+        return (
+            decoding.GrammarMask.from_codec(
                 codec,
                 vocab_size=vocab_size,
                 include_ties=config.include_ties,
@@ -252,44 +215,16 @@ class ResolvedOptions:
                 programs=self.given.programs,
                 drums=self.given.drums,
                 max_steps=math.ceil(config.segment_seconds * codec.steps_per_second),
-            )
-            if self.evidence is None:
-                filters.append(grammar)
-            else:
-                heard = FrameEvidence.from_config(config, grammar, **self.evidence)
-                shift = frames.log_odds_shift(self.given.sensitivity)
-                filters.append(
-                    dataclasses.replace(
-                        heard,
-                        onset_bias=heard.onset_bias + shift,
-                        drum_bias=heard.drum_bias + shift,
-                    )
-                )
-        if self.type_first is not None:
-            # Evidence says how likely it is that anything more happens at a time, and
-            # when something will.
-            heard = {} if self.evidence is None else {"merged": True, "reach": 0}
-            filters.append(TypeFirst.from_codec(codec, **heard, **self.type_first))
-        return tuple(filters)
+            ),
+        )
 
     def settings(self) -> dict[str, Any]:
         """Returns what a result is made with, as JSON values."""
         values = dataclasses.asdict(self.given)
-        asked = self.given.evidence
         values["decode"] = self.decode
         values["grammar"] = self.grammar
-        values["type_first"] = self.type_first is not None
-        values["evidence"] = (
-            dict(asked) if isinstance(asked, Mapping) else self.evidence is not None
-        )
         values["cleanup"] = dataclasses.asdict(self.cleanup) if self.cleanup else None
         return {key: value for key, value in values.items() if value is not None}
-
-
-def _settings(info: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Returns the settings that weights ask for; {} for the defaults."""
-    value = info.get(name)
-    return dict(value) if isinstance(value, Mapping) else {}
 
 
 class SegmentNotes(NamedTuple):

@@ -32,7 +32,7 @@ STANDARD_OUTPUT = "-"
 _STREAMABLE = ("jsonl",)
 _NOT_ON_STANDARD_OUTPUT = ("wav", "png")
 # Fields of `TranscribeOptions`, as the command line names them.
-_DECODING = ("decode", "grammar", "type_first", "evidence", "sensitivity")
+_DECODING = ("decode", "grammar", "sensitivity")
 _DECODING += ("unclosed_ties", "num_slots", "dtype", "allow_truncated")
 # The fields of `CleanupOptions`, as the command line names them.
 _CLEANUP = ("min_duration", "short_notes", "merge_gap", "instrument_flicker")
@@ -215,8 +215,6 @@ def _cleanup_options(options: argparse.Namespace) -> CleanupOptions | None:
         asked = {
             "--decode": options.decode not in (None, "beam1"),
             "--grammar": bool(options.grammar),
-            "--type-first": bool(options.type_first),
-            "--evidence": bool(options.evidence),
             "--sensitivity": options.sensitivity != 0.5,
             "--unclosed-ties": options.unclosed_ties != "keep",
             "a clean-up": bool(cleanup),

@@ -234,8 +234,6 @@ def test_a_model_brings_its_own_cleanup(tiny_weights, tmp_path, noise):
     assert faithful == TranscribeOptions(
         decode="beam1",
         grammar=False,
-        type_first=False,
-        evidence=False,
         details=False,
         num_slots=2,
         cleanup=CleanupOptions(),

@@ -12,7 +12,6 @@ import pytest
 
 from mt3 import decoding, network
 from mt3.decoding.strategies import NEG_INF
-from mt3.errors import ConfigError
 
 EOS = 1
 MAX_LENGTH = 12
@@ -44,7 +43,7 @@ class OnceOnly(decoding.LogitFilter):
         chosen = tokens[:, None] == TOKENS
         return state | (chosen & (tokens != EOS)[:, None])
 
-    def __call__(self, logits, state, heard):
+    def __call__(self, logits, state):
         return jnp.where(state, NEG_INF, logits)
 
 
@@ -55,29 +54,8 @@ class Scaled(decoding.LogitFilter):
     factor: float
     summand: float = 0.0
 
-    def __call__(self, logits, state, heard):
+    def __call__(self, logits, state):
         return self.factor * logits + self.summand * TOKENS
-
-
-@dataclasses.dataclass(frozen=True)
-class Listening(decoding.LogitFilter):
-    """Allows odd or even tokens, and EOS, as the encoder hears a segment."""
-
-    def take(self, params, config):
-        if config.emb_dim != 16:
-            raise ConfigError("listening: expected 16 numbers a frame")
-        return params["encoder"]["encoder_norm"]["scale"][0]
-
-    def hear(self, taken, encoded, sown):
-        value = jnp.sum(jnp.abs(encoded), axis=(1, 2)) + 0 * taken
-        return (1000 * value).astype(jnp.int32) % 2
-
-    def silence(self, slots):
-        return jnp.zeros((slots,), jnp.int32)
-
-    def __call__(self, logits, state, heard):
-        allowed = (heard[:, None] == TOKENS % 2) | (TOKENS == EOS)
-        return jnp.where(allowed, logits, NEG_INF)
 
 
 @pytest.fixture(scope="module")
@@ -142,20 +120,6 @@ def test_state_follows_the_tokens_of_its_row(params, segments):
         np.testing.assert_array_equal(found, row[: len(found)])
 
 
-def test_each_row_hears_its_own_segment(params, segments):
-    beams = decoding.Beam(2)
-    ids = batch(params, segments, beams, Listening())
-    for number, rows in enumerate(ids):
-        parities = {token % 2 for token in rows.ravel().tolist() if token > EOS}
-        assert len(parities) == 1
-        alone = batch(params, segments[number, None], beams, Listening())
-        np.testing.assert_array_equal(alone[0], rows)
-    assert len({int(rows[-1, 0]) % 2 for rows in ids}) == 2
-    streamed = stream(params, segments, beams, Listening())
-    for key, row in enumerate(ids[:, -1]):
-        np.testing.assert_array_equal(streamed[key], row[: len(streamed[key])])
-
-
 def test_filters_apply_in_their_order(params, segments):
     greedy = decoding.Greedy()
     double, ramp = Scaled(0.1), Scaled(1.0, 0.2)
@@ -164,10 +128,3 @@ def test_filters_apply_in_their_order(params, segments):
     np.testing.assert_array_equal(one, joined)
     other = batch(params, segments, greedy, ramp, double)
     assert (one != other).any()
-
-
-def test_what_a_filter_needs_is_checked_when_decoding_is_prepared(params):
-    other = dataclasses.replace(CONFIG, emb_dim=8)
-    options = decoding.DecodeOptions(filters=(Listening(),))
-    with pytest.raises(ConfigError, match="expected 16 numbers a frame"):
-        decoding.SegmentDecoder(params, other, options)

@@ -15,8 +15,7 @@ from mt3.beyond import guided, starts
 from mt3.engine import checkpoints as engine_checkpoints
 from mt3.engine import export, optimizers, utils
 from mt3.engine.train_state import TrainState
-from mt3.errors import ConfigError
-from mt3.inference import InferenceModel, TranscribeOptions
+from mt3.inference import InferenceModel
 from tests.support.tiny_heads import CONFIG, NETWORK, make_params
 
 PLAIN = dataclasses.replace(NETWORK, frame_heads=False)
@@ -45,7 +44,7 @@ def exported(params, tmp_path_factory):
     return export.export(
         folder,
         folder / "model.safetensors",
-        info={"name": "tiny", "grammar": True, "evidence": {"weight": 0.5}},
+        info={"name": "tiny"},
     )
 
 
@@ -59,54 +58,8 @@ def test_exported_weights_keep_the_heads_that_decoding_can_use(exported, params)
         np.testing.assert_array_equal(found[name], value)
 
 
-def test_weights_say_how_they_are_decoded(exported):
-    """From frames; of tokens, evidence brings the grammar, without which is none."""
-    assert InferenceModel(exported).resolved.settings()["decode"] == "frames"
-
-    def settings(**options):
-        options = {"decode": "greedy", **options}
-        model = InferenceModel(exported, TranscribeOptions(**options))
-        return model.resolved.settings()
-
-    changed = settings(evidence={"weight": 2.0})
-    assert changed["evidence"] == {"weight": 2.0}
-    by_default = settings()
-    assert by_default["evidence"] is True
-    assert by_default["grammar"] is True
-    assert settings(grammar=False)["evidence"] is False
-    assert settings(evidence=False)["evidence"] is False
-    faithful = settings(**vars(TranscribeOptions().faithful()))
-    assert faithful["evidence"] is False
-    assert faithful["grammar"] is False
-
-
-def test_evidence_needs_what_it_needs(exported, tiny_weights):
-    with pytest.raises(ConfigError, match="no frame heads"):
-        InferenceModel(tiny_weights, TranscribeOptions(evidence=True, grammar=True))
-    options = TranscribeOptions(decode="greedy", evidence=True, grammar=False)
-    with pytest.raises(ConfigError, match="without the grammar"):
-        InferenceModel(exported, options)
-
-
-def test_evidence_is_heard_in_a_recording(params, tmp_path):
-    """Frames that are sure of much are written down, whatever the decoder says."""
-    heads = dict(params[frame_heads.HEADS])
-    heads |= {name: 5 * heads[name] for name in ("kernel", "refine_out")}
-    # Nothing sounds on, so that there is room for what begins.
-    heads["bias"] = heads["bias"].at[128:256].set(-90.0)
-    heads["refine_bias"] = heads["refine_bias"].at[1].set(-90.0)
-    path = checkpoints.save_safetensors(
-        tmp_path / "sure.safetensors",
-        {**params, frame_heads.HEADS: heads},
-        CONFIG,
-        info={"name": "sure", "evidence": {"decoder_weight": 0.0}},
-    )
-    noise = 0.1 * np.random.default_rng(0).normal(size=30000).astype(np.float32)
-    options = {"decode": "greedy", "max_length": 40, "num_slots": 4}
-    notes = InferenceModel(path, TranscribeOptions(**options))(noise)
-    without = InferenceModel(path, TranscribeOptions(evidence=False, **options))(noise)
-    assert len(notes) > 3
-    assert notes != without
+def test_exported_weights_are_read_from_frames(exported):
+    assert InferenceModel(exported).resolved.decode == "frames"
 
 
 def test_training_goes_on_from_exported_heads(exported, params):

@@ -32,8 +32,6 @@ def test_the_plain_loop_equals_the_program(page, repository):
     options = inference.TranscribeOptions(
         decode="greedy",
         grammar=False,
-        type_first=False,
-        evidence=False,
         details=False,
         cleanup=CleanupOptions(),
         max_length=MAX_LENGTH,

@@ -27,7 +27,7 @@ def weights(tmp_path_factory):
     """Random weights with frame heads, which are read from frames by default."""
     path = tmp_path_factory.mktemp("heads") / "heads.safetensors"
     params = tiny_heads.make_params()
-    info = {"name": "heads", "decode": "frames", "evidence": True, "grammar": True}
+    info = {"name": "heads", "decode": "frames", "grammar": True}
     return checkpoints.save_safetensors(path, params, CONFIG, info=info)
 
 
@@ -100,8 +100,6 @@ def test_what_frames_have_no_use_for_is_refused(weights, tiny_weights):
         InferenceModel(tiny_weights, TranscribeOptions(decode="frames"))
     asked = {
         "grammar": {"grammar": True},
-        "evidence": {"evidence": {"weight": 1.0}},
-        "type_first": {"type_first": True},
         "merge_gap": {"cleanup": CleanupOptions(merge_gap=0.1)},
         "unclosed_ties": {"unclosed_ties": "end"},
     }
@@ -110,27 +108,14 @@ def test_what_frames_have_no_use_for_is_refused(weights, tiny_weights):
             InferenceModel(weights, TranscribeOptions(**options))
     with pytest.raises(ConfigError, match=r"sensitivity is 2.0; expected a number"):
         InferenceModel(weights, TranscribeOptions(sensitivity=2.0))
-    options = TranscribeOptions(decode="greedy", evidence=False, sensitivity=0.6)
-    with pytest.raises(ConfigError, match="'greedy' and no evidence"):
+    options = TranscribeOptions(decode="greedy", sensitivity=0.6)
+    with pytest.raises(ConfigError, match="'greedy', which has no threshold"):
         InferenceModel(weights, options)
-
-
-def test_sensitivity_goes_to_the_evidence(weights):
-    options = {"decode": "greedy", "evidence": {"onset_bias": 0.25}}
-    filters = [
-        InferenceModel(
-            weights, TranscribeOptions(sensitivity=s, **options)
-        )._decoder.program.spec.filters[0]
-        for s in (0.5, 0.7)
-    ]
-    assert filters[0].onset_bias == 0.25
-    assert filters[1].onset_bias == pytest.approx(1.25)
-    assert filters[1].drum_bias == pytest.approx(filters[0].drum_bias + 1.0)
 
 
 def test_tokens_get_details_from_the_frames(weights, noise):
     """Times off the grid, velocities, confidence; the faithful way has none of it."""
-    options = TranscribeOptions(decode="greedy", sensitivity=1.0, programs=())
+    options = TranscribeOptions(decode="greedy", programs=())
     notes = InferenceModel(weights, options)(noise)
     assert len({note.velocity for note in notes}) > 1
     assert all(0.0 <= note.confidence <= 1.0 for note in notes)
@@ -147,10 +132,11 @@ def test_tokens_get_details_from_the_frames(weights, noise):
     assert what(notes) == what(plain)
 
 
-@pytest.mark.parametrize("decode", ["frames", "greedy"])
-def test_drums_alone(weights, noise, decode):
-    options = TranscribeOptions(decode=decode, programs=(), sensitivity=1.0)
-    notes = InferenceModel(weights, options)(noise)
+@pytest.mark.parametrize(
+    "options", [{"decode": "frames", "sensitivity": 1.0}, {"decode": "greedy"}]
+)
+def test_drums_alone(weights, noise, options):
+    notes = InferenceModel(weights, TranscribeOptions(programs=(), **options))(noise)
     assert notes
     assert all(note.is_drum for note in notes)
 

@@ -14,12 +14,9 @@ Further filters are in `mt3.beyond`; nothing in this folder knows them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
-
-from mt3 import network
 
 Array = jax.Array
 
@@ -27,13 +24,12 @@ Array = jax.Array
 class LogitFilter:
     """A rule about the next token; all methods are pure and can be traced."""
 
-    def __call__(self, logits: Array, state: Any, heard: Any) -> Array:
+    def __call__(self, logits: Array, state: Any) -> Array:
         """Returns the changed logits.
 
         Args:
           logits: float32 [R, V].
           state: of each row, from `init` and `advance`.
-          heard: of each row's segment, from `hear`.
         """
         raise NotImplementedError
 
@@ -48,32 +44,3 @@ class LogitFilter:
         continue.
         """
         return state
-
-    def take(self, params: Mapping[str, Any], config: network.T5Config) -> Any:
-        """Returns what the filter needs of a model's parameters.
-
-        Raises:
-          ConfigError: the network has no such part.
-          CheckpointError: a parameter is missing.
-        """
-        return None
-
-    def hear(self, taken: Any, encoded: Array, sown: Mapping[str, Any]) -> Any:
-        """Returns what the filter wants to know of the encoder's output.
-
-        It is computed once a segment, kept while the segment is decoded, and handed to
-        each call.
-
-        Args:
-          taken: from `take`.
-          encoded: the encoder's output, [B, T, emb_dim].
-          sown: what the encoder's parts sow into "intermediates", by part.
-
-        Returns:
-          Arrays with B in front, or `None`.
-        """
-        return None
-
-    def silence(self, slots: int) -> Any:
-        """Returns arrays as `hear` does, for slots that hold no segment."""
-        return None

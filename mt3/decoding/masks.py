@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -162,7 +162,7 @@ class GrammarMask(LogitFilter):
             hit=jnp.zeros((rows, _PITCH_WORDS), jnp.uint32),
         )
 
-    def __call__(self, logits: Array, state: GrammarState, heard: Any) -> Array:
+    def __call__(self, logits: Array, state: GrammarState) -> Array:
         """Forbids what is not grammatical; see `LogitFilter`."""
         return jnp.where(self.allowed(state), logits, NEG_INF)
 

@@ -66,20 +66,12 @@ class Weights(NamedTuple):
     encoder: Mapping[str, Any]  # without the layers
     encoder_layers: Any  # one layer's tree, stacked along a leading axis
     decoder: layer_step.DecoderWeights
-    filters: tuple[Any, ...]  # what each filter takes
-
-
-class Encoded(NamedTuple):
-    """What decoding needs of a batch of segments."""
-
-    cross: KeysValues  # [B, H, D, T] and [B, H, T, D]
-    heard: tuple[Any, ...]  # what each filter hears
 
 
 class Carry(NamedTuple):
     """Everything that changes from step to step."""
 
-    encoded: Encoded  # of S segments
+    cross: KeysValues  # [S, H, D, T] and [S, H, T, D]
     cache: KeysValues  # [S * N, H, D, C] and [S * N, H, C, D]
     tokens: Array  # int32 [S, N]: fed in at the next step
     running: Array  # bool [S]: the slot holds an unfinished segment
@@ -101,8 +93,7 @@ def split_weights(params: Mapping[str, Any], spec: Spec) -> Weights:
       spec: what the program is made for.
 
     Raises:
-      CheckpointError: a layer, or what a filter needs, is missing.
-      ConfigError: the network has no such part.
+      CheckpointError: a layer is missing.
     """
     config = spec.config
     encoder = params.get("encoder", {})
@@ -114,7 +105,6 @@ def split_weights(params: Mapping[str, Any], spec: Spec) -> Weights:
         encoder={key: encoder[key] for key in encoder if key not in encoder_names},
         encoder_layers=jax.tree.map(lambda *a: jnp.stack(a), *encoder_layers),
         decoder=layer_step.arrange(decoder, config, spec.max_length),
-        filters=tuple(rule.take(params, config) for rule in spec.filters),
     )
 
 
@@ -130,7 +120,7 @@ def _layer_names(tree: Mapping[str, Any], part: str, count: int) -> list[str]:
     return names
 
 
-def encode(spec: Spec, weights: Weights, frames: Array) -> Encoded:
+def encode(spec: Spec, weights: Weights, frames: Array) -> KeysValues:
     """Encodes segments and projects them for the cross-attention of all layers.
 
     Args:
@@ -139,16 +129,13 @@ def encode(spec: Spec, weights: Weights, frames: Array) -> Encoded:
       frames: float32 [B, T, input_depth].
 
     Returns:
-      For each decoder layer keys [B, H, D, T] and values [B, H, T, D]; and what the
-      filters hear.
+      For each decoder layer keys [B, H, D, T] and values [B, H, T, D].
     """
     config = spec.config
     encoder = network.Encoder(config)
     layer = network.EncoderLayer(config)
     variables = {"params": weights.encoder}
-    x, sown = encoder.apply(
-        variables, frames, method="embed_frames", mutable=["intermediates"]
-    )
+    x = encoder.apply(variables, frames, method="embed_frames")
 
     def body(x, params):
         return layer.apply({"params": params}, x, deterministic=True), None
@@ -156,15 +143,9 @@ def encode(spec: Spec, weights: Weights, frames: Array) -> Encoded:
     x, _ = jax.lax.scan(body, x, weights.encoder_layers)
     encoded = encoder.apply(variables, x, deterministic=True, method="finish")
     memory = network.memory(encoded, config)
-    cross = tuple(
+    return tuple(
         _project_cross(config, layer, memory) for layer in weights.decoder.layers
     )
-    sown = sown.get("intermediates", {})
-    heard = tuple(
-        rule.hear(taken, encoded, sown)
-        for rule, taken in zip(spec.filters, weights.filters, strict=True)
-    )
-    return Encoded(cross, heard)
 
 
 def start(spec: Spec, num_slots: int, num_frames: int, cache_length: int) -> Carry:
@@ -183,10 +164,7 @@ def start(spec: Spec, num_slots: int, num_frames: int, cache_length: int) -> Car
         )
 
     return Carry(
-        encoded=Encoded(
-            zeros(num_slots, num_frames),
-            tuple(rule.silence(num_slots) for rule in spec.filters),
-        ),
+        cross=zeros(num_slots, num_frames),
         cache=zeros(rows, cache_length),
         tokens=jnp.zeros((num_slots, spec.strategy.beams), jnp.int32),
         running=jnp.zeros((num_slots,), bool),
@@ -196,14 +174,14 @@ def start(spec: Spec, num_slots: int, num_frames: int, cache_length: int) -> Car
 
 
 def admit(
-    spec: Spec, carry: Carry, encoded: Encoded, row: Array, slot: Array, serial: Array
+    spec: Spec, carry: Carry, cross: KeysValues, row: Array, slot: Array, serial: Array
 ) -> Carry:
     """Puts one encoded segment into a slot.
 
     Args:
       spec: what the program is made for.
       carry: all slots.
-      encoded: a batch of segments, from `encode`.
+      cross: of a batch of segments, from `encode`.
       row: int32 scalar, which segment of the batch.
       slot: int32 scalar, where to put it.
       serial: int32 scalar, the number of the segment in the run.
@@ -219,8 +197,8 @@ def admit(
     fresh = spec.strategy.init(serial[None], spec.max_length)
     states = tuple(rule.init(beams) for rule in spec.filters)
     return carry._replace(
-        encoded=jax.tree.map(
-            lambda whole, batch: place(whole, take(batch), slot), carry.encoded, encoded
+        cross=jax.tree.map(
+            lambda whole, batch: place(whole, take(batch), slot), carry.cross, cross
         ),
         tokens=place(carry.tokens, jnp.zeros((1, beams), jnp.int32), slot),
         running=carry.running.at[slot].set(True),
@@ -241,7 +219,7 @@ def step(spec: Spec, weights: Weights, carry: Carry) -> Carry:
     y = layer_step.embed(weights.decoder, carry.tokens.reshape(-1), position)
     cache = []
     for layer, cross, (cache_k, cache_v) in zip(
-        weights.decoder.layers, carry.encoded.cross, carry.cache, strict=True
+        weights.decoder.layers, carry.cross, carry.cache, strict=True
     ):
         y, cache_k, cache_v = _layer_step(
             spec.config, layer, y, *cross, cache_k, cache_v, position
@@ -249,15 +227,14 @@ def step(spec: Spec, weights: Weights, carry: Carry) -> Carry:
         cache.append((cache_k, cache_v))
     logits = layer_step.to_logits(spec.config, weights.decoder, y)
     logits = logits.reshape(slots, beams, -1)
-    encoded = carry.encoded
     # Without what the choice does not look at, its traced function serves all lengths
     # of the cache.
-    light = carry._replace(encoded=encoded._replace(cross=()), cache=())
+    light = carry._replace(cross=(), cache=())
     chosen, parents = _choose(spec, light, logits)
     if beams > 1:
         rows = _rows(parents)
         cache = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), cache)
-    return chosen._replace(encoded=encoded, cache=tuple(cache))
+    return chosen._replace(cross=carry.cross, cache=tuple(cache))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -268,12 +245,10 @@ def _choose(spec: Spec, carry: Carry, logits: Array) -> tuple[Carry, Array]:
       The carry, and which of its slot's rows each row continues, int32 [S, N].
     """
     _, beams = carry.tokens.shape
-    heard, states = carry.encoded.heard, carry.states
-    if beams > 1:
-        heard = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), heard)
+    states = carry.states
     rows = logits.reshape(-1, logits.shape[-1])
-    for rule, state, known in zip(spec.filters, states, heard, strict=True):
-        rows = rule(rows, state, known)
+    for rule, state in zip(spec.filters, states, strict=True):
+        rows = rule(rows, state)
     choice, tokens, parents = spec.strategy.advance(
         carry.choice, rows.reshape(logits.shape)
     )
@@ -372,7 +347,7 @@ def take_slots(spec: Spec, carry: Carry, slots: Array) -> Carry:
         return jax.tree.map(lambda x: jnp.take(x, indices, axis=0), tree)
 
     return Carry(
-        encoded=take(carry.encoded, slots),
+        cross=take(carry.cross, slots),
         cache=take(carry.cache, rows),
         tokens=take(carry.tokens, slots),
         running=take(carry.running, slots),
@@ -387,7 +362,7 @@ def _decode(spec: Spec, params: Any, frames: Array) -> tuple[Array, Array]:
     batch, num_frames, _ = frames.shape
     weights = split_weights(params, spec)
     carry = start(spec, batch, num_frames, spec.max_length)._replace(
-        encoded=encode(spec, weights, frames),
+        cross=encode(spec, weights, frames),
         running=jnp.ones((batch,), bool),
         choice=spec.strategy.init(jnp.arange(batch), spec.max_length),
     )
@@ -465,7 +440,7 @@ class Program:
         self.spec = spec
         self._weights = _split_weights(dict(params), spec)
 
-    def encode(self, frames: np.ndarray) -> Encoded:
+    def encode(self, frames: np.ndarray) -> KeysValues:
         """Encodes segments [B, T, input_depth]."""
         return _encode(self.spec, self._weights, jnp.asarray(frames))
 
@@ -474,12 +449,12 @@ class Program:
         return _start(self.spec, num_slots, num_frames, cache_length)
 
     def admit(
-        self, carry: Carry, encoded: Encoded, row: int, slot: int, serial: int
+        self, carry: Carry, cross: KeysValues, row: int, slot: int, serial: int
     ) -> Carry:
         """Puts one encoded segment into a slot. `carry` must not be used again."""
         numbers = (np.int32(row), np.int32(slot), np.int32(serial))
         # Without the cache, whose length would make another program.
-        admitted = _admit(self.spec, carry._replace(cache=()), encoded, *numbers)
+        admitted = _admit(self.spec, carry._replace(cache=()), cross, *numbers)
         return admitted._replace(cache=carry.cache)
 
     def run(self, carry: Carry, max_steps: int, enough: int) -> Carry:

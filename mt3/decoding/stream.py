@@ -24,7 +24,7 @@ import numpy as np
 
 from mt3 import network
 from mt3.decoding.filters import LogitFilter
-from mt3.decoding.steps import Carry, Encoded, Program, Spec
+from mt3.decoding.steps import Carry, KeysValues, Program, Spec
 from mt3.decoding.strategies import Beam, Strategy
 from mt3.errors import ConfigError, ShapeError
 from mt3.vocabularies import EOS_ID
@@ -107,7 +107,7 @@ class _Segment(NamedTuple):
 
     serial: int
     key: Hashable
-    encoded: Encoded | None  # of its whole encoder batch
+    cross: KeysValues | None  # of its whole encoder batch
     row: int
 
 
@@ -258,9 +258,9 @@ class _Run:
             frames.append(segment)
         size = min(self._options.encode_batch, 1 << (len(batch) - 1).bit_length())
         frames += [np.zeros_like(frames[0])] * (size - len(frames))
-        encoded = self._program.encode(np.stack(frames))
+        cross = self._program.encode(np.stack(frames))
         for row, (serial, (key, _)) in enumerate(batch):
-            self._ready.append(_Segment(serial, key, encoded, row))
+            self._ready.append(_Segment(serial, key, cross, row))
 
     def _check(self, key: Hashable, shape: tuple[int, ...]) -> None:
         """Raises ShapeError unless frames are as those before and as the network's."""
@@ -295,9 +295,9 @@ class _Run:
                 return
             segment = self._ready.popleft()
             self._carry = self._program.admit(
-                self._carry, segment.encoded, segment.row, slot, segment.serial
+                self._carry, segment.cross, segment.row, slot, segment.serial
             )
-            self._slots[slot] = segment._replace(encoded=None)
+            self._slots[slot] = segment._replace(cross=None)
 
     def _enough(self, busy: int) -> int:
         """Returns after how many finished segments the host has work to do."""

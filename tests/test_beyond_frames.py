@@ -1,6 +1,7 @@
 """Notes read from frames: each rule, and that reading in segments changes nothing."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -140,9 +141,14 @@ def test_reading_in_segments_follows_the_rules_across_joins(rng, sensitivity):
     assert len(wanted) > 1000
     _, streamed = read(heard, count, sensitivity=sensitivity)
     notes = notes_of(heard, count, sensitivity=sensitivity)
-    assert sorted(spans(notes)) == sorted(wanted)
     # Nothing is written twice, or kept back.
-    assert sorted(spans(sum(streamed, []))) == sorted(wanted)
+    wanted.sort()
+    assert sorted(spans(sum(streamed, []))) == wanted
+    # In the end, a note that is struck again ends exactly where the next one begins.
+    for i, (here, after) in enumerate(itertools.pairwise(wanted)):
+        if here[0] == after[0]:
+            wanted[i] = (*here[:2], min(here[2], after[1]))
+    assert sorted(spans(notes)) == sorted(wanted)
 
 
 def test_the_first_chord_lies_before_the_first_frame():
@@ -168,8 +174,9 @@ def test_a_struck_note_ends_the_one_before_also_in_the_next_segment():
     heard = silence(60)
     play(heard, MIDDLE - 4, 60, 60)
     play(heard, MIDDLE + 1, 60, 60)
+    heard.time[CONTEXT + MIDDLE + 1, 39] = -0.4
     first, second = notes_of(heard, 60)
-    assert first.end_time == pytest.approx(seconds(MIDDLE + 1))
+    assert first.end_time == second.start_time == pytest.approx(seconds(MIDDLE + 0.6))
     assert second.end_time == pytest.approx(seconds(60))
 
 

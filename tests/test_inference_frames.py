@@ -1,6 +1,7 @@
 """Recordings to notes by the frame heads: segments with context, default weights."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -222,7 +223,11 @@ def test_notes_are_those_of_another_implementation(
     ]
     wanted = [[*row[:3], *row[4:]] for row in rows]
     for notes in (found, wanted):
-        notes.sort(key=lambda row: (row[2], row[4], row[0]))
+        notes.sort(key=lambda row: (row[2:], row[0]))
+    # There, notes that are struck again end at a frame, here where the next begins.
+    for row, following in itertools.pairwise(wanted):
+        if row[2:] == following[2:]:
+            row[1] = min(row[1], following[0])
     assert len(found) == len(wanted)
     assert [row[2:] for row in found] == [row[2:] for row in wanted]
     times = np.array([row[:2] for row in found]) - [row[:2] for row in wanted]

@@ -9,9 +9,9 @@ rules read across the joins:
   are a local maximum, and one of the two is likelier than a threshold. Onsets are
   marked in two frames, so their sum peaks in the first.
 * Name: see `names`.
-* End: at the pitch's next onset, or where the note has stopped sounding: in a frame
-  that is not likelier than h, unless it is likelier than 0.3 h and the next one sounds.
-  h is 0.5, and 0.8 for pianos, whose strings ring on after the key.
+* End: where the pitch's next note begins, or where the note has stopped sounding: in a
+  frame that is not likelier than h, unless it is likelier than 0.3 h and the next one
+  sounds. h is 0.5, and 0.8 for pianos, whose strings ring on after the key.
 * Time: the heads say where between two frames the onset lies. The centre of frame t is
   at t / frames per second + half the window. Notes that are shorter than 0.04 s by
   h = 0.5 are dropped.
@@ -419,7 +419,7 @@ class FrameReader:
         )
         allowed = None if self._allowed.all() else self._allowed
         classes = self._name(heard, allowed) if self._allowed.any() else None
-        return sorted(self._to_notes(notes, classes) + self._drum(hits))
+        return _without_overlaps(self._to_notes(notes, classes) + self._drum(hits))
 
     def detail(self, notes: Sequence[Note]) -> list[Note]:
         """Gives notes of tokens the time, velocity and confidence that were heard.

@@ -25,6 +25,7 @@ from mt3.engine import (
     metrics_writer,
     optimizers,
     partitioning,
+    run_loop,
     trainer,
     utils,
 )
@@ -488,3 +489,16 @@ def test_starting_from_exported_weights(tiny_weights, monkeypatch):
     with pytest.raises(CheckpointError, match="nothing there"):
         start(like, "gs://bucket/checkpoint_1")
     assert asked == ["gs://bucket/checkpoint_1"]
+
+
+def test_checkpoints_by_the_clock():
+    save = utils.SaveCheckpointConfig(period=None, minutes=3)
+    periods = run_loop.Periods.of(10, None, save, 100)
+    assert periods.next_pause(7) == 10
+    assert not periods.checkpoint_due(10, 179.0)
+    assert periods.checkpoint_due(10, 180.0)
+    without = run_loop.Periods.of(10, None, utils.SaveCheckpointConfig(period=20), 100)
+    assert not without.checkpoint_due(10, 1e6)
+    assert without.checkpoint_due(20)
+    with pytest.raises(ConfigError, match="minutes are 0"):
+        utils.SaveCheckpointConfig(minutes=0)

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from mt3 import checkpoints, cli, network
+from mt3 import checkpoints, cli, models, network
 from mt3.beyond import guided
-from mt3.engine import recorded_data, utils
+from mt3.engine import partitioning, recorded_data, restoring, utils
 from mt3.errors import ConfigError
 from mt3.note_sequences import Note, notes_to_array
 from mt3.synthesis.augmentation import HISTORY_SAMPLES
@@ -130,6 +130,28 @@ def tiny_default(config, tmp_path, monkeypatch):
     info = {"name": "tiny", "decode": "frames"}
     checkpoints.save_safetensors(path, params, config, info=info)
     return path
+
+
+def test_evaluation_loads_the_network_alone(config, tiny_default):
+    """By the name of the package's model, without the heads of its file."""
+    sizes = network.T5Config.from_dict({**config.network, "frame_heads": False})
+    model = models.ContinuousInputsEncoderDecoderModel(
+        *(network.Transformer(sizes), None, None, None), input_depth=sizes.input_depth
+    )
+    specs = {
+        "encoder_input_tokens": jax.ShapeDtypeStruct((1, 200, 294), np.float32),
+        "decoder_input_tokens": jax.ShapeDtypeStruct((1, 8), np.int32),
+        "decoder_target_tokens": jax.ShapeDtypeStruct((1, 8), np.int32),
+    }
+    partitioner = partitioning.PjitPartitioner(num_partitions=1)
+    loader = restoring.WeightLoader(model, specs, partitioner)
+    found = checkpoints.flatten(loader.load("default").params)
+    expected = checkpoints.load(tiny_default).params
+    heads = expected.pop("frame_heads")
+    assert heads
+    assert found.keys() == checkpoints.flatten(expected).keys()
+    for name, value in checkpoints.flatten(expected).items():
+        np.testing.assert_array_equal(found[name], value)
 
 
 def commands(page):

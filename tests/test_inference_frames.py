@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt3 import checkpoints, cli, decoding, inference
+from mt3 import checkpoints, cli, decoding, frame_heads, inference
 from mt3.beyond import frames
 from mt3.beyond.cleanup import CleanupOptions
 from mt3.errors import ConfigError
@@ -28,6 +28,9 @@ def weights(tmp_path_factory):
     """Random weights with frame heads, which are read from frames by default."""
     path = tmp_path_factory.mktemp("heads") / "heads.safetensors"
     params = tiny_heads.make_params()
+    heads = params[frame_heads.HEADS]
+    for name in ("velocity_out", "drum_velocity_out"):
+        heads[name] = 0.1 * heads[name]  # Neither softest nor loudest.
     info = {"name": "heads", "decode": "frames", "grammar": True}
     return checkpoints.save_safetensors(path, params, CONFIG, info=info)
 

@@ -159,7 +159,7 @@ def _copy_files(paths: Sequence[Path | None], folder: Path) -> tuple[str, ...]:
     for path in filter(None, paths):
         if not path.is_file():
             raise DataError(f"{path}: there is no such file")
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True, parents=True)
         if (folder / path.name).exists():
             raise ConfigError(f"{path}: two files are named {path.name}; rename one")
         shutil.copy(path, folder)

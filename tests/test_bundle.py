@@ -23,6 +23,7 @@ from jax.sharding import SingleDeviceSharding
 import make_bundle
 from bundle import contents, growing, piece, rendering, songs, state, summary
 from bundle.parts import Part, PartReader, PartWriter
+from mt3 import checkpoints as model_checkpoints
 from mt3.engine import checkpoints, optimizers, trainer
 from mt3.engine.train_state import TrainState
 from mt3.engine.utils import SaveCheckpointConfig
@@ -427,6 +428,16 @@ def test_a_bundle_holds_what_it_lists(bundle, midi):
     assert not (bundle / "mt3" / "pretrained").exists()
     assert "CORPUS" in contents.used_macros(found.gin_file, bundle)
     assert "MODEL_DIR" in contents.used_macros(found.gin_file, bundle)
+
+
+def test_the_default_weights_can_be_sent_along(tmp_path, capsys):
+    assert make_bundle._copy_weights(None, tmp_path) is None
+    name = make_bundle._copy_weights("default", tmp_path)
+    path = tmp_path / name
+    assert model_checkpoints.read_header(path).info["default"]
+    assert make_bundle._copy_weights(str(path), tmp_path / "again") == name
+    with pytest.raises(CheckpointError, match="no such file"):
+        make_bundle._copy_weights("missing.safetensors", tmp_path)
 
 
 def test_a_bundle_that_is_not_whole_is_refused(tmp_path):

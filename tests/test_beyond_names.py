@@ -37,6 +37,15 @@ def test_instruments_keep_their_registers():
     assert name(*high, *low) == [PIANO] * 40 + [STRINGS] * 8
 
 
+def test_one_instrument_alone_plays_everything():
+    """Its unclear low notes would be another one's, were they not so few."""
+    high = [(0.2 * i, 60 + i % 8, {STRINGS: 4.0}) for i in range(40)]
+    low = [(2.0 * i, 48, {BASS: 2.0, STRINGS: 1.0}) for i in range(3)]
+    assert name(*high, *low) == [STRINGS] * 43
+    narrow = names.votes_nearby(heard(*high, *low), names.SEMITONES).argmax(axis=1)
+    assert narrow.tolist() == [STRINGS] * 40 + [BASS] * 3
+
+
 def test_instruments_change_in_the_course_of_a_recording():
     first = [(i, 60, {PIANO: 2.0}) for i in range(30)]
     later = [(1000.0 + i, 60, {STRINGS: 2.0}) for i in range(20)]
@@ -60,18 +69,19 @@ def test_names_that_were_not_asked_for_have_no_vote():
     assert name(*low, *high, allowed=allowed) == [BASS] * 2 + [PIANO] * 2
 
 
-def test_votes_fade_with_pitch_and_time():
+@pytest.mark.parametrize("semitones", [names.SEMITONES, names.WIDE_SEMITONES])
+def test_votes_fade_with_pitch_and_time(semitones):
     """By the formula, for notes at the beginnings of stretches."""
     rng = np.random.default_rng(1)
     start = 20.0 * rng.integers(0, 12, 50)
     pitch = rng.integers(21, 109, 50)
     logits = rng.normal(0, 3, (50, NUM_CLASSES)).astype(np.float32)
     notes = names.HeardNotes(start, start + 1, pitch, logits, start * 0 + 1)
-    near = np.exp(
-        -np.abs(pitch[:, None] - pitch) / 6 - np.abs(start[:, None] - start) / 100
-    )
+    distance = np.abs(pitch[:, None] - pitch) / semitones
+    near = np.exp(-distance - np.abs(start[:, None] - start) / 100)
     wanted = near @ names.probabilities(logits)
-    np.testing.assert_allclose(names.votes_nearby(notes), wanted, rtol=1e-5)
+    votes = names.votes_nearby(notes, semitones)
+    np.testing.assert_allclose(votes, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("allowed", [None, np.arange(NUM_CLASSES) != PIANO])
@@ -86,5 +96,22 @@ def test_votes_until_now_are_those_of_earlier_notes(allowed):
         said = np.exp(-0.2) * said
         said = np.concatenate([said, names.probabilities(logits[i], allowed)])
         distance = np.abs(pitch[i][:, None] - pitch[: i + 1].ravel())
-        wanted = (np.exp(-distance / 6) @ said).argmax(axis=1)
+        wanted = (np.exp(-distance / names.SEMITONES) @ said).argmax(axis=1)
         assert votes.classes(pitch[i]).tolist() == wanted.tolist()
+
+
+def test_one_instrument_alone_plays_everything_until_now():
+    """Low notes are the strings' until a bass has played enough."""
+    votes = names.Votes()
+    low, high = np.array([48]), np.full(8, 60)
+    logits = np.zeros((8, NUM_CLASSES))
+    logits[:, STRINGS] = 4.0
+    votes.add(high, logits, 3.0)
+    unclear = np.zeros((1, NUM_CLASSES))
+    unclear[0, [BASS, STRINGS]] = 2.0, 1.0
+    votes.add(low, unclear, 3.0)
+    assert votes.classes(low).tolist() == [STRINGS]
+    clear = np.zeros((4, NUM_CLASSES))
+    clear[:, BASS] = 5.0
+    votes.add(np.full(4, 40), clear, 3.0)
+    assert votes.classes(np.array([40, 48, 60])).tolist() == [BASS, BASS, STRINGS]

@@ -5,13 +5,16 @@ In a mixture it is often wrong, but an instrument stays in its register, so the 
 around say more. `name_notes` looks at all notes of a recording together:
 
 1. Each note gets the class that is the likeliest on average over the notes near it,
-   itself included. A note counts by exp(-d / 6 - t / 100) at d semitones and t seconds
+   itself included. A note counts by exp(-d / 3 - t / 100) at d semitones and t seconds
    (in steps of 20 s).
-2. Classes that were not asked for count nowhere.
-3. An instrument that is heard in one note only is a mistake: its note goes to the
+2. One instrument alone plays everything if all notes get the same class by
+   exp(-d / 8 - t / 100): a second one needs a register of its own.
+3. Classes that were not asked for count nowhere.
+4. An instrument that is heard in one note only is a mistake: its note goes to the
    others.
 
-`Votes` is the first rule for a recording that has not ended: only notes until now.
+`Votes` is the first three rules for a recording that has not ended: only notes until
+now.
 """
 
 from __future__ import annotations
@@ -23,15 +26,13 @@ import numpy as np
 from mt3.frame_heads import NUM_CLASSES
 from mt3.vocabularies import NUM_PITCHES
 
-# Distances over which what a note says fades to 1 / e.
-SEMITONES, SECONDS = 6.0, 100.0
+# Distances over which what a note says fades to 1 / e: semitones by the first rule and
+# by the second, and seconds.
+SEMITONES, WIDE_SEMITONES, SECONDS = 3.0, 8.0, 100.0
 # Notes are added up by pitch within stretches of this length.
 STRETCH_SECONDS = 20.0
 # Fewest notes of an instrument.
 FEWEST = 2
-
-_PITCHES = np.arange(NUM_PITCHES)
-_NEAR = np.exp(-np.abs(_PITCHES[:, None] - _PITCHES) / SEMITONES).astype(np.float32)
 
 
 class HeardNotes(NamedTuple):
@@ -56,7 +57,10 @@ def name_notes(notes: HeardNotes, allowed: np.ndarray | None = None) -> np.ndarr
     """
     if not len(notes.pitch):
         return np.zeros(0, np.int64)
-    votes = votes_nearby(notes, allowed)
+    names = votes_nearby(notes, WIDE_SEMITONES, allowed).argmax(axis=1)
+    if (names == names[0]).all():
+        return names
+    votes = votes_nearby(notes, SEMITONES, allowed)
     names = votes.argmax(axis=1)
     rare = np.bincount(names, minlength=NUM_CLASSES) < FEWEST
     if rare[names].all():
@@ -65,11 +69,14 @@ def name_notes(notes: HeardNotes, allowed: np.ndarray | None = None) -> np.ndarr
     return np.where(rare, -1.0, votes).argmax(axis=1)
 
 
-def votes_nearby(notes: HeardNotes, allowed: np.ndarray | None = None) -> np.ndarray:
+def votes_nearby(
+    notes: HeardNotes, semitones: float, allowed: np.ndarray | None = None
+) -> np.ndarray:
     """Adds up what the notes near each note say.
 
     Args:
       notes: see `name_notes`; at least one.
+      semitones: over which what a note says fades to 1 / e.
       allowed: see `name_notes`.
 
     Returns:
@@ -79,7 +86,7 @@ def votes_nearby(notes: HeardNotes, allowed: np.ndarray | None = None) -> np.nda
     shape = (stretch.max() + 1, NUM_PITCHES, NUM_CLASSES)
     said = np.zeros(shape, np.float32)
     np.add.at(said, (stretch, notes.pitch), probabilities(notes.logits, allowed))
-    said = _NEAR @ said
+    said = _spread(said, semitones)
     fading = np.float32(np.exp(-STRETCH_SECONDS / SECONDS))
     before, after = said.copy(), said.copy()
     for i in range(1, len(said)):
@@ -109,7 +116,18 @@ class Votes:
 
     def classes(self, pitch: np.ndarray) -> np.ndarray:
         """Returns the classes, int64 [n], of notes that were taken, by pitch [n]."""
-        return (_NEAR @ self._said).argmax(axis=1)[pitch]
+        names = _spread(self._said, WIDE_SEMITONES).argmax(axis=1)
+        heard = names[self._said.any(axis=1)]
+        if (heard != heard[:1]).any():
+            names = _spread(self._said, SEMITONES).argmax(axis=1)
+        return names[pitch]
+
+
+def _spread(said: np.ndarray, semitones: float) -> np.ndarray:
+    """Adds to each pitch of [..., NUM_PITCHES, NUM_CLASSES] what others say."""
+    pitches = np.arange(NUM_PITCHES)
+    distance = np.abs(pitches[:, None] - pitches)
+    return np.exp(-distance / semitones).astype(np.float32) @ said
 
 
 def probabilities(logits: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:

@@ -153,8 +153,8 @@ def _add_transcribe(commands) -> None:
     add(
         "--instruments",
         metavar="LIST",
-        help="only these: General MIDI families or instruments, program numbers "
-        "0-127, drums; e.g. piano,bass,drums",
+        help="the instruments that play: notes get no other names. General MIDI "
+        "families or instruments, program numbers 0-127, drums; e.g. piano,bass,drums",
     )
     add(
         "--decode",

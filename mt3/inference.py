@@ -193,7 +193,7 @@ class ResolvedOptions:
         """
         given = self.given
         return decoding.DecodeOptions(
-            strategy=decoding.from_name(self.decode),
+            strategy=decoding.from_name(self.decode, others=[FRAMES]),
             max_length=given.max_length or config.targets_length,
             num_slots=given.num_slots,
             dtype=given.dtype,

@@ -183,7 +183,11 @@ def run(options: argparse.Namespace) -> int:
         waiting = [job for job in jobs if not _is_done(job, formats)]
     skipped = len(jobs) - len(waiting)
     if skipped and not options.quiet:
-        print(f"mt3: {skipped} of {len(jobs)} done already", file=sys.stderr)
+        print(
+            f"mt3: {skipped} of {len(jobs)} done already (--overwrite makes them "
+            "again, e.g. with other settings)",
+            file=sys.stderr,
+        )
     if to_standard_output and formats[0] not in _STREAMABLE and len(waiting) > 1:
         raise ConfigError(
             f"-o -: {len(waiting)} recordings as {formats[0]} on standard output; "
@@ -223,8 +227,8 @@ def _cleanup_options(options: argparse.Namespace) -> CleanupOptions | None:
         names = [name for name, differs in asked.items() if differs]
         if names:
             raise ConfigError(
-                f"--faithful: {', '.join(names)}: the original has none of it; "
-                "expected the one or the other"
+                f"--faithful can't be combined with {', '.join(names)}, which the "
+                "original doesn't have"
             )
     return cleanup
 
@@ -387,17 +391,16 @@ class _Progress:
             interactive = sys.stderr.isatty()
             self._bar = tqdm(
                 total=total,
-                unit="s",
                 file=sys.stderr,
                 desc="audio",
                 leave=False,
                 # A log file wants a line now and then, not ten a second.
                 mininterval=0.3 if interactive else 10.0,
                 dynamic_ncols=interactive,
-                bar_format="{desc}: {n:.1f}/{total:.1f} s |{bar}| {rate_fmt}, "
-                "left {remaining}"
+                bar_format="{desc}: {n:.1f}/{total:.1f} s |{bar}| left {remaining}"
+                "{postfix}"
                 if total is not None
-                else "{desc}: {n:.1f} s, {rate_fmt}",
+                else "{desc}: {n:.1f} s{postfix}",
             )
         return self
 
@@ -420,6 +423,9 @@ class _Progress:
             # Headers may promise less than there is, and sums of times are rounded.
             if self._bar.total is not None:
                 seconds = min(seconds, self._bar.total - self._bar.n)
+            if elapsed := self._bar.format_dict["elapsed"]:
+                speed = (self._bar.n + seconds) / elapsed
+                self._bar.set_postfix_str(f"{speed:.2f} x real time", refresh=False)
             self._bar.update(seconds)
 
     def say(self, line: str, *, always: bool = False) -> None:

@@ -269,10 +269,10 @@ def test_the_command_line_cleans_files(tiny_weights, noise, tmp_path):
         (["-o", "-", "--format", "jsonl", "--merge-gap", "0.1"], "streamed"),
         (["--short-notes", "drop"], "expected --min-duration"),
         (["--min-duration", "-1"], "min_duration is -1.0"),
-        (["--faithful", "--grammar"], "--faithful: --grammar"),
-        (["--faithful", "--merge-gap", "0.1"], "--faithful: a clean-up"),
-        (["--faithful", "--sensitivity", "0.6"], "--faithful: --sensitivity"),
-        (["--faithful", "--decode", "frames"], "--faithful: --decode"),
+        (["--faithful", "--grammar"], "combined with --grammar, which"),
+        (["--faithful", "--merge-gap", "0.1"], "combined with a clean-up"),
+        (["--faithful", "--sensitivity", "0.6"], "combined with --sensitivity"),
+        (["--faithful", "--decode", "frames"], "combined with --decode"),
     ],
 )
 def test_the_command_line_refuses_contradictions(options, message, tmp_path, capsys):

@@ -344,6 +344,21 @@ def test_notes_of_tokens_do_not_overlap_once_they_have_moved():
     assert first.end_time == second.start_time == pytest.approx(seconds(19.5))
 
 
+def test_notes_of_tokens_keep_a_length():
+    """Of two near one onset one moves to it; doubled ones have a length too."""
+    heard = silence(90)
+    play(heard, 10, 20, 60)
+    reader, _ = read(heard, 90)
+    onset = seconds(10)
+    near, far = reader.detail(
+        [Note(onset + 0.01, 0.6, 60), Note(onset + 0.04, 0.6, 60)]
+    )
+    assert near.start_time == pytest.approx(onset)
+    assert near.end_time == far.start_time == pytest.approx(onset + 0.04)
+    for note in reader.detail([Note(onset, 0.6, 60), Note(onset, 0.6, 60)]):
+        assert note.end_time - note.start_time > 0.0099
+
+
 def test_segments_without_context_are_read_too():
     config = dataclasses.replace(CONFIG, context_frames=0)
     heard = silence(2 * 40 - 2 * CONTEXT)

@@ -329,6 +329,14 @@ def test_engine_checkpoints_load_with_their_recorded_model(
         checkpoints.load(tmp_path, num_heads=4)
 
 
+def test_a_guided_run_must_be_exported(tiny, tmp_path):
+    params = {**random_params(tiny), "auxiliary": {"kernel": np.ones(2, np.float32)}}
+    save_orbax(tmp_path / "checkpoint_5" / "state", {"params": params})
+    (tmp_path / "model.json").write_text(json.dumps(tiny.to_dict()))
+    with pytest.raises(CheckpointError, match="from mt3.engine.export import export"):
+        checkpoints.load(tmp_path)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_the_engine_saves_loads(dtype, tiny, tmp_path):
     params = random_params(tiny)

@@ -112,7 +112,7 @@ def test_formats_and_resume(tiny_weights, noise, tmp_path, capsys):
     (out / "a.csv").unlink()
     capsys.readouterr()
     assert transcribe(tmp_path, "-o", out, weights=tiny_weights) == 0
-    assert "1 of 2 done already" in capsys.readouterr().err
+    assert "1 of 2 done already (--overwrite makes" in capsys.readouterr().err
     assert (out / "b.mid").exists()
     for path, stamp in stamps.items():
         if path.exists():
@@ -220,6 +220,15 @@ def test_instruments():
         parse(" , ")
     with pytest.raises(ConfigError, match="200"):
         parse("200")
+
+
+def test_speed_is_told_in_real_time(capsys):
+    """Also below 1, where tqdm's own rate turns into seconds per second."""
+    with transcription_jobs._Progress([10.0], quiet=False) as progress:
+        progress._bar.start_t -= 20.0
+        progress.advance(0, 5.0)
+        assert "5.0/10.0 s" in str(progress._bar)
+        assert ", 0.25 x real time" in str(progress._bar)
 
 
 def test_places_of_results(tmp_path):

@@ -112,6 +112,8 @@ def test_what_frames_have_no_use_for_is_refused(weights, tiny_weights):
             InferenceModel(weights, TranscribeOptions(**options))
     with pytest.raises(ConfigError, match=r"sensitivity is 2.0; expected a number"):
         InferenceModel(weights, TranscribeOptions(sensitivity=2.0))
+    with pytest.raises(ConfigError, match=r"'best'. Known: frames, greedy, beam1"):
+        InferenceModel(weights, TranscribeOptions(decode="best"))
     options = TranscribeOptions(decode="greedy", sensitivity=0.6)
     with pytest.raises(ConfigError, match="'greedy', which has no threshold"):
         InferenceModel(weights, options)

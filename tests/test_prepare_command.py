@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -148,6 +150,21 @@ def test_the_wrong_folder(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "mt3: error:" in error
     assert "looked for maestro-v*.csv" in error
+
+
+def test_a_missing_package_is_named():
+    program = (
+        "import sys; sys.modules['google_crc32c'] = None; from mt3 import cli; "
+        "sys.exit(cli.main(['prepare', 'urmp', 'here', '-o', 'there']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "mt3: error: prepare: needs the package google_crc32c, which is not "
+        "installed; install mt3-transcription[train]\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["slakh"], ["folder", "--x"]])

@@ -60,6 +60,8 @@ _GAP = 0.3
 SHORTEST_SECONDS = 0.04
 # Least length of a note that is written.
 _LEAST_SECONDS = 0.03
+# Least length of a note that the next one of its pitch cuts short.
+_SHORTEST_TRIMMED = 0.01
 # Frames by which an onset may lie beside its frame's centre.
 _FURTHEST = 0.6
 # Drums: share of the percentile of all peaks above a level; at least a floor. It takes
@@ -425,9 +427,10 @@ class FrameReader:
         """Gives notes of tokens the time, velocity and confidence that were heard.
 
         Each note takes those of the onset of its pitch that lies nearest, its end moves
-        with its start, and it ends by the next onset of its pitch and program. Where no
-        onset was heard nearby, the time stays, the velocity is the others' median, and
-        the confidence is 0.
+        with its start, and it ends by the next onset of its pitch and program. Of notes
+        of one program with the same onset, only the nearest moves to it. Where no onset
+        was heard nearby, the time stays, the velocity is the others' median, and the
+        confidence is 0.
 
         Args:
           notes: that ended by now.
@@ -452,9 +455,18 @@ class FrameReader:
         if near.any():
             velocity[near] = self._velocities(records[rows[near]])
             velocity[~near] = np.median(velocity[near])
+        moves = np.zeros(len(notes))
+        moves[near] = starts[rows[near]] - time[near]
+        taken: set[tuple[int, int]] = set()
+        for i in np.argsort(np.abs(moves), kind="stable"):
+            place = (int(rows[i]), notes[i].program)
+            if place in taken:
+                moves[i] = 0.0
+            taken.add(place)
         changed = []
-        for note, row, loud in zip(notes, rows, velocity, strict=True):
-            move = float(starts[row]) - note.start_time if row >= 0 else 0.0
+        for note, row, move, loud in zip(
+            notes, rows, moves.tolist(), velocity, strict=True
+        ):
             changed.append(
                 dataclasses.replace(
                     note,
@@ -581,16 +593,18 @@ def _nearest(
 
 
 def _without_overlaps(notes: Sequence[Note]) -> list[Note]:
-    """Ends each note by the next onset of its pitch and program; by onset."""
+    """Ends each note by the next onset of its pitch and program; by onset.
+
+    Every note keeps a length of `_SHORTEST_TRIMMED` at least.
+    """
     trimmed: list[Note] = []
     latest: dict[tuple[int, int, bool], int] = {}
     for note in sorted(notes):
         key = (note.pitch, note.program, note.is_drum)
         before = latest.get(key)
         if before is not None and trimmed[before].end_time > note.start_time:
-            trimmed[before] = dataclasses.replace(
-                trimmed[before], end_time=note.start_time
-            )
+            end = max(note.start_time, trimmed[before].start_time + _SHORTEST_TRIMMED)
+            trimmed[before] = dataclasses.replace(trimmed[before], end_time=end)
         latest[key] = len(trimmed)
         trimmed.append(note)
     return trimmed

@@ -27,6 +27,8 @@ from mt3.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
+# Where a training run keeps the parameters of what helps it to learn.
+_AUXILIARY = "auxiliary"
 _UNFINISHED = re.compile(r"checkpoint_\d+\..*tmp.*|\.checkpoint_\d+\.tmp-.*")
 
 
@@ -89,6 +91,13 @@ def load(
         )
     else:
         _check_heads(config, num_heads, folder)
+    if _AUXILIARY in read.params:
+        raise CheckpointError(
+            f"{folder}: holds parameters of training aids ({_AUXILIARY!r}), as guided "
+            "runs save them; expected a file exported from the run: python -c 'from "
+            'mt3.engine.export import export; export("RUN_FOLDER", '
+            '"model.safetensors")\''
+        )
     layout.check_parameters(read.params, config, source=folder)
     info = {
         "source": str(folder),

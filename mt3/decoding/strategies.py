@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -366,13 +367,14 @@ class Temperature(_OneRow):
         return tokens.astype(jnp.int32)
 
 
-def from_name(name: str, *, seed: int = 0) -> Strategy:
+def from_name(name: str, *, seed: int = 0, others: Sequence[str] = ()) -> Strategy:
     """Returns the strategy that a short name stands for.
 
     Args:
       name: `greedy`, `beam` or `beam1` (the original's way), `beam4` and so on, or
         `temperature0.8` and so on.
       seed: of the random draws of `temperature`.
+      others: names that the caller knows besides, for the message.
 
     Raises:
       ConfigError: there is no strategy of that name.
@@ -383,7 +385,8 @@ def from_name(name: str, *, seed: int = 0) -> Strategy:
         return Beam(num_beams=int(match[1] or 1))
     if match := re.fullmatch(r"temperature(\d+(?:\.\d+)?)", name):
         return Temperature(temperature=float(match[1]), seed=seed)
+    known = [*others, "greedy", "beam1", "beam4 (any number)"]
     raise ConfigError(
-        f"decoding: unknown strategy {name!r}. Known: greedy, beam1, beam4 (any "
-        "number), temperature0.8 (any number above 0)"
+        f"decoding: unknown strategy {name!r}. Known: {', '.join(known)}, "
+        "temperature0.8 (any number above 0)"
     )

@@ -9,9 +9,10 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING
 
-from mt3.errors import ConfigError
+from mt3.errors import TRAIN_EXTRA, ConfigError
 
 if TYPE_CHECKING:
     from mt3.prepare.items import Archive, Settings
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("prepare: where to? Name a data root (-o, or MT3_DATA_DIR)")
     _quieten()
     # These are slow to import, and --help does not need them.
-    from mt3.prepare import running
+    running = _imported("running")
     from mt3.prepare.items import Settings
 
     settings = Settings(
@@ -100,11 +101,21 @@ def open_archive(options: argparse.Namespace, settings: Settings) -> Archive:
       ConfigError: options that make no sense.
     """
     module, archive, method = _OPENERS[options.dataset].split(".")
-    module = importlib.import_module(f"mt3.prepare.{module}")
-    opener = getattr(getattr(module, archive), method)
+    opener = getattr(getattr(_imported(module), archive), method)
     values = {**vars(options), "settings": settings}
     known = inspect.signature(opener).parameters
     return opener(**{name: values[name] for name in known if name in values})
+
+
+def _imported(module: str) -> ModuleType:
+    """Imports a module of this package; says what to install where it cannot."""
+    try:
+        return importlib.import_module(f"mt3.prepare.{module}")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"prepare: needs the package {error.name}, which is not installed; "
+            f"install {TRAIN_EXTRA}"
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -67,7 +67,6 @@ def empty_registries(monkeypatch):
     monkeypatch.setattr(seqio.TaskRegistry, "_REGISTRY", {})
     monkeypatch.setattr(seqio.MixtureRegistry, "_REGISTRY", {})
     monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [])
-    monkeypatch.setattr(registry, "_DONE", {})
     monkeypatch.setattr(tasks, "_ENVIRONMENT", {})
 
 
@@ -552,7 +551,6 @@ def test_importing_registers(root, monkeypatch, tmp_path):
 
     seqio.TaskRegistry.reset()
     seqio.MixtureRegistry.reset()
-    registry._DONE.clear()
     monkeypatch.setenv("MT3_DATA_DIR", str(root))
     monkeypatch.setenv("MT3_TASK_CACHE_DIRS", f"{tmp_path}/a:{tmp_path}/b")
     importlib.reload(registered_tasks)

@@ -23,8 +23,6 @@ MIXING_TEMPERATURE = 10 / 3
 CACHE_DIRS_VARIABLE = "MT3_TASK_CACHE_DIRS"
 
 _LOG = logging.getLogger("mt3")
-# What was registered here with which settings; None is never a setting.
-_DONE: dict[str, tuple[object, seqio.Task | seqio.Mixture]] = {}
 
 
 class RecordTask(seqio.Task):
@@ -88,7 +86,7 @@ def add_task(
         **arguments,
     )
     task.model_config = config
-    _DONE[name] = settings, task
+    task.registered_settings = settings
     return name
 
 
@@ -100,7 +98,7 @@ def add_mixture(
     settings = tuple(seqio.TaskRegistry.get(part) for part in parts)
     if not _is_done(name, settings, seqio.MixtureRegistry):
         mixture = seqio.MixtureRegistry.add(name, list(parts), default_rate=rate)
-        _DONE[name] = settings, mixture
+        mixture.registered_settings = settings
     return name
 
 
@@ -144,8 +142,9 @@ def _is_done(name: str, settings: object, registry: Any) -> bool:
     """
     if name not in registry.names():
         return False
-    done, provider = _DONE.get(name, (None, None))
-    if registry.get(name) is not provider:
+    # Kept by what is registered: seqio's registries can be emptied and exchanged.
+    done = getattr(registry.get(name), "registered_settings", None)
+    if done is None:
         raise ConfigError(
             f"{name!r} is already registered with seqio, and not by mt3.tasks"
         )

@@ -1,0 +1,13 @@
+"""Beats of recordings: from seconds to bars.
+
+    beats = Beats.steady(120.0, seconds=30.0)
+    beats = read_beats("song.beats")
+    beats.to_beats([1.25])     # [2.5]
+
+`Beats` is what the writers of MIDI files and scores read; `librosa` is imported only
+where beats are tracked.
+"""
+
+from mt3.beats.grid import Beats, TempoChange, TimeSignature, read_beats
+
+__all__ = ["Beats", "TempoChange", "TimeSignature", "read_beats"]

@@ -9,7 +9,6 @@ import pytest
 import seqio
 
 from mt3 import configs, preprocessors, spectrograms, tasks, tokenizer
-from mt3.data import registry
 from mt3.engine import synthetic_data
 from mt3.errors import ConfigError
 from mt3.note_sequences import NOTE_DTYPE, Note, notes_to_array

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mt3.errors import ConfigError, MT3Error, OutputError, near_misses
 from mt3.midi import general_midi
+from mt3.terminal import Progress, say
 
 if TYPE_CHECKING:
     from mt3.beyond.cleanup import CleanupOptions
@@ -183,10 +184,9 @@ def run(options: argparse.Namespace) -> int:
         waiting = [job for job in jobs if not _is_done(job, formats)]
     skipped = len(jobs) - len(waiting)
     if skipped and not options.quiet:
-        print(
+        say(
             f"mt3: {skipped} of {len(jobs)} done already (--overwrite makes them "
-            "again, e.g. with other settings)",
-            file=sys.stderr,
+            "again, e.g. with other settings)"
         )
     if to_standard_output and formats[0] not in _STREAMABLE and len(waiting) > 1:
         raise ConfigError(
@@ -194,7 +194,7 @@ def run(options: argparse.Namespace) -> int:
             "expected one recording, or jsonl"
         )
     for problem in problems.values():
-        print(f"mt3: error: {problem}", file=sys.stderr, flush=True)
+        say(f"mt3: error: {problem}")
     failures = len(problems)
     if waiting:
         decoding = {name: getattr(options, name) for name in _DECODING}
@@ -263,8 +263,8 @@ class _Run:
     decoding: dict[str, Any]
     jobs: Sequence[Job]
     failures: int = 0
-    progress: _Progress = dataclasses.field(
-        default_factory=lambda: _Progress([], quiet=True)
+    progress: Progress = dataclasses.field(
+        default_factory=lambda: Progress([], quiet=True)
     )
 
     def run(self) -> int:
@@ -282,7 +282,7 @@ class _Run:
             self.options.model, decoding, num_heads=self.options.num_heads
         )
         durations = [duration for _, duration in readable]
-        self.progress = _Progress(durations, self.options.quiet)
+        self.progress = Progress(durations, self.options.quiet)
         with self.progress as progress:
             recordings = (job.source for job, _ in readable)
             for item in model.run(recordings):
@@ -371,66 +371,3 @@ def _with_source(line: bytes, job: Job) -> bytes:
     import json
 
     return json.dumps({"source": str(job.source), **json.loads(line)}).encode() + b"\n"
-
-
-class _Progress:
-    """Seconds of audio done, speed and time left, on standard error."""
-
-    def __init__(self, durations: Sequence[float | None], quiet: bool):
-        self._done = [0.0] * len(durations)
-        self._known = durations
-        self._quiet = quiet
-        self._bar: Any = None
-
-    def __enter__(self) -> _Progress:
-        if not self._quiet:
-            from tqdm import tqdm
-
-            known = [duration for duration in self._known if duration is not None]
-            total = sum(known) if len(known) == len(self._known) else None
-            interactive = sys.stderr.isatty()
-            self._bar = tqdm(
-                total=total,
-                file=sys.stderr,
-                desc="audio",
-                leave=False,
-                # A log file wants a line now and then, not ten a second.
-                mininterval=0.3 if interactive else 10.0,
-                dynamic_ncols=interactive,
-                bar_format="{desc}: {n:.1f}/{total:.1f} s |{bar}| left {remaining}"
-                "{postfix}"
-                if total is not None
-                else "{desc}: {n:.1f} s{postfix}",
-            )
-        return self
-
-    def __exit__(self, *unused) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def advance(self, file: int, seconds: float) -> None:
-        """Notes that a recording is transcribed up to a time."""
-        self._add(file, seconds - self._done[file])
-
-    def finish(self, file: int) -> None:
-        """Notes the end of a recording, whatever its header had promised."""
-        if self._known[file] is not None:
-            self._add(file, self._known[file] - self._done[file])
-
-    def _add(self, file: int, seconds: float) -> None:
-        self._done[file] += seconds
-        if self._bar is not None:
-            # Headers may promise less than there is, and sums of times are rounded.
-            if self._bar.total is not None:
-                seconds = min(seconds, self._bar.total - self._bar.n)
-            if elapsed := self._bar.format_dict["elapsed"]:
-                speed = (self._bar.n + seconds) / elapsed
-                self._bar.set_postfix_str(f"{speed:.2f} x real time", refresh=False)
-            self._bar.update(seconds)
-
-    def say(self, line: str, *, always: bool = False) -> None:
-        """Prints a line above the bar; without a bar only if `always`."""
-        if self._bar is not None:
-            self._bar.write(line, file=sys.stderr)
-        elif always:
-            print(line, file=sys.stderr, flush=True)

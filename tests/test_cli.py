@@ -13,7 +13,7 @@ import pretty_midi
 import pytest
 import soundfile
 
-from mt3 import cli
+from mt3 import cli, terminal
 from mt3 import transcribe as transcription_jobs
 from mt3.errors import ConfigError
 
@@ -224,7 +224,7 @@ def test_instruments():
 
 def test_speed_is_told_in_real_time(capsys):
     """Also below 1, where tqdm's own rate turns into seconds per second."""
-    with transcription_jobs._Progress([10.0], quiet=False) as progress:
+    with terminal.Progress([10.0], quiet=False) as progress:
         progress._bar.start_t -= 20.0
         progress.advance(0, 5.0)
         assert "5.0/10.0 s" in str(progress._bar)

@@ -68,6 +68,13 @@ def test_beats_can_be_made_to_begin_at_zero():
     assert short.numbers.tolist() == [0, 0, 0]
 
 
+def test_beats_are_rebuilt_from_json_values():
+    beats = Beats.steady(90.0, 0.3, seconds=4.0, beats_per_bar=6, beat_unit=8)
+    assert Beats(**beats.to_dict()) == beats
+    assert Beats(beats.times) != beats
+    assert beats != 1
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html.parser
 import io
 import json
@@ -19,6 +20,7 @@ from PIL import Image
 
 from mt3 import outputs
 from mt3.audio import reading
+from mt3.beats import Beats
 from mt3.errors import MidiError, OutputError
 from mt3.midi import general_midi
 from mt3.note_sequences import Note
@@ -100,12 +102,16 @@ def read_back(record):
     assert sum(row["notes"] for row in instruments) == len(notes)
     names = {row["instrument"] for row in instruments}
     assert {note.pop("instrument") for note in notes} == names
+    if record["beats"]:
+        record["beats"] = Beats(**record["beats"])
     return outputs.Transcription(notes=[Note(**note) for note in notes], **record)
 
 
 @given(note_lists())
 def test_json_round_trip(notes):
     result = make(notes, settings={"decode": "beam1"}, model_sha256="ab", duration=12)
+    assert read_back(json.loads(data_of(result, "json"))) == result
+    result = dataclasses.replace(result, beats=Beats.steady(120.0, 0.25, seconds=12.0))
     assert read_back(json.loads(data_of(result, "json"))) == result
 
 

@@ -92,6 +92,12 @@ class Beats:
             value.flags.writeable = False
             object.__setattr__(self, name, value)
 
+    def __eq__(self, other: object) -> bool:
+        """Tells whether the other is the same beats."""
+        if not isinstance(other, Beats):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
+
     @classmethod
     def steady(
         cls,
@@ -200,7 +206,7 @@ class Beats:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the beats as JSON values."""
+        """Returns the fields as JSON values, of which `Beats(**values)` makes them."""
         return {
             "times": self.times.tolist(),
             "numbers": self.numbers.tolist(),

@@ -18,9 +18,9 @@ from mt3.outputs.transcription import NOTE_COLUMNS, Transcription, note_to_dict
 
 
 def write_json(result: Transcription, stream: BinaryIO) -> None:
-    """Writes the whole record as one JSON object, one note per line."""
+    """Writes the whole record as one JSON object, one note per line, beats on one."""
     record = result.to_dict()
-    notes = record.pop("notes")
+    notes, beats = record.pop("notes"), record.pop("beats")
     try:
         head = json.dumps(record, ensure_ascii=False, allow_nan=False, indent=2)
     except (TypeError, ValueError) as error:
@@ -31,7 +31,8 @@ def write_json(result: Transcription, stream: BinaryIO) -> None:
     lines = ",\n".join(f"    {json.dumps(note, ensure_ascii=False)}" for note in notes)
     body = f"[\n{lines}\n  ]" if notes else "[]"
     # The object's closing brace comes after the notes.
-    text = f'{head[: head.rindex("}")].rstrip()},\n  "notes": {body}\n}}\n'
+    head = f'{head[: head.rindex("}")].rstrip()},\n  "beats": {json.dumps(beats)}'
+    text = f'{head},\n  "notes": {body}\n}}\n'
     stream.write(_encode(text))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mt3
+from mt3.beats import Beats
 from mt3.midi import general_midi
 from mt3.note_sequences import Note, validate_notes
 
@@ -41,6 +42,7 @@ class Transcription:
       settings: what the transcription was made with (JSON values).
       invalid_events: tokens that could not be decoded.
       dropped_events: tokens dropped because they lay past their segment's end.
+      beats: where the beats lie; None where none were found or asked for.
       version: version of this software.
 
     Raises:
@@ -56,6 +58,7 @@ class Transcription:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     invalid_events: int = 0
     dropped_events: int = 0
+    beats: Beats | None = None
     version: str = mt3.__version__
 
     def __post_init__(self) -> None:
@@ -89,6 +92,9 @@ class Transcription:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the record as JSON values."""
+        beats = self.beats and self.beats.to_dict()
+        if beats:
+            beats["times"] = [round(time, TIME_DECIMALS) for time in beats["times"]]
         return {
             "format": FORMAT_NAME,
             "format_version": FORMAT_VERSION,
@@ -100,6 +106,7 @@ class Transcription:
             "settings": dict(self.settings),
             "invalid_events": self.invalid_events,
             "dropped_events": self.dropped_events,
+            "beats": beats,
             "instruments": [
                 {
                     "program": program,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import math
+import os
 import struct
 import sys
+import tempfile
+import threading
 
 import numpy as np
 import pytest
@@ -205,6 +210,105 @@ class TestArrays:
             list(reading.segments(np.zeros(4), segment_samples=0))
 
 
+class TestInputs:
+    """Paths, bytes, file objects and pipes, and what AudioSource says of them."""
+
+    @pytest.fixture
+    def song(self, tmp_path):
+        path = tmp_path / "song.flac"
+        soundfile.write(path, sine(1.0, 16000), 16000)
+        return path
+
+    def test_bytes_and_file_objects(self, song):
+        whole = reading.read_audio(song)
+        data = song.read_bytes()
+        with song.open("rb") as file:
+            again = [reading.read_audio(each) for each in (data, io.BytesIO(data))]
+            source = reading.open_audio(file)
+        assert source.name == str(song)
+        again += [np.concatenate(list(source.blocks())) for _ in range(2)]
+        for read in again:
+            np.testing.assert_array_equal(read, whole)
+
+    def test_a_copy_goes_with_its_source(self, song, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "copies"))
+        (tmp_path / "copies").mkdir()
+        part = reading.open_audio(song.read_bytes()).part(0.5)
+        assert len(list((tmp_path / "copies").iterdir())) == 1
+        assert len(np.concatenate(list(part.blocks()))) == 8000
+        del part
+        gc.collect()
+        assert not list((tmp_path / "copies").iterdir())
+
+    def test_a_pipe(self, song, tmp_path):
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=pipe.write_bytes, args=[song.read_bytes()])
+        writer.start()
+        read = reading.read_audio(pipe)
+        writer.join()
+        np.testing.assert_array_equal(read, reading.read_audio(song))
+
+    @pytest.mark.parametrize(
+        ("source", "found"),
+        [
+            (b"", "bytes: .*empty"),
+            (io.BytesIO(b"no sound"), "BytesIO: .*text, not audio"),
+            (io.StringIO("no sound"), "found text, expected a file opened in binary"),
+            (7, "found int"),
+            ("nul\0.wav", "null"),
+            ("x" * 300 + ".wav", "too long"),
+            ("/dev/null", "found a device"),
+        ],
+    )
+    def test_bad_sources(self, source, found):
+        with pytest.raises(AudioError, match=found):
+            reading.open_audio(source)
+
+    def test_a_name_that_is_not_utf8(self, song):
+        path = os.fsdecode(os.fsencode(song.parent) + b"/caf\xe9.flac")
+        song.rename(path)
+        assert len(reading.read_audio(path)) == 16000
+
+    @pytest.mark.parametrize("extension", ["wav", "flac", "mp3", "ogg"])
+    def test_part(self, tmp_path, extension):
+        path = tmp_path / f"a.{extension}"
+        soundfile.write(path, sine(3.0, 16000, 220) * np.linspace(0, 1, 48000), 16000)
+        source = reading.open_audio(path)
+        whole = np.concatenate(list(source.blocks()))
+        part = source.part(1.0, 2.5)
+        assert part.duration == 1.5
+        for block_seconds in (0.3, 10):
+            read = np.concatenate(list(part.blocks(block_seconds=block_seconds)))
+            np.testing.assert_allclose(read, whole[16000:40000], atol=1e-4)
+        inner = part.part(0.5)
+        read = np.concatenate(list(inner.blocks()))
+        np.testing.assert_allclose(read, whole[24000:40000], atol=1e-4)
+        rest = np.concatenate(list(source.part(2.5, 99).blocks()))
+        np.testing.assert_allclose(rest, whole[40000:], atol=1e-4)
+
+    def test_part_of_an_array(self):
+        source = reading.from_samples(np.arange(8000) / 8000, 8000)
+        (read,) = source.part(0.25, 0.5).blocks(8000)
+        np.testing.assert_allclose(read, np.arange(2000, 4000) / 8000, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("start", "end"), [(-1, 2), (1, 1), (2, 1), (math.nan, 2), (0, math.nan)]
+    )
+    def test_bad_parts(self, start, end):
+        source = reading.from_samples(np.zeros(8000), 8000)
+        with pytest.raises(AudioError, match="0 <= start < end"):
+            source.part(start, end)
+
+    def test_a_part_past_the_end(self, song, tmp_path):
+        with pytest.raises(AudioError, match=r"end at 1\.000 s.* not at 1\.000 s"):
+            reading.open_audio(song).part(1.0)
+        path = tmp_path / "a.ogg"
+        soundfile.write(path, sine(1.0, 16000), 16000)
+        with pytest.raises(AudioError, match="0 samples"):
+            list(reading.open_audio(path).part(5.0).blocks())
+
+
 class TestBadFiles:
     def test_missing_directory_and_empty(self, tmp_path):
         empty = tmp_path / "empty.wav"
@@ -232,7 +336,7 @@ class TestBadFiles:
         path.write_bytes(content)
         message = error_of(path)
         assert found in message
-        assert "expected WAV, FLAC, MP3, OGG" in message
+        assert "expected WAV, FLAC, MP3, OGG (" in message
 
     def test_unknown_format_says_how_to_get_ffmpeg(self, tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", str(tmp_path))

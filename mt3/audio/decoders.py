@@ -32,12 +32,13 @@ from typing import Protocol
 
 import numpy as np
 
-from mt3.audio import headers
+from mt3.audio import formats, headers
 from mt3.audio.headers import audio_error as _error
 from mt3.errors import AudioError
 
 # libsndfile's length for "not known".
 _UNKNOWN_FRAMES = 0x7FFFFFFFFFFFFFFF
+_AU_HEADER_BYTES = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,24 +59,41 @@ class AudioInfo:
     channels: int
     duration: float | None
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the duration, if any, is more than an estimate."""
+        return self.format not in ("MP3", "OGG", "ffmpeg")
+
 
 class Decoder(Protocol):
-    """One source of samples at its own rate and with its own channels."""
+    """One source of samples at its own rate and with its own channels.
+
+    Attributes:
+      info: what the header says.
+      warnings: what was found that a user should know; grows while blocks are read.
+    """
 
     info: AudioInfo
+    warnings: list[str]
 
-    def blocks(self, block_frames: int) -> Iterator[np.ndarray]:
-        """Yields float32 [n, channels] with 1 <= n <= block_frames, from the start."""
+    def blocks(self, block_frames: int, start: int = 0) -> Iterator[np.ndarray]:
+        """Yields float32 [n, channels] with 1 <= n <= block_frames.
+
+        Args:
+          block_frames: of a block at most.
+          start: frames to leave out at the beginning.
+        """
         ...
 
 
 def open_decoder(
-    path: str | os.PathLike[str], *, allow_truncated: bool = False
+    path: pathlib.Path, name: str, *, allow_truncated: bool = False
 ) -> Decoder:
     """Finds out what a file is and returns the decoder for it.
 
     Args:
-      path: an audio file.
+      path: an audio file that can be rewound.
+      name: what messages call it.
       allow_truncated: reads what is there of a file that was cut or is damaged
         further on, instead of raising.
 
@@ -85,12 +103,11 @@ def open_decoder(
     Raises:
       AudioError: missing, not a file, empty, cut, no audio, or an unknown format.
     """
-    path = pathlib.Path(path)
-    head = headers.read_head(path)
+    head = headers.read_head(path, name)
     chunk = headers.find_sound_chunk(path, head)
     if chunk and chunk.missing and not allow_truncated:
         raise _error(
-            path,
+            name,
             f"the file was cut: its header promises {chunk.promised} bytes of sound "
             f"and {chunk.present} are there",
             "expected all of it (allow_truncated reads what is there)",
@@ -98,21 +115,21 @@ def open_decoder(
     import soundfile
 
     try:
-        return SoundFileDecoder(path, chunk, allow_truncated)
+        return SoundFileDecoder(path, name, chunk, allow_truncated)
     except (soundfile.LibsndfileError, TypeError) as error:
         # TypeError: soundfile wants a sample rate for *.raw.
         reason = str(error).rstrip(".")
     kind = headers.what_it_is(path, head)
     if kind:
-        raise _error(path, f"found {kind}", f"expected {headers.SUPPORTED}")
+        raise _error(name, f"found {kind}", f"expected {formats.SUPPORTED}")
     program = shutil.which("ffmpeg")
     if program is None:
         raise _error(
-            path,
+            name,
             f"libsndfile cannot read it ({reason})",
-            f"expected {headers.SUPPORTED}. {headers.FFMPEG_HELP}",
+            f"expected {formats.SUPPORTED}. {formats.FFMPEG_HELP}",
         )
-    return FfmpegDecoder(path, program, allow_truncated)
+    return FfmpegDecoder(path, name, program, allow_truncated)
 
 
 class SoundFileDecoder:
@@ -120,6 +137,7 @@ class SoundFileDecoder:
 
     Args:
       path: the file.
+      name: what messages call it.
       chunk: where its sound lies, when it is a WAV or AIFF file.
       allow_truncated: stops quietly at damage instead of raising.
 
@@ -130,17 +148,19 @@ class SoundFileDecoder:
     def __init__(
         self,
         path: pathlib.Path,
+        name: str,
         chunk: headers.SoundChunk | None,
         allow_truncated: bool,
     ) -> None:
         self._path = path
+        self.warnings: list[str] = []
         self._unwritten = chunk.size_position if chunk and chunk.unwritten else None
         self._allow_truncated = allow_truncated
         with self._opened() as file:
             known = 0 <= file.frames < _UNKNOWN_FRAMES
             self._promised = file.frames if known and file.format != "MP3" else None
             self.info = AudioInfo(
-                name=str(path),
+                name=name,
                 format=file.format,
                 sample_rate=file.samplerate,
                 channels=file.channels,
@@ -152,7 +172,9 @@ class SoundFileDecoder:
         import soundfile
 
         if self._unwritten is None:
-            with soundfile.SoundFile(os.fspath(self._path)) as file:
+            # Bytes: soundfile encodes a text as UTF-8, which not every name is.
+            path = str(self._path) if os.name == "nt" else os.fsencode(self._path)
+            with soundfile.SoundFile(path) as file:
                 yield file
             return
         with (
@@ -161,12 +183,17 @@ class SoundFileDecoder:
         ):
             yield file
 
-    def blocks(self, block_frames: int) -> Iterator[np.ndarray]:
+    def blocks(self, block_frames: int, start: int = 0) -> Iterator[np.ndarray]:
         """See `Decoder.blocks`."""
         import soundfile
 
         done = 0
         with self._opened() as file:
+            if start and self._promised is not None:
+                done = file.seek(min(start, self._promised))
+            # soundfile seeks after every read where it can, to where the file stands
+            # already. mpg123 then begins anew: 0.1 s of each block of an MP3 was noise.
+            file.seekable = lambda: False
             while True:
                 try:
                     block = file.read(block_frames, dtype="float32", always_2d=True)
@@ -176,8 +203,10 @@ class SoundFileDecoder:
                     raise self._damaged(done, str(error).rstrip(".")) from error
                 if not len(block):
                     break
+                skipped = max(0, start - done)
                 done += len(block)
-                yield block
+                if skipped < len(block):
+                    yield block[skipped:]
         cut = self._promised is not None and done < self._promised
         if cut and not self._allow_truncated:
             raise self._damaged(done, f"the header promises {self._promised} frames")
@@ -185,7 +214,7 @@ class SoundFileDecoder:
     def _damaged(self, done: int, reason: str) -> AudioError:
         seconds = done / self.info.sample_rate
         return _error(
-            self._path,
+            self.info.name,
             f"the {self.info.format} data is damaged or cut after {seconds:.3f} s "
             f"({done} frames): {reason}",
             "expected it to be whole",
@@ -201,6 +230,7 @@ class FfmpegDecoder:
 
     Args:
       path: the file.
+      name: what messages call it.
       program: path of ffmpeg.
       allow_truncated: stops quietly at damage instead of raising.
 
@@ -208,8 +238,11 @@ class FfmpegDecoder:
       AudioError: ffmpeg finds no sound in the file.
     """
 
-    def __init__(self, path: pathlib.Path, program: str, allow_truncated: bool) -> None:
+    def __init__(
+        self, path: pathlib.Path, name: str, program: str, allow_truncated: bool
+    ) -> None:
         self._path = path
+        self.warnings: list[str] = []
         self._program = program
         self._allow_truncated = allow_truncated
         result = subprocess.run(
@@ -221,16 +254,16 @@ class FfmpegDecoder:
         chatter = result.stderr.decode(errors="replace")
         header = _parse_au_header(result.stdout)
         if header is None and "matches no streams" in chatter:
-            raise _error(path, "the file holds no sound", "expected some")
+            raise _error(name, "the file holds no sound", "expected some")
         if header is None:
             raise _error(
-                path,
+                name,
                 f"neither libsndfile nor ffmpeg can read it ({_last_line(chatter)})",
-                f"expected {headers.SUPPORTED}, or a format that ffmpeg knows",
+                f"expected {formats.SUPPORTED}, or a format that ffmpeg knows",
             )
         sample_rate, channels, _ = header
         self.info = AudioInfo(
-            name=str(path),
+            name=name,
             format="ffmpeg",
             sample_rate=sample_rate,
             channels=channels,
@@ -244,14 +277,13 @@ class FfmpegDecoder:
             *("-map", "0:a:0", *options, "-c:a", "pcm_f32be", "-f", "au", "pipe:1"),
         ]
 
-    def blocks(self, block_frames: int) -> Iterator[np.ndarray]:
+    def blocks(self, block_frames: int, start: int = 0) -> Iterator[np.ndarray]:
         """See `Decoder.blocks`."""
         channels, done = self.info.channels, 0
         with self._running() as (process, errors):
-            start = process.stdout.read(24)
-            header = _parse_au_header(start)
+            header = _parse_au_header(process.stdout.read(_AU_HEADER_BYTES))
             if header is not None:
-                process.stdout.read(max(0, header[2] - len(start)))
+                process.stdout.read(header[2] - _AU_HEADER_BYTES)
             while True:
                 # A buffered pipe: a short read means the end.
                 data = process.stdout.read(block_frames * channels * 4)
@@ -259,8 +291,11 @@ class FfmpegDecoder:
                 if not whole:
                     break
                 block = np.frombuffer(data, ">f4", count=whole * channels)
+                block = block.astype(np.float32).reshape(whole, channels)
+                skipped = max(0, start - done)
                 done += whole
-                yield block.astype(np.float32).reshape(whole, channels)
+                if skipped < whole:
+                    yield block[skipped:]
             status = process.wait()
             errors.seek(0)
             said = errors.read().decode(errors="replace")
@@ -268,7 +303,7 @@ class FfmpegDecoder:
         broken = status != 0 or "partial file" in said
         if broken and not self._allow_truncated:
             raise _error(
-                self._path,
+                self.info.name,
                 f"ffmpeg stopped after {done / self.info.sample_rate:.3f} s "
                 f"({_last_line(said)})",
                 "expected it to be whole",
@@ -333,6 +368,7 @@ class ArrayDecoder:
                 "expected a positive whole number of Hz"
             )
         self._samples = samples[:, None] if samples.ndim == 1 else samples
+        self.warnings: list[str] = []
         self.info = AudioInfo(
             name=name,
             format="array",
@@ -341,10 +377,10 @@ class ArrayDecoder:
             duration=len(samples) / sample_rate,
         )
 
-    def blocks(self, block_frames: int) -> Iterator[np.ndarray]:
+    def blocks(self, block_frames: int, start: int = 0) -> Iterator[np.ndarray]:
         """See `Decoder.blocks`."""
-        for start in range(0, len(self._samples), block_frames):
-            yield _to_float32(self._samples[start : start + block_frames])
+        for first in range(start, len(self._samples), block_frames):
+            yield _to_float32(self._samples[first : first + block_frames])
 
 
 def _to_float32(samples: np.ndarray) -> np.ndarray:
@@ -361,10 +397,12 @@ def _to_float32(samples: np.ndarray) -> np.ndarray:
 
 def _parse_au_header(data: bytes) -> tuple[int, int, int] | None:
     """Returns (sample rate, channels, offset of the samples) of an AU stream."""
-    if len(data) < 24 or data[:4] != b".snd":
+    if len(data) < _AU_HEADER_BYTES or data[:4] != b".snd":
         return None
-    offset, _, _, sample_rate, channels = struct.unpack(">5I", data[4:24])
-    return (sample_rate, channels, offset) if sample_rate and channels else None
+    header = struct.unpack(">5I", data[4:_AU_HEADER_BYTES])
+    offset, _, _, sample_rate, channels = header
+    usable = offset >= _AU_HEADER_BYTES and sample_rate and channels
+    return (sample_rate, channels, offset) if usable else None
 
 
 def _parse_duration(chatter: str) -> float | None:

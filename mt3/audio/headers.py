@@ -16,14 +16,9 @@ import pathlib
 import stat
 import struct
 
+from mt3.audio import formats
 from mt3.errors import AudioError
 
-SUPPORTED = "WAV, FLAC, MP3, OGG (Vorbis, Opus), AIFF, AU, CAF, W64"
-FFMPEG_HELP = (
-    "M4A, AAC, WMA, WebM and the sound of video files need the ffmpeg program on the "
-    "PATH (Debian and Ubuntu: apt install ffmpeg; macOS: brew install ffmpeg; Windows: "
-    "winget install ffmpeg)"
-)
 # Programs that write to a pipe cannot go back to fill in the length. They leave 0,
 # 0xFFFFFFFF (ffmpeg), or a number just below 2^31 (sox: 0x7FFFF000).
 _STREAMING_SIZE = 0x7FFFF000
@@ -31,34 +26,49 @@ _HEAD_BYTES = 512
 _CONTROL_BYTES = frozenset(range(32)) - frozenset(b"\t\n\r\f\x1b")
 
 
-def audio_error(path: pathlib.Path, found: str, expected: str) -> AudioError:
+def audio_error(name: str | os.PathLike, found: str, expected: str) -> AudioError:
     """Returns the error for a file, in the one form that all of them have."""
-    return AudioError(f"{path}: reading audio: {found}; {expected}")
+    return AudioError(f"{name}: reading audio: {found}; {expected}")
 
 
-def read_head(path: pathlib.Path) -> bytes:
+def is_pipe(path: pathlib.Path) -> bool:
+    """Whether a path names a pipe, which can be read once.
+
+    Raises:
+      AudioError: missing, a directory, a device, or it may not be looked at.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        found = "no such file" if missing else str(error.strerror)
+        raise audio_error(path, found, "expected an audio file") from error
+    except ValueError as error:
+        raise audio_error(path, str(error), "expected a path") from error
+    if stat.S_ISDIR(mode):
+        raise audio_error(path, "found a directory", "expected an audio file")
+    if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+        raise audio_error(path, "found a device", "expected a file or a pipe")
+    return stat.S_ISFIFO(mode)
+
+
+def read_head(path: pathlib.Path, name: str) -> bytes:
     """Returns the first bytes of a file, at least one.
 
     Raises:
-      AudioError: missing, a directory, a pipe, unreadable or empty.
+      AudioError: unreadable or empty.
     """
-    if not path.exists():
-        raise audio_error(path, "no such file", "expected an audio file")
-    if path.is_dir():
-        raise audio_error(path, "found a directory", "expected an audio file")
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise audio_error(
-            path, "found a pipe or a device", "expected a file that can be rewound"
-        )
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError as error:
         raise audio_error(
-            path, f"{error.strerror}", "expected a readable file"
+            name, f"{error.strerror}", "expected a readable file"
         ) from error
     if not head:
-        raise audio_error(path, "the file is empty (0 bytes)", f"expected {SUPPORTED}")
+        raise audio_error(
+            name, "the file is empty (0 bytes)", f"expected {formats.SUPPORTED}"
+        )
     return head
 
 

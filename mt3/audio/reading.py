@@ -18,27 +18,44 @@ audio; none is an error. See `mt3.audio.decoders` for formats and damaged files.
 
 from __future__ import annotations
 
+import io
+import math
 import os
+import pathlib
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 
-from mt3.audio.decoders import ArrayDecoder, AudioInfo, Decoder, open_decoder
+from mt3.audio import decoders, headers
+from mt3.audio.decoders import ArrayDecoder, AudioInfo, Decoder
 from mt3.errors import AudioError
+
+# What `open_audio` takes.
+Recording = str | os.PathLike[str] | bytes | BinaryIO
 
 DEFAULT_SAMPLE_RATE = 16000
 DEFAULT_BLOCK_SECONDS = 10.0
 
 
 class AudioSource:
-    """Audio that can be read from the start as often as wanted.
+    """Audio, or a part of it, that can be read from the start as often as wanted.
 
     Args:
       decoder: where the samples come from.
+      start: where the part begins, in the decoder's frames.
+      end: where it ends; None for the end of the audio.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(
+        self, decoder: Decoder, start: int = 0, end: int | None = None
+    ) -> None:
         self._decoder = decoder
+        self._start = start
+        self._end = end
 
     @property
     def info(self) -> AudioInfo:
@@ -63,7 +80,49 @@ class AudioSource:
     @property
     def duration(self) -> float | None:
         """Seconds, None when the header does not say; an estimate for MP3."""
-        return self.info.duration
+        known = self.info.duration
+        end = self._end
+        if known is not None:
+            end = round(known * self.sample_rate)
+            end = end if self._end is None else min(end, self._end)
+        return None if end is None else max(0, end - self._start) / self.sample_rate
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know of the audio; complete when `blocks` has ended."""
+        return list(self._decoder.warnings)
+
+    def part(self, start: float, end: float | None = None) -> AudioSource:
+        """Returns a part of this audio, whose times count from its own start.
+
+        Args:
+          start: seconds from the start of this audio.
+          end: likewise; None, or a time past the end, for the end of the audio.
+
+        Raises:
+          AudioError: times that are not 0 <= start < end, or a start past the end;
+            where the header does not say how long the audio is, `blocks` raises it.
+        """
+        if not (0 <= start < math.inf and (end is None or start < end)):
+            raise AudioError(
+                f"{self.name}: reading audio: found a part from {start} to {end} s, "
+                "expected 0 <= start < end"
+            )
+        first = self._start + round(start * self.sample_rate)
+        last = self._end
+        if end is not None and end < math.inf:
+            last = self._start + max(1, round(end * self.sample_rate))
+            last = last if self._end is None else min(last, self._end)
+        whole = self.duration
+        if whole is not None and self.info.is_exact and start >= whole:
+            raise self._starts_too_late(start, whole)
+        return AudioSource(self._decoder, first, last)
+
+    def _starts_too_late(self, start: float, duration: float) -> AudioError:
+        return AudioError(
+            f"{self.name}: reading audio: found the end at {duration:.3f} s, expected "
+            f"a part that starts before it, not at {start:.3f} s"
+        )
 
     def __repr__(self) -> str:
         return f"AudioSource({self.info})"
@@ -97,8 +156,10 @@ class AudioSource:
 
     def _mono(self, block_frames: int) -> Iterator[np.ndarray]:
         """Yields checked float32 [n] at the source's own rate."""
-        done = 0
-        for block in self._decoder.blocks(block_frames):
+        done = self._start
+        for block in self._decoder.blocks(block_frames, self._start):
+            if self._end is not None:
+                block = block[: self._end - done]
             finite = np.isfinite(block).all(axis=1)
             if not finite.all():
                 bad = int(np.argmin(finite))
@@ -113,21 +174,27 @@ class AudioSource:
             mono = mono.astype(np.float32, copy=False)
             done += len(mono)
             yield mono
-        if not done:
+            if done == self._end:
+                return
+        if done == self._start:
             raise AudioError(
                 f"{self.name}: reading audio: found 0 samples, expected at least 1"
             )
 
 
 def open_audio(
-    path: str | os.PathLike[str], *, allow_truncated: bool = False
+    source: Recording, *, allow_truncated: bool = False, name: str | None = None
 ) -> AudioSource:
-    """Opens an audio file; only its header is read.
+    """Opens a recording; only its header is read.
 
     Args:
-      path: WAV, FLAC, MP3, OGG and what else libsndfile reads; anything that ffmpeg
-        reads when that program is on the PATH.
+      source: a path, the bytes of a file, or a binary file object, which is read from
+        where it stands to its end. WAV, FLAC, MP3, OGG and what else libsndfile
+        reads; anything that ffmpeg reads when that program is on the PATH
+        (`mt3.audio.formats`). Bytes, file objects and pipes are copied to a temporary
+        file, which goes with the last source of its audio.
       allow_truncated: uses what is there of a file that was cut or is damaged.
+      name: what messages call it; by default the path or the file object's name.
 
     Returns:
       A source of blocks.
@@ -136,7 +203,55 @@ def open_audio(
       AudioError: missing, a directory, empty, not audio, cut, or a format that
         cannot be read here.
     """
-    return AudioSource(open_decoder(path, allow_truncated=allow_truncated))
+    if isinstance(source, (str, os.PathLike)):
+        path = pathlib.Path(source)
+        name = name or str(path)
+        if not headers.is_pipe(path):
+            return AudioSource(
+                decoders.open_decoder(path, name, allow_truncated=allow_truncated)
+            )
+        with path.open("rb") as pipe:
+            return _open_copy(pipe, name, allow_truncated)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _open_copy(io.BytesIO(source), name or "bytes", allow_truncated)
+    if not hasattr(source, "read"):
+        raise AudioError(
+            f"reading audio: found {type(source).__name__}, expected a path, bytes or "
+            "a binary file object"
+        )
+    if name is None:
+        name = getattr(source, "name", None)
+        name = name if isinstance(name, str) else type(source).__name__
+    return _open_copy(source, name, allow_truncated)
+
+
+def _open_copy(stream: BinaryIO, name: str, allow_truncated: bool) -> AudioSource:
+    """Opens a copy of what a stream holds, since decoders rewind and seek."""
+    suffix = pathlib.Path(name).suffix
+    with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
+        path = pathlib.Path(file.name)
+        try:
+            _copy(stream, file, name)
+            file.close()
+            decoder = decoders.open_decoder(path, name, allow_truncated=allow_truncated)
+        except BaseException:
+            file.close()
+            path.unlink()
+            raise
+    weakref.finalize(decoder, path.unlink, missing_ok=True)
+    return AudioSource(decoder)
+
+
+def _copy(stream: BinaryIO, copy: BinaryIO, name: str) -> None:
+    try:
+        shutil.copyfileobj(stream, copy, 1 << 20)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise AudioError(f"{name}: reading audio: {reason}") from error
+    except TypeError as error:
+        raise AudioError(
+            f"{name}: reading audio: found text, expected a file opened in binary mode"
+        ) from error
 
 
 def from_samples(
@@ -160,7 +275,7 @@ def from_samples(
 
 
 def read_audio(
-    path: str | os.PathLike[str],
+    path: Recording,
     sample_rate: int = DEFAULT_SAMPLE_RATE,
     *,
     allow_truncated: bool = False,
@@ -183,7 +298,7 @@ def read_audio(
 
 
 def segments(
-    audio: str | os.PathLike[str] | np.ndarray | AudioSource,
+    audio: Recording | np.ndarray | AudioSource,
     *,
     sample_rate: int = DEFAULT_SAMPLE_RATE,
     segment_samples: int,
@@ -191,7 +306,7 @@ def segments(
     """Cuts audio into consecutive segments, holding about one at a time.
 
     Args:
-      audio: a path, a source, or an array that already has the rate `sample_rate`
+      audio: as for `open_audio`, a source, or an array that already has the rate `sample_rate`
         (`from_samples` for one of another rate).
       sample_rate: Hz of the segments.
       segment_samples: samples in a segment.
@@ -207,10 +322,10 @@ def segments(
     _check_positive(segment_samples, "a segment length", "samples")
     if isinstance(audio, AudioSource):
         source = audio
-    elif isinstance(audio, (str, os.PathLike)):
-        source = open_audio(audio)
-    else:
+    elif isinstance(audio, np.ndarray):
         source = from_samples(audio, sample_rate)
+    else:
+        source = open_audio(audio)
     start, held = 0, np.zeros(0, np.float32)
     for block in source.blocks(sample_rate):
         held = np.concatenate([held, block]) if len(held) else block

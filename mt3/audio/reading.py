@@ -306,8 +306,8 @@ def segments(
     """Cuts audio into consecutive segments, holding about one at a time.
 
     Args:
-      audio: as for `open_audio`, a source, or an array that already has the rate `sample_rate`
-        (`from_samples` for one of another rate).
+      audio: as for `open_audio`, a source, or an array that already has the rate
+        `sample_rate` (`from_samples` for one of another rate).
       sample_rate: Hz of the segments.
       segment_samples: samples in a segment.
 

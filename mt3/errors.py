@@ -8,7 +8,10 @@ anything that is not an `MT3Error` is a defect of the program itself.
 from __future__ import annotations
 
 import difflib
+import math
+import numbers
 from collections.abc import Iterable
+from typing import Any
 
 # pip's name of what training and evaluating on data sets need beyond transcribing.
 TRAIN_EXTRA = "mt3-transcription[train]"
@@ -73,3 +76,35 @@ def near_misses(name: str, known: Iterable[str]) -> str:
     if close:
         return f" Did you mean {', '.join(close)}?"
     return f" Known: {', '.join(known) or 'none'}."
+
+
+def check_number(
+    name: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False
+) -> None:
+    """Raises ConfigError unless a setting is a number from `low` to `high`.
+
+    Infinity and NaN are no such numbers, nor are True and False.
+
+    Args:
+      name: of the setting.
+      value: what was given.
+      low: smallest number allowed.
+      high: largest number allowed.
+      whole: whether it must be a whole number.
+    """
+    kind = numbers.Integral if whole else numbers.Real
+    is_number = isinstance(value, kind) and not isinstance(value, bool)
+    if is_number and low <= value <= high and math.isfinite(value):
+        return
+    what = "a whole number" if whole else "a number"
+    limits = f"from {low:g} to {high:g}" if math.isfinite(high) else f"from {low:g} on"
+    raise ConfigError(f"{name} is {value!r}; expected {what} {limits}")
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Raises ConfigError unless a setting is one of some names."""
+    choices = tuple(choices)
+    if value not in choices:
+        raise ConfigError(
+            f"{name} is {value!r}; expected {' or '.join(map(repr, choices))}"
+        )

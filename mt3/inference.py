@@ -40,16 +40,16 @@ import numpy as np
 from mt3 import checkpoints, decoding, network, spectrograms, tokenizer
 from mt3.audio import reading
 from mt3.beyond import frames
-from mt3.beyond.cleanup import CleanupOptions, clean_up
+from mt3.beyond.cleanup import clean_up
 from mt3.configs import ModelConfig
 from mt3.errors import AudioError, ConfigError, DataError, MT3Error
-from mt3.event_codec import Codec
 from mt3.note_sequences import (
     Note,
     NoteDecodingState,
     note_values,
     to_note_sequence,
 )
+from mt3.options import FRAMES, TranscribeOptions
 from mt3.outputs import Transcription, atomic_file
 from mt3.vocabularies import VocabularyConfig
 
@@ -58,173 +58,7 @@ try:
 except ImportError:  # Only the engines install it.
     REQUIRED: Any = object()
 
-FRAMES = "frames"
-"""Name of the strategy that reads notes from the frame heads alone."""
-
 Audio = str | os.PathLike | np.ndarray | reading.AudioSource
-
-
-@dataclasses.dataclass(frozen=True)
-class TranscribeOptions:
-    """How to transcribe.
-
-    Attributes:
-      decode: decoding strategy by name: "beam1" (the original's), "greedy", "beam4",
-        "temperature0.8", or "frames" for notes from the frame heads without the token
-        decoder; None leaves it to the model, "beam1" where that says nothing.
-      grammar: allow only tokens that mean something where they stand; None leaves
-        it to the model (what was measured to be better for it).
-      sensitivity: balance of missed and extra notes, 0..1: more finds more notes, and
-        more that are not there (`beyond.frames`). Only with "frames".
-      details: give notes that the decoder wrote the time, velocity and confidence that
-        the frame heads hear, where the model has them.
-      programs: General MIDI programs to transcribe; None for all.
-      drums: whether to transcribe drums.
-      unclosed_ties: "keep" or "end", see `note_sequences.NoteEncodingSpecType`.
-      num_slots: segments decoded at once; None for the device's default.
-      max_length: most tokens of a segment; None for the model's.
-      dtype: computation type, e.g. "bfloat16"; None for the model's.
-      allow_truncated: transcribe what is there of a file that was cut.
-      cleanup: what to correct in the notes of a whole recording (`beyond.cleanup`);
-        None leaves it to the model. Streamed notes are as the model wrote them.
-    """
-
-    decode: str | None = None
-    grammar: bool | None = None
-    sensitivity: float = 0.5
-    details: bool = True
-    programs: tuple[int, ...] | None = None
-    drums: bool = True
-    unclosed_ties: str = "keep"
-    num_slots: int | None = None
-    max_length: int | None = None
-    dtype: str | None = None
-    allow_truncated: bool = False
-    cleanup: CleanupOptions | None = None
-
-    def faithful(self) -> TranscribeOptions:
-        """Returns the options with all that the original does not do left out.
-
-        Instruments that were not asked for stay left out, which needs the grammar.
-        """
-        return dataclasses.replace(
-            self,
-            decode="beam1",
-            grammar=False,
-            sensitivity=0.5,
-            details=False,
-            unclosed_ties="keep",
-            cleanup=CleanupOptions(),
-        )
-
-    def resolve(self, info: Mapping[str, Any]) -> ResolvedOptions:
-        """Decides what is left to the model.
-
-        Args:
-          info: what the weights say of themselves.
-
-        Raises:
-          ConfigError: the decisions contradict one another.
-        """
-        decode = self.decode or str(info.get("decode", "beam1"))
-        cleanup = self.cleanup
-        if cleanup is None:
-            cleanup = CleanupOptions.from_dict(info.get("cleanup", {}))
-        frames.log_odds_shift(self.sensitivity)
-        if decode == FRAMES:
-            self._check_frames()
-            return ResolvedOptions(self, decode, False, cleanup)
-        if self.sensitivity != 0.5:
-            raise ConfigError(
-                f"decoding: sensitivity is {self.sensitivity} with {decode!r}, which "
-                "has no threshold; expected decode='frames'"
-            )
-        # Which program a pitch belongs to depends on what was written before it, so
-        # that only the grammar can leave instruments out.
-        grammar = self.grammar
-        if grammar is None:
-            grammar = bool(info.get("grammar"))
-        grammar = grammar or self.programs is not None or not self.drums
-        return ResolvedOptions(self, decode, grammar, cleanup)
-
-    def _check_frames(self) -> None:
-        """Raises ConfigError for what the frames alone have no use for."""
-        asked = {
-            "grammar": self.grammar,
-            "unclosed_ties": self.unclosed_ties != "keep",
-            "cleanup's merge_gap": self.cleanup and self.cleanup.merge_gap,
-        }
-        names = [name for name, given in asked.items() if given]
-        if names:
-            raise ConfigError(
-                f"decoding: {', '.join(names)} with decode='frames', which writes no "
-                "tokens and reads notes across segments; expected the one or the other"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class ResolvedOptions:
-    """What is done, once the options and the weights have been asked.
-
-    Attributes:
-      given: the options that were given.
-      decode: name of the decoding strategy.
-      grammar: whether only grammatical tokens are allowed.
-      cleanup: what to correct in the notes of a whole recording.
-    """
-
-    given: TranscribeOptions
-    decode: str
-    grammar: bool
-    cleanup: CleanupOptions
-
-    def decode_options(
-        self, config: ModelConfig, codec: Codec, vocab_size: int
-    ) -> decoding.DecodeOptions:
-        """Returns how the decoder decodes.
-
-        Args:
-          config: the model's.
-          codec: the model's events.
-          vocab_size: number of the decoder's logits.
-
-        Raises:
-          ConfigError: a setting that is unknown or out of range.
-        """
-        given = self.given
-        return decoding.DecodeOptions(
-            strategy=decoding.from_name(self.decode, others=[FRAMES]),
-            max_length=given.max_length or config.targets_length,
-            num_slots=given.num_slots,
-            dtype=given.dtype,
-            filters=self._filters(config, codec, vocab_size),
-        )
-
-    def _filters(
-        self, config: ModelConfig, codec: Codec, vocab_size: int
-    ) -> tuple[decoding.LogitFilter, ...]:
-        if not self.grammar:
-            return ()
-        return (
-            decoding.GrammarMask.from_codec(
-                codec,
-                vocab_size=vocab_size,
-                include_ties=config.include_ties,
-                onsets_only=config.onsets_only,
-                program_granularity=config.program_granularity,
-                programs=self.given.programs,
-                drums=self.given.drums,
-                max_steps=math.ceil(config.segment_seconds * codec.steps_per_second),
-            ),
-        )
-
-    def settings(self) -> dict[str, Any]:
-        """Returns what a result is made with, as JSON values."""
-        values = dataclasses.asdict(self.given)
-        values["decode"] = self.decode
-        values["grammar"] = self.grammar
-        values["cleanup"] = dataclasses.asdict(self.cleanup) if self.cleanup else None
-        return {key: value for key, value in values.items() if value is not None}
 
 
 class SegmentNotes(NamedTuple):

@@ -114,9 +114,10 @@ def test_what_frames_have_no_use_for_is_refused(weights, tiny_weights):
         InferenceModel(weights, TranscribeOptions(sensitivity=2.0))
     with pytest.raises(ConfigError, match=r"'best'. Known: frames, greedy, beam1"):
         InferenceModel(weights, TranscribeOptions(decode="best"))
-    options = TranscribeOptions(decode="greedy", sensitivity=0.6)
     with pytest.raises(ConfigError, match="'greedy', which has no threshold"):
-        InferenceModel(weights, options)
+        TranscribeOptions(decode="greedy", sensitivity=0.6)
+    with pytest.raises(ConfigError, match="'beam1', which has no threshold"):
+        InferenceModel(tiny_weights, TranscribeOptions(sensitivity=0.6))
 
 
 def test_tokens_get_details_from_the_frames(weights, noise):

@@ -37,13 +37,16 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from mt3.errors import ConfigError
+from mt3.errors import ConfigError, check_number
 from mt3.vocabularies import EOS_ID
 
 Array = jax.Array
 
 NEG_INF = -1.0e7
 """T5X's stand-in for minus infinity; scores of empty hypotheses have this value."""
+
+MOST_BEAMS = 64
+"""More cost memory and find nothing better."""
 
 
 class Strategy(Protocol):
@@ -123,18 +126,15 @@ class Beam:
       alpha: strength of the length normalisation; 0 is none.
 
     Raises:
-      ConfigError: fewer than one beam or a negative alpha.
+      ConfigError: fewer than one beam, more than `MOST_BEAMS`, or a negative alpha.
     """
 
     num_beams: int = 1
     alpha: float = 0.6
 
     def __post_init__(self):
-        if self.num_beams < 1 or self.alpha < 0:
-            raise ConfigError(
-                f"beam search: num_beams={self.num_beams}, alpha={self.alpha}; "
-                "expected num_beams >= 1 and alpha >= 0"
-            )
+        check_number("num_beams", self.num_beams, 1, MOST_BEAMS, whole=True)
+        check_number("alpha", self.alpha, 0.0)
 
     @property
     def beams(self) -> int:
@@ -381,9 +381,9 @@ def from_name(name: str, *, seed: int = 0, others: Sequence[str] = ()) -> Strate
     """
     if name == "greedy":
         return Greedy()
-    if match := re.fullmatch(r"beam(\d*)", name):
+    if match := re.fullmatch(r"beam(\d{0,6})", name):
         return Beam(num_beams=int(match[1] or 1))
-    if match := re.fullmatch(r"temperature(\d+(?:\.\d+)?)", name):
+    if match := re.fullmatch(r"temperature(\d{1,6}(?:\.\d+)?)", name):
         return Temperature(temperature=float(match[1]), seed=seed)
     known = [*others, "greedy", "beam1", "beam4 (any number)"]
     raise ConfigError(

@@ -8,11 +8,10 @@ done), 2 for a wrong call, 130 after an interruption.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import signal
 import sys
 from collections.abc import Sequence
+
+from mt3 import terminal
 
 # Run by the engine's launcher, with gin files.
 _GIN_COMMANDS = {
@@ -20,62 +19,28 @@ _GIN_COMMANDS = {
     "eval": "score checkpoints on a data set, as gin files say",
     "infer": "write a checkpoint's notes for a data set, as gin files say",
 }
-# Commands whose results may go to a pipe.
-_PRINTING = {"transcribe", "score", "models"}
 DESCRIPTION = "MT3: music transcription, recorded audio in, multi-instrument MIDI out."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    return terminal.run_program(lambda: _run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
     parser = _parser()
     if arguments and arguments[0] in _GIN_COMMANDS:
         # They take gin's own flags, which argparse does not know.
-        return _guarded(lambda: _launch(arguments[0], arguments[1:]))
+        return _launch(arguments[0], arguments[1:])
     if arguments and arguments[0] == "prepare":
         # Its options differ from data set to data set.
-        return _guarded(lambda: _prepare(arguments[1:]))
+        return _prepare(arguments[1:])
     options = parser.parse_args(arguments)
     if not hasattr(options, "run"):
         parser.print_help()
         return 2
-    with _closed_pipe_ends_quietly(arguments[0] in _PRINTING):
-        return _guarded(lambda: options.run(options))
-
-
-@contextlib.contextmanager
-def _closed_pipe_ends_quietly(wanted: bool):
-    """Lets `mt3 ... | head` end the program without a message.
-
-    Not for commands with worker processes or that run for days: there, a pipe that is
-    closed is not their reader's.
-    """
-    if not wanted or not hasattr(signal, "SIGPIPE"):
-        yield
-        return
-    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        # What is still in the buffer would else meet the closed pipe at the very end,
-        # when the caller's way of taking it is back.
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-        signal.signal(signal.SIGPIPE, before)
-
-
-def _guarded(run) -> int:
-    """Turns expected failures into messages and exit codes."""
-    from mt3.errors import MT3Error
-
-    try:
-        return run()
-    except MT3Error as error:
-        print(f"mt3: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("mt3: interrupted; what was finished stays", file=sys.stderr)
-        return 130
+    return options.run(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,7 +82,7 @@ class _Version(argparse.Action):
                 versions.append(f"{package} {metadata.version(package)}")
             except metadata.PackageNotFoundError:
                 versions.append(f"{package} missing")
-        print(", ".join(versions))
+        terminal.print_result(", ".join(versions))
         parser.exit()
 
 
@@ -291,13 +256,14 @@ def _score(options: argparse.Namespace) -> int:
         metrics=patterns,
     )
     if options.json:
-        print(report.to_json())
+        terminal.print_result(report.to_json())
     elif options.main:
-        print(files.format_short_table(report.mean), end="")
+        terminal.print_result(files.format_short_table(report.mean), end="")
     else:
-        print(files.format_table(report, classes=not patterns), end="")
+        table = files.format_table(report, classes=not patterns)
+        terminal.print_result(table, end="")
     for name, problem in report.failures.items():
-        print(f"mt3: error: {name}: {problem}", file=sys.stderr)
+        terminal.say(f"mt3: error: {name}: {problem}")
     return 1 if report.failures else 0
 
 
@@ -328,7 +294,7 @@ def _models(options: argparse.Namespace) -> int:
 
         source, target = options.convert
         checkpoints.convert(source, target, num_heads=options.num_heads)
-        print(target)
+        terminal.print_result(target)
         return 0
     entries = registry.available()
     if options.json:
@@ -336,21 +302,24 @@ def _models(options: argparse.Namespace) -> int:
         import json
 
         rows = [
-            {**dataclasses.asdict(entry), "path": os.fspath(entry.path)}
+            {**dataclasses.asdict(entry), "path": terminal.printable(str(entry.path))}
             for entry in entries
         ]
-        print(json.dumps(rows, indent=2))
+        terminal.print_result(json.dumps(rows, indent=2))
         return 0
+    lines = []
     for entry in entries:
         mark = " (default)" if entry.is_default else ""
-        print(f"{entry.name}{mark}: {entry.description}")
-        print(
+        lines += [
+            f"{entry.name}{mark}: {entry.description}",
             f"  {entry.num_parameters / 1e6:.1f} million parameters, "
-            f"{entry.size / 1e6:.1f} MB, licence {entry.licence}"
-        )
-        print(f"  sha256 {entry.sha256}\n  {entry.path}")
+            f"{entry.size / 1e6:.1f} MB, licence {entry.licence}",
+            f"  sha256 {entry.sha256}",
+            f"  {entry.path}",
+        ]
     if not entries:
-        print("no models in the package; use --model with a checkpoint's path")
+        lines = ["no models in the package; use --model with a checkpoint's path"]
+    terminal.print_result("\n".join(lines))
     return 0
 
 
@@ -411,10 +380,12 @@ def _synthesize(options: argparse.Namespace) -> int:
 
     values = {**vars(options)}
     del values["run"], values["version"]
-    result = command.synthesize(**values, log=lambda line: print(line, file=sys.stderr))
+    result = command.synthesize(**values, log=terminal.say)
     for failure in result.failures:
-        print(f"mt3: error: {failure}", file=sys.stderr)
-    print(f"{len(result.written)} written, {len(result.skipped)} there already")
+        terminal.say(f"mt3: error: {failure}")
+    terminal.print_result(
+        f"{len(result.written)} written, {len(result.skipped)} there already"
+    )
     return 1 if result.failures else 0
 
 

@@ -49,6 +49,13 @@ class OutputError(MT3Error, RuntimeError):
     """A result that cannot be written."""
 
 
+class StreamError(OutputError):
+    """Standard output or standard error no longer takes what is written to it.
+
+    Nothing that follows can be written there either: a program ends.
+    """
+
+
 class DataError(MT3Error, ValueError):
     """A data set, record or corpus that cannot be used."""
 

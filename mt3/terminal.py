@@ -1,14 +1,25 @@
-"""What is printed for people to read: messages, progress and results.
+"""What people read: messages, progress and results, and how a program ends.
 
 Messages and progress go to standard error, results to standard output. Any name of a
 file can be printed, whatever the terminal's encoding: what it cannot show is escaped.
+
+A result that standard output does not take (a full disk, a pipe that its reader
+closed) ends the program with a message and the exit code 1. Messages that standard
+error does not take do not stop the work, except where its reader closed the pipe.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
+
+from mt3.errors import MT3Error, StreamError
+
+FAILED = 1
+INTERRUPTED = 130  # As a shell has it: 128 and the number of SIGINT.
 
 
 def printable(text: str) -> str:
@@ -25,22 +36,129 @@ def printable(text: str) -> str:
 
 
 def say(line: str, *, progress: Progress | None = None) -> None:
-    """Prints a message on standard error, above a progress bar if there is one."""
-    if progress is None:
-        _print(line, sys.stderr)
-    else:
+    """Prints a message on standard error, above a progress bar if there is one.
+
+    Raises:
+      StreamError: the reader of standard error closed it.
+    """
+    if progress is not None:
         progress.say(line, always=True)
+        return
+    with _saying():
+        print(printable(line), file=sys.stderr, flush=True)
 
 
-def print_result(text: str) -> None:
-    """Prints a result on standard output."""
-    _print(text, sys.stdout)
+def print_result(text: str, *, end: str = "\n") -> None:
+    """Prints a result on standard output.
+
+    Raises:
+      StreamError: standard output does not take it.
+    """
+    with _writing(sys.stdout):
+        print(printable(text), end=end, flush=True)
 
 
-def _print(text: str, stream: TextIO) -> None:
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    shown = printable(text).encode(encoding, "backslashreplace").decode(encoding)
-    print(shown, file=stream, flush=True)
+def write_result(data: bytes) -> None:
+    """Writes a result on standard output as it is.
+
+    Raises:
+      StreamError: standard output does not take it.
+    """
+    with _writing(sys.stdout):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+def run_program(body: Callable[[], int], name: str = "mt3") -> int:
+    """Runs a program; failures that are to be expected become messages.
+
+    Args:
+      body: does the work and returns the exit code.
+      name: of the program, with which its messages begin.
+
+    Returns:
+      The exit code: that of `body`, 1 after an error, 130 after an interruption.
+
+    Raises:
+      SystemExit: as `body` does (argparse ends a program so).
+    """
+    _open_streams()
+    try:
+        try:
+            return body()
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with _writing(stream):
+                    stream.flush()
+    except MT3Error as error:
+        return _end(f"{name}: error: {error}", FAILED)
+    except KeyboardInterrupt:
+        return _end(f"{name}: interrupted; what was finished stays", INTERRUPTED)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return _end(f"{name}: error: {where}{reason}", FAILED)
+
+
+def _end(line: str, code: int) -> int:
+    with contextlib.suppress(StreamError):
+        say(line)
+        with _writing(sys.stderr):
+            sys.stderr.flush()
+    return code
+
+
+@contextlib.contextmanager
+def _writing(stream: TextIO) -> Iterator[None]:
+    """Names the stream that cannot be written to, and gives up what it still holds.
+
+    Python would else try again when it ends, and fail with a traceback.
+    """
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):  # No descriptor: a test's, say.
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+        name = "standard error" if stream is sys.stderr else "standard output"
+        reason = error.strerror or str(error)
+        if isinstance(error, BrokenPipeError):
+            reason = "its reader closed the pipe"
+        raise StreamError(f"{name}: cannot write: {reason}") from error
+
+
+@contextlib.contextmanager
+def _saying() -> Iterator[None]:
+    """Leaves in the buffer what standard error does not take now, to try it again."""
+    with _writing(sys.stderr):
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass
+
+
+def _open_streams() -> None:
+    """Opens standard streams that were closed, and lets them show any text.
+
+    A file that is opened later would else get the number of a closed stream, and with
+    it the chatter that libraries write there.
+    """
+    # In this order, since an opened file gets the lowest number that is free.
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # Writing to a closed standard output fails, as it should: a result is
+            # lost. Without standard error, messages are not wanted.
+            flags = os.O_WRONLY if name == "stderr" else os.O_RDONLY
+            descriptor = os.open(os.devnull, flags)
+            os.set_inheritable(descriptor, True)
+            stream = open(descriptor, "w" if number else "r")  # noqa: SIM115
+            setattr(sys, name, stream)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Progress:

@@ -19,6 +19,7 @@ import types
 import warnings
 from collections.abc import Iterator, Sequence
 
+from mt3 import terminal
 from mt3.errors import ConfigError, MT3Error, near_misses
 
 _LOG = logging.getLogger("mt3")
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None, mode: str = "train") -> int:
     except MT3Error as error:
         # Gin appends its own call stack, which does not help the reader.
         message = re.sub(r"\s*In call to configurable '.*", "", str(error))
-        print(f"mt3 {mode}: {message}", file=sys.stderr)
+        terminal.say(f"mt3 {mode}: {message}")
         return 1
     return 0
 

@@ -10,6 +10,7 @@ import mt3
 from mt3.beats import Beats
 from mt3.midi import general_midi
 from mt3.note_sequences import Note, validate_notes
+from mt3.terminal import printable
 
 # How a note appears in JSON, JSONL and CSV, in this order.
 NOTE_COLUMNS = (
@@ -62,6 +63,9 @@ class Transcription:
     version: str = mt3.__version__
 
     def __post_init__(self) -> None:
+        # Names of files may hold bytes that are no text, which no format can hold.
+        for name in ("source", "model"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
         validate_notes(self.notes, self.source or "transcription")
         in_order = sorted(
             self.notes, key=lambda n: (n.start_time, n.is_drum, n.program, n.pitch)

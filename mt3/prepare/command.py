@@ -6,12 +6,12 @@ import argparse
 import importlib
 import inspect
 import os
-import sys
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from mt3 import terminal
 from mt3.errors import TRAIN_EXTRA, ConfigError
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def main(arguments: Sequence[str]) -> int:
         data_root,
         source=getattr(options, "source", None) or options.dataset,
         options=run_options,
-        log=None if options.quiet else _say,
+        log=None if options.quiet else terminal.say,
     )
-    print(report.table())
+    terminal.print_result(report.table())
     return report.exit_code
 
 
@@ -262,7 +262,3 @@ def _quieten() -> None:
 
 def _words(texts: Sequence[str]) -> list[str]:
     return [word.strip() for text in texts for word in text.split(",") if word.strip()]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

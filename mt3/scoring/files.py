@@ -21,6 +21,7 @@ from mt3 import errors
 from mt3.midi.reader import MIDI_SUFFIXES, read_midi
 from mt3.scoring import counts, instruments
 from mt3.scoring.instruments import ClassCounts
+from mt3.terminal import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,10 @@ class ScoreReport:
         return 1 if self.failures or not self.songs else 0
 
     def to_json(self) -> str:
-        """Returns everything as JSON; scores that are not numbers become null."""
+        """Returns everything as JSON in ASCII; scores that are no numbers become null.
+
+        ASCII, so that it can be printed on any terminal.
+        """
         record = {
             "settings": dict(self.settings),
             "mean": _nulls(self.mean),
@@ -86,15 +90,19 @@ class ScoreReport:
             "songs": [
                 {
                     **vars(song),
-                    "reference": str(song.reference),
-                    "estimate": str(song.estimate),
+                    "name": printable(song.name),
+                    "reference": printable(str(song.reference)),
+                    "estimate": printable(str(song.estimate)),
                     "scores": _nulls(song.scores),
                 }
                 for song in self.songs
             ],
-            "failures": dict(self.failures),
+            "failures": {
+                printable(name): printable(problem)
+                for name, problem in self.failures.items()
+            },
         }
-        return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+        return json.dumps(record, indent=2, allow_nan=False)
 
 
 def score_files(

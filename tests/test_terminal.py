@@ -1,0 +1,202 @@
+"""What is printed, where it cannot be printed, and how a program ends."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mt3 import cli, terminal
+from mt3.errors import DataError, StreamError
+
+CAFE = os.fsdecode(b"caf\xe9.wav")
+
+
+class Refusing(io.TextIOWrapper):
+    """A stream whose system calls fail."""
+
+    def __init__(self, number: int):
+        class Raw(io.RawIOBase):
+            def writable(self):
+                return True
+
+            def write(self, data):
+                raise OSError(number, os.strerror(number))
+
+        super().__init__(io.BufferedWriter(Raw()), encoding="utf-8")
+
+    def close(self):
+        """Does not try again to write what was not taken."""
+
+
+def test_names_that_are_no_text_become_escapes():
+    assert terminal.printable(CAFE) == r"caf\xe9.wav"
+    assert terminal.printable("Übung 1 – \U0001f3b9") == "Übung 1 – \U0001f3b9"
+    # What a C locale makes of a name in UTF-8 is that name again.
+    assert terminal.printable("\udcc3\udcbc.wav") == "ü.wav"
+    # Surrogates that stand for no byte, as Windows allows them in names.
+    assert terminal.printable("\ud800 \udcff") == r"\ud800 \udcff"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_any_text_prints_on_any_terminal(encoding, monkeypatch):
+    streams = {}
+    for name in ("stdout", "stderr"):
+        streams[name] = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, name, streams[name])
+
+    def body():
+        terminal.print_result(f"{CAFE} 音楽")
+        terminal.say(f"{CAFE} 音楽")
+        return 0
+
+    assert terminal.run_program(body) == 0
+    name = "音楽" if encoding == "utf-8" else r"\u97f3\u697d"
+    for stream in streams.values():
+        assert stream.buffer.getvalue().decode() == rf"caf\xe9.wav {name}" + "\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE])
+def test_a_result_that_is_not_taken_ends_the_program(number, monkeypatch, capsys):
+    done = []
+
+    def body():
+        # Bytes and text alike.
+        (terminal.write_result if done else terminal.print_result)(
+            b"notes" if done else "notes"
+        )
+        raise AssertionError("the program went on")
+
+    for _ in range(2):
+        monkeypatch.setattr(sys, "stdout", Refusing(number))
+        assert terminal.run_program(body, "program") == 1
+        done.append(1)
+    (first, second) = capsys.readouterr().err.splitlines()
+    reason = {errno.ENOSPC: "No space left", errno.EPIPE: "its reader closed the pipe"}
+    assert first == second
+    assert first.startswith(
+        f"program: error: standard output: cannot write: {reason[number]}"
+    )
+
+
+def test_what_is_in_the_buffer_at_the_end_counts(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", Refusing(errno.ENOSPC))
+    assert cli.main(["models"]) == 1
+    assert "standard output: cannot write" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdout", Refusing(errno.ENOSPC))
+    # Help, whose own exit code is 0.
+    assert cli.main(["--help"]) == 1
+    assert "standard output: cannot write" in capsys.readouterr().err
+
+
+def test_a_message_that_is_not_taken_does_not_stop_the_work(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", Refusing(errno.ENOSPC))
+    done = []
+
+    def body():
+        terminal.say("first")
+        done.append(1)
+        return 0
+
+    assert terminal.run_program(body) == 1
+    assert done
+    # But nobody waits for a program whose reader has gone.
+    monkeypatch.setattr(sys, "stderr", Refusing(errno.EPIPE))
+    with pytest.raises(StreamError, match="standard error.*closed the pipe"):
+        terminal.say("first")
+    monkeypatch.setattr(sys, "stderr", Refusing(errno.EPIPE))
+    assert terminal.run_program(body) == 1
+    assert len(done) == 1
+
+
+def test_failures_become_messages(capsys):
+    def failing(error):
+        def body():
+            raise error
+
+        code = terminal.run_program(body, "program")
+        return code, capsys.readouterr().err
+
+    assert failing(DataError("x.txt: bad")) == (1, "program: error: x.txt: bad\n")
+    code, message = failing(PermissionError(errno.EACCES, "Permission denied", CAFE))
+    assert code == 1
+    assert message == "program: error: caf\\xe9.wav: Permission denied\n"
+    assert failing(OSError("no reason")) == (1, "program: error: no reason\n")
+    code, message = failing(KeyboardInterrupt())
+    assert code == 130
+    assert message.startswith("program: interrupted")
+    # A defect shows where it is.
+    with pytest.raises(ZeroDivisionError):
+        failing(ZeroDivisionError())
+
+
+# Command lines and their exit codes where everything can be printed.
+COMMANDS = {
+    "models --json": 0,
+    "--help": 0,
+    "score {missing} {missing}": 1,
+    "unknown": 2,
+}
+
+
+def run(arguments, redirection, **environment):
+    # Without it a stream has no buffer, and argparse ignores what is not taken.
+    environment = {**os.environ, **environment}
+    environment.pop("PYTHONUNBUFFERED", None)
+    command = " ".join([f'"{sys.executable}" -m mt3', arguments, redirection])
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        capture_output=True,
+        env=environment,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_redirections(arguments, tmp_path):
+    code = COMMANDS[arguments]
+    arguments = arguments.format(missing=tmp_path / "ü.mid")
+    said = {}
+    for redirection in ("", "> /dev/full", ">&-", "2>&-", "2> /dev/full"):
+        result = run(arguments, redirection)
+        said[redirection] = result
+        assert b"Traceback" not in result.stderr, redirection
+        assert b"Exception ignored" not in result.stderr, redirection
+        lost = code == 0 and redirection in ("> /dev/full", ">&-")
+        unsaid = code != 0 and redirection == "2> /dev/full"
+        assert (result.returncode or 0) == (1 if lost or unsaid else code), redirection
+        if lost:
+            assert result.stderr.startswith(
+                b"mt3: error: standard output: cannot write"
+            )
+    assert said["2>&-"].stdout == said[""].stdout
+
+
+def test_a_closed_pipe_ends_with_a_message():
+    result = run("models --json", "| true")
+    assert result.returncode == 1
+    assert result.stderr == (
+        b"mt3: error: standard output: cannot write: its reader closed the pipe\n"
+    )
+
+
+def test_a_name_outside_the_terminals_encoding(example_pair):
+    arguments = f"score {example_pair} {example_pair} --json"
+    # So that Python does not take the C locale for one with UTF-8.
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = run(arguments, "", **ascii_only)
+    assert result.returncode == 0, result.stderr
+    (song,) = json.loads(result.stdout)["songs"]
+    assert song["name"] == "ü"
+
+
+@pytest.fixture
+def example_pair(tmp_path, repository):
+    path = tmp_path / "ü.mid"
+    path.write_bytes((repository / "examples" / "example.mid").read_bytes())
+    return path

@@ -66,6 +66,8 @@ def test_beats_can_be_made_to_begin_at_zero():
     short = Beats([0.1, 0.6]).from_zero()
     assert short.times.tolist() == [0.0, 0.1, 0.6]
     assert short.numbers.tolist() == [0, 0, 0]
+    early = Beats([0.04, 0.54], [1, 2]).from_zero()
+    assert early == Beats([0.0, 0.54], [1, 2])
 
 
 def test_beats_are_rebuilt_from_json_values():
@@ -83,6 +85,8 @@ def test_beats_are_rebuilt_from_json_values():
         {"times": [0.0, 0.0]},
         {"times": [-1.0, 0.0]},
         {"times": [0.0, np.nan]},
+        {"times": [0.0, 16.5]},
+        {"times": [0.0, 9.0], "beat_unit": 8},
         {"times": [0.0, 1.0], "numbers": [1]},
         {"times": [0.0, 1.0], "numbers": [1, -2]},
         {"times": [0.0, 1.0], "numbers": [1, 1.5]},

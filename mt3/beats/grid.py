@@ -19,7 +19,11 @@ from mt3.errors import ConfigError, DataError
 # Tempos within this relative distance are one: times are rounded where they are stored.
 _SAME_TEMPO = 1e-4
 _LOWEST_TEMPO, _HIGHEST_TEMPO = 4.0, 1000.0
+# What a MIDI file can hold of a quarter note, seconds.
+_LONGEST_QUARTER = 16.0
 _UNITS = (1, 2, 4, 8, 16, 32)
+# A first beat this early, in beats, has no beat before it.
+_EARLY = 0.1
 _DEFAULT_BEATS_PER_BAR = 4
 
 
@@ -82,6 +86,12 @@ class Beats:
             raise ConfigError(
                 f"beats: time signature {self.beats_per_bar}/{self.beat_unit}; "
                 f"expected 1 to 32 beats of a unit in {_UNITS}"
+            )
+        longest = float(np.diff(times).max()) * self.beat_unit / 4.0
+        if longest > _LONGEST_QUARTER:
+            raise ConfigError(
+                f"beats: a gap in which a quarter note lasts {longest:.1f} s; expected "
+                f"{_LONGEST_QUARTER:g} s at most"
             )
         if numbers.shape != times.shape:
             raise ConfigError(f"beats: {numbers.shape} numbers of {times.shape} times")
@@ -188,11 +198,14 @@ class Beats:
         """Returns the beats with more before them, so that one lies at 0 seconds.
 
         The time before the first beat is divided into beats that are nearly as long as
-        the first; their numbers count down from the first one's.
+        the first; their numbers count down from the first one's. Where it is very
+        short, the first beat begins earlier instead.
         """
         first, period = float(self.times[0]), float(self.times[1] - self.times[0])
         if first == 0.0:
             return self
+        if first < _EARLY * period:
+            return dataclasses.replace(self, times=[0.0, *self.times[1:]])
         count = max(1, round(first / period))
         before = first / count * np.arange(count)
         numbers = np.zeros(count, np.int64)

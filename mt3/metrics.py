@@ -227,7 +227,13 @@ def transcription_metrics(
             track_specs=track_specs,
             num_seconds=summary_seconds,
         )
-        rolls = _roll_pairs(sides[: len(shown)], numbers, track_specs or (), frame_fps)
+        rolls = _roll_pairs(
+            sides[: len(shown)],
+            numbers,
+            track_specs or (),
+            frame_fps,
+            int(summary_seconds * frame_fps),
+        )
         others |= summaries.prettymidi_pianoroll(rolls, frame_fps, summary_seconds)
     if beyond_original:
         others |= summaries.instrument_summaries(
@@ -393,16 +399,21 @@ def _roll_pairs(
     numbers: Sequence[np.ndarray | int | None],
     track_specs: Sequence[TrackSpec],
     fps: float,
+    most_frames: int,
 ) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
     """Returns the piano rolls of estimate and reference, by track and song.
 
-    Arguments for each song are as in `counts.song_parts`.
+    Arguments for each song are as in `counts.song_parts`; the piano rolls are as in
+    `matching.piano_roll`.
     """
     rolls: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for pair, instrument_numbers in zip(sides, numbers, strict=False):
         for part in counts.song_parts(*pair, track_specs, instrument_numbers):
-            estimate = matching.piano_roll(part.estimate, fps)
-            reference = matching.piano_roll(part.shown, fps)
             of_track = rolls.setdefault(part.name or "all instruments", [])
-            of_track.append((estimate, reference))
+            of_track.append(
+                tuple(
+                    matching.piano_roll(notes, fps, most_frames=most_frames)
+                    for notes in (part.estimate, part.shown)
+                )
+            )
     return rolls

@@ -10,9 +10,9 @@ from mt3.errors import DataError, MidiError
 from mt3.midi import note_arrays
 from mt3.midi import reader as midi_reader
 from mt3.midi.reader import read_midi
-from mt3.note_sequences import Note
 from mt3.synthesis import song_library
 from tests.support.midi_files import (
+    header,
     make_library,
     off,
     on,
@@ -20,6 +20,7 @@ from tests.support.midi_files import (
     program,
     scale,
     tempo,
+    track_bytes,
     write_midi,
 )
 
@@ -223,60 +224,6 @@ def test_drum_programs_and_late_program_changes_are_kept(tmp_path):
     ]
 
 
-HEADER = b"MThd\0\0\0\6\0\1\0\1\1\xe0"
-
-
-def track_bytes(data):
-    return b"MTrk" + len(data).to_bytes(4, "big") + data
-
-
-def test_meta_and_system_events_are_passed_over(tmp_path):
-    path = tmp_path / "a.mid"
-    key_signature = b"\0\xff\x59\2\xff\xff"  # of a mode that does not exist
-    system = b"\0\xf0\2\x43\xf7" + b"\0\xf2\1\2"
-    notes = b"\0\x90\x3c\x40" + key_signature
-    # The running status outlives a meta event; a data byte over 127 counts as 127.
-    notes += b"\x83\x60\x3c\0" + b"\0\x90\x3e\xc8\x83\x60\x3e\0"
-    path.write_bytes(HEADER + b"XFIH\0\0\0\1?" + track_bytes(system + notes))
-    assert read_midi(path) == [Note(0.0, 0.5, 60, 64), Note(0.5, 1.0, 62, 127)]
-    data = path.read_bytes()
-    path.write_bytes(b"RIFF\0\0\0\0RMIDdata\0\0\0\0" + data)
-    assert len(read_midi(path)) == 2
-
-
-@both
-def test_ticks_may_be_parts_of_film_frames(tmp_path, pairing):
-    path = tmp_path / "a.mid"
-    # 25 frames a second, 40 ticks each: 1000 ticks a second.
-    notes = b"\0\x90\x3c\x40" + b"\x83\x74\x3c\0"
-    path.write_bytes(HEADER[:-2] + b"\xe7\x28" + track_bytes(notes))
-    assert read_midi(path, pairing=pairing) == [Note(0.0, 0.5, 60, 64)]
-
-
-@both
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "not a MIDI file: an empty file"),
-        (b"RIFFxxxxWAVEfmt ", "not a MIDI file: the first bytes are b'RIFF'"),
-        (b"MThd", "damaged MIDI file: its header gives no ticks per beat"),
-        (HEADER[:-2] + b"\0\0", "no ticks per beat"),
-        (HEADER, "no tracks"),
-        (HEADER + b"MTrk\0\0\0\x10\0", "damaged MIDI file: track 0 is cut short"),
-        (HEADER + track_bytes(b"\0\x90\x40"), "cut short"),
-        (HEADER + track_bytes(b"\0\xff\1\5a"), "track 0 is cut short"),
-        (HEADER + track_bytes(b"\0\x40\x40"), "status byte"),
-        (HEADER[:-3] + b"\2\1\xe0" + track_bytes(b""), "1 of 2 tracks"),
-        (HEADER[:9] + b"\2" + HEADER[10:] + track_bytes(b""), "type 2"),
-    ],
-)
-def test_bad_files_are_named_with_the_reason(tmp_path, data, reason, pairing):
-    path = tmp_path / "broken.mid"
-    path.write_bytes(data)
-    with pytest.raises(MidiError, match=rf"broken\.mid.*{reason}"):
-        read_midi(path, pairing=pairing)
-
-
 def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(MidiError, match=r"gone\.mid: cannot read: No such file"):
         read_midi(tmp_path / "gone.mid")
@@ -343,3 +290,57 @@ def test_parts_of_one_program_stay_apart_until_overlaps_are_resolved(tmp_path):
     assert song.notes["track"].tolist() == [0, 1]
     assert times(note_arrays.to_notes(song.notes)) == [(60, 0, 1.0), (60, 0.5, 1.5)]
     assert times(read_midi(path, pairing="first")) == [(60, 0, 0.5), (60, 0.5, 1.5)]
+
+
+@both
+def test_a_song_longer_than_a_day_is_refused(tmp_path, pairing):
+    path = write_midi(
+        tmp_path / "slow.mid",
+        [tempo(0, 0xFFFFFF), on(0x0FFFFFFF, 60), off(24, 60)],
+        ticks_per_beat=24,
+    )
+    with pytest.raises(MidiError, match=r"slow\.mid: the last note ends after 52,"):
+        read_midi(path, pairing=pairing)
+    with pytest.raises(MidiError, match="expected at most 24"):
+        midi_reader.read_song(path)
+
+
+def test_time_after_the_last_note_does_not_count(tmp_path):
+    # 60 is never ended, and its track goes on for years.
+    path = write_midi(
+        tmp_path / "a.mid",
+        [on(0, 60), tempo(0, 0xFFFFFF), pedal(0x0FFFFFFF, 0)],
+        [on(0, 62, channel=1), off(240, 62, channel=1)],
+    )
+    assert times(read_midi(path)) == [(62, 0.0, 8.3886)]
+    assert times(read_midi(path, pairing="first")) == [
+        (60, 0.0, midi_reader.LONGEST_SECONDS),
+        (62, 0.0, 8.3886),
+    ]
+
+
+def test_more_parts_than_there_are_numbers_of_parts(tmp_path):
+    track = b"".join(
+        bytes((0, 0xC0 | channel, number, 0, 0x90 | channel, 60, 64, 1, 60, 0))
+        for number in range(128)
+        for channel in range(16)
+    )
+    path = tmp_path / "a.mid"
+    path.write_bytes(header(36) + track_bytes(track) * 36)
+    notes = midi_reader.read_song(path).notes
+    # 15 channels of 128 programs, and one of drums, in each track.
+    assert len(notes) == 36 * 128 * 16
+    assert len(np.unique(notes["track"])) == 2**16
+
+
+def test_what_was_passed_over_is_logged(tmp_path):
+    path = tmp_path / "a.mid"
+    path.write_bytes(header(2) + track_bytes(2 * b"\0\xff\x51\3\0\0\0"))
+    lines = []
+    read_midi(path, log=lines.append)
+    midi_reader.read_song(path, log=lines.append)
+    assert lines[:2] == [
+        f"{path}: a tempo change that gives no tempo is left out (2 times)",
+        f"{path}: only 1 of 2 tracks are there",
+    ]
+    assert lines[2:] == lines[:2]

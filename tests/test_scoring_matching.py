@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt3.errors import MidiError, ShapeError
+from mt3.errors import ConfigError, MidiError, ShapeError
 from mt3.note_sequences import Note
 from mt3.scoring import instruments, matching
 from mt3.scoring.matching import note_array
@@ -78,6 +78,58 @@ def test_matching_is_the_one_mir_eval_finds(notes, moves, ratio, tolerance, tiny
     assert [tuple(row) for row in got] == want
 
 
+@given(
+    note_lists(max_step=60),
+    moves,
+    st.sampled_from([None, 0.2]),
+    st.sampled_from([0.01, 0.05, 0.5]),
+)
+def test_blocks_too_large_for_mir_eval_are_matched_as_well(
+    notes, moves, ratio, tolerance
+):
+    sides = note_array(notes), note_array(shuffled(notes, moves))
+    options = {
+        "onset_tolerance": tolerance,
+        "offset_ratio": ratio,
+        "offset_min_tolerance": tolerance,
+    }
+    want = matching.match_notes(*sides, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "_MOST_PAIRS_OF_MIR_EVAL", 0)
+        got = matching.match_notes(*sides, **options)
+    assert len(got) == len(want)
+    assert len(np.unique(got[:, 0])) == len(np.unique(got[:, 1])) == len(got)
+    one, other = sides[0][got[:, 0]], sides[1][got[:, 1]]
+    assert (one["pitch"] == other["pitch"]).all()
+    distance = np.abs(one["start_time"] - other["start_time"])
+    assert (distance < tolerance + 1e-4).all()
+
+
+def test_long_chains_of_repeated_notes_are_matched():
+    # Each estimate lies between two notes and takes the first; the last one listed can
+    # only have the first note, so that all must move on.
+    count = 1200
+    reference = [Note(0.08 * n, 0.08 * n + 0.03, 60) for n in range(count)]
+    onsets = [0.08 * n + 0.04 for n in range(count - 1)] + [-0.03]
+    estimate = [Note(onset, onset + 0.03, 60) for onset in onsets]
+    sides = note_array(reference), note_array(estimate)
+    with pytest.raises(RecursionError):
+        mir_eval.transcription.match_notes(
+            *intervals_and_pitches(reference),
+            *intervals_and_pitches(estimate),
+            offset_ratio=None,
+        )
+    assert len(matching.match_notes(*sides, offset_ratio=None)) == count
+
+
+def test_pairs_of_notes_are_counted_before_they_are_made(monkeypatch):
+    notes = note_array([Note(0.001 * n, 0.001 * n + 1, 60) for n in range(5000)])
+    assert len(matching.match_notes(notes, notes)) == 5000
+    monkeypatch.setattr(matching, "MOST_PAIRS", 100_000)
+    with pytest.raises(MidiError, match=r"5000 and 5000 notes of pitch 60.* 100,000"):
+        matching.match_notes(notes, notes)
+
+
 @given(note_lists(max_step=60), moves)
 def test_velocity_rule_is_mir_evals(notes, moves):
     estimate = shuffled(notes, moves)
@@ -126,6 +178,50 @@ def test_frame_counts():
     assert matching.frame_counts(reference, estimate) == (2, 3, 4)
     with pytest.raises(ShapeError, match=r"\(3, 4\)"):
         matching.frame_counts(reference, np.zeros((3, 4)))
+
+
+# Times off the frames' grid too, before 0, and notes that end before they start.
+any_notes = st.lists(
+    st.builds(
+        Note,
+        start_time=st.floats(-0.5, 2.0),
+        end_time=st.floats(-0.5, 2.0),
+        pitch=st.integers(60, 62),
+        velocity=st.integers(0, 127),
+        program=st.just(0),
+        is_drum=st.booleans(),
+    ),
+    max_size=12,
+)
+
+
+@given(
+    any_notes, any_notes, st.sampled_from([10.0, 62.5]), st.sampled_from([0, 30, 100])
+)
+def test_frames_counted_by_edges_are_those_of_the_piano_rolls(
+    notes, others, rate, threshold
+):
+    sides = note_array(notes), note_array(others)
+    rolls = (matching.piano_roll(side, rate) for side in sides)
+    want = matching.frame_counts(*rolls, threshold)
+    assert matching.note_frame_counts(*sides, rate, threshold) == want
+
+
+def test_frames_of_any_length_of_time_are_counted():
+    year = 365 * 86400.0
+    reference = note_array([Note(0, year, 60), Note(1e300, 2e300, 61)])
+    estimate = note_array([Note(0.5 * year, 2 * year, 60)])
+    found = matching.note_frame_counts(reference, estimate)
+    assert found == tuple(int(62.5 * year * share) for share in (0.5, 1, 1.5))
+    with pytest.raises(ConfigError, match="velocity threshold -1; expected 0 or more"):
+        matching.note_frame_counts(reference, estimate, velocity_threshold=-1)
+
+
+def test_the_beginning_of_a_piano_roll():
+    notes = note_array([Note(0, 1, 60), Note(0.5, 9e9, 62)])
+    roll = matching.piano_roll(notes, 10, most_frames=7)
+    whole = matching.piano_roll(note_array([Note(0, 1, 60), Note(0.5, 2, 62)]), 10)
+    np.testing.assert_array_equal(roll, whole[:, :7])
 
 
 @pytest.mark.parametrize(

@@ -14,38 +14,37 @@ depend on the pairing:
   `SHORTEST_SECONDS`. Programs and pedals belong to channels; drums have program 0.
   Audio is rendered from notes read this way.
 
-Tempo changes count on whatever track they are.
+Tempo changes count on whatever track they are. What files may do wrong without losing
+their notes is said in `events`. A song that ends after `MOST_SECONDS` is an error.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from mt3.errors import DataError, MidiError
-from mt3.midi import note_arrays
+from mt3.midi import events, note_arrays
+from mt3.midi.events import OFF, ON, PEDAL, PROGRAM, TEMPO, Event
 from mt3.midi.general_midi import DRUM_CHANNEL
 from mt3.note_sequences import Note
 
-MIDI_SUFFIXES = (".mid", ".midi", ".kar")
+MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi", ".smf")
 DEFAULT_TEMPO = 500_000  # microseconds per quarter note
 # A note whose off has the same time as its on was meant to be heard briefly.
 SHORTEST_SECONDS = 0.02
 # Nobody holds a note this long: the note-off is missing.
 LONGEST_SECONDS = 60.0
-
-# Kinds of events, which are (tick, kind, track, channel, a, b).
-_TEMPO, _OFF, _PROGRAM, _PEDAL, _ON = range(5)
-_PEDAL_CONTROL = 64
-_PEDAL_DOWN = 64
-# Data bytes of the system messages that have any.
-_SYSTEM_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1}
+# Nobody plays this long: the longest operas take six hours, and one wrong time between
+# two events makes days or years.
+MOST_SECONDS = 24 * 3600.0
+_NUM_PARTS = 2**16  # of `note_arrays.PART_DTYPE`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +73,7 @@ def read_midi(
     *,
     pairing: Literal["every", "first"] = "every",
     apply_sustain: bool = True,
+    log: Callable[[str], None] | None = None,
 ) -> list[Note]:
     """Reads the notes of a MIDI file.
 
@@ -83,31 +83,44 @@ def read_midi(
         one program and pitch do not overlap.
       apply_sustain: lengthen pitched notes while the sustain pedal is down, at most
         until the same pitch starts again.
+      log: called with a line about each kind of thing that was passed over, see
+        `events`.
 
     Returns:
       Notes sorted by onset.
 
     Raises:
-      MidiError: the file cannot be read; the message names it.
+      MidiError: the file cannot be read, or is too long; the message names it.
     """
-    ticks_per_beat, events = _load(path)
+    ticks_per_beat, found = _load(path, log)
     if not apply_sustain:
-        events = [event for event in events if event[1] != _PEDAL]
+        found = [event for event in found if event[1] != PEDAL]
     if pairing == "every":
-        return _pair_every(events, ticks_per_beat)
-    notes = _pair_first(events, ticks_per_beat)
-    return note_arrays.to_notes(note_arrays.resolve_overlaps(notes))
+        notes = _pair_every(found, ticks_per_beat)
+    else:
+        array = _pair_first(found, ticks_per_beat)
+        notes = note_arrays.to_notes(note_arrays.resolve_overlaps(array))
+    check_length(max((note.end_time for note in notes), default=0.0), str(path))
+    return notes
 
 
-def read_song(path: str | os.PathLike[str]) -> Song:
+def read_song(
+    path: str | os.PathLike[str], *, log: Callable[[str], None] | None = None
+) -> Song:
     """Reads a MIDI file to be rendered: pairing "first", parts kept separate.
 
+    Args:
+      path: the file.
+      log: as for `read_midi`.
+
     Raises:
-      MidiError: the file cannot be read; the message names it.
+      MidiError: as `read_midi`.
     """
-    ticks_per_beat, events = _load(path)
-    tempo = next((e[4] for e in events if e[1] == _TEMPO), DEFAULT_TEMPO)
-    return Song(str(path), _pair_first(events, ticks_per_beat), 60e6 / tempo)
+    ticks_per_beat, found = _load(path, log)
+    tempo = next((e[4] for e in found if e[1] == TEMPO), DEFAULT_TEMPO)
+    song = Song(str(path), _pair_first(found, ticks_per_beat), 60e6 / tempo)
+    check_length(song.seconds, song.name)
+    return song
 
 
 def find_midi(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -135,128 +148,35 @@ def find_midi(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return sorted(found)
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Returns the content of a MIDI file, without the RIFF header that some have.
+def check_length(seconds: float, name: str) -> None:
+    """Refuses a song that is longer than music is.
+
+    Args:
+      seconds: the time of the last note's end.
+      name: of the file, for the message.
 
     Raises:
-      MidiError: the file cannot be read, or does not begin as a MIDI file does.
+      MidiError: it ends after `MOST_SECONDS`.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        reason = error.strerror or error
-        raise MidiError(f"{path}: cannot read: {reason}") from error
-    if data[:4] == b"RIFF" and data[8:12] == b"RMID":
-        data = data[20:]
-    if data[:4] != b"MThd":
-        found = "an empty file" if not data else f"the first bytes are {data[:4]!r}"
-        raise MidiError(f"{path}: not a MIDI file: {found}, expected b'MThd'")
-    return data
+    if not seconds <= MOST_SECONDS:
+        raise MidiError(
+            f"{name}: the last note ends after {seconds / 3600:,.0f} hours; expected "
+            f"at most {MOST_SECONDS / 3600:g}: is one of the times wrong?"
+        )
 
 
-def _load(path: str | os.PathLike[str]) -> tuple[int, list[tuple]]:
-    """Returns the ticks per beat and all tracks' events in time order."""
-    data = read_bytes(path)
-    try:
-        return _parse(data)
-    except (ValueError, IndexError) as error:
-        reason = str(error) if isinstance(error, ValueError) else "it is cut short"
-        raise MidiError(f"{path}: damaged MIDI file: {reason}") from error
+def _load(
+    path: str | os.PathLike[str], log: Callable[[str], None] | None
+) -> tuple[float, list[Event]]:
+    """Returns `events.read_events`, and logs what was passed over."""
+    problems: Counter[str] = Counter()
+    found = events.read_events(path, problems)
+    for problem, count in problems.items() if log is not None else ():
+        log(f"{path}: {problem}" + (f" ({count} times)" if count > 1 else ""))
+    return found
 
 
-def _parse(data: bytes) -> tuple[int, list[tuple]]:
-    if int.from_bytes(data[8:10], "big") == 2:
-        raise ValueError("type 2, songs one after the other; expected type 0 or 1")
-    tracks = int.from_bytes(data[10:12], "big")
-    division = int.from_bytes(data[12:14], "big")
-    if division & 0x8000:
-        # SMPTE: frames per second and ticks per frame. At 120 beats a minute a beat
-        # is half a second, so this many ticks make one beat.
-        ticks_per_beat = (256 - (division >> 8)) * (division & 0xFF) // 2
-    else:
-        ticks_per_beat = division
-    if ticks_per_beat < 1:
-        raise ValueError("its header gives no ticks per beat")
-    position = 8 + int.from_bytes(data[4:8], "big")
-    events: list[tuple] = []
-    track = 0
-    while position + 8 <= len(data):
-        size = int.from_bytes(data[position + 4 : position + 8], "big")
-        if data[position : position + 4] == b"MTrk":
-            chunk = data[position + 8 : position + 8 + size]
-            if len(chunk) < size:
-                raise ValueError(f"track {track} is cut short")
-            _parse_track(chunk, track, events)
-            track += 1
-        position += 8 + size
-    if not track:
-        raise ValueError("it has no tracks")
-    if track < tracks:
-        raise ValueError(f"it is cut short: {track} of {tracks} tracks")
-    # Within a tick the file's own order stands (a note may begin and end in it, and
-    # an old note may end before or after the new one begins); only tempo goes first.
-    events.sort(key=lambda event: (event[0], event[1] != _TEMPO))
-    return ticks_per_beat, events
-
-
-def _parse_track(data: bytes, track: int, events: list[tuple]) -> None:
-    """Appends (tick, kind, track, channel, a, b) for each event that matters."""
-    position, tick, status, size = 0, 0, 0, len(data)
-    while position < size:
-        delta, position = _number(data, position)
-        tick += delta
-        if data[position] == 0xFF:
-            # A meta event; it leaves the running status alone.
-            kind = data[position + 1]
-            length, position = _number(data, position + 2)
-            if kind == 0x51 and length == 3:
-                tempo = int.from_bytes(data[position : position + 3], "big")
-                if tempo:
-                    events.append((tick, _TEMPO, track, 0, tempo, 0))
-            position += length
-            continue
-        if data[position] >= 0x80:
-            status = data[position]
-            position += 1
-        elif status < 0x80:
-            raise ValueError(f"track {track} has data without a status byte")
-        if status >= 0xF0:
-            if status in (0xF0, 0xF7):
-                length, position = _number(data, position)
-            else:
-                length = _SYSTEM_BYTES.get(status, 0)
-            position += length
-            continue
-        kind, channel, a = status & 0xF0, status & 0x0F, min(data[position], 127)
-        position += 1
-        if kind in (0xC0, 0xD0):
-            if kind == 0xC0:
-                events.append((tick, _PROGRAM, track, channel, a, 0))
-            continue
-        b = min(data[position], 127)
-        position += 1
-        if kind == 0x90 and b:
-            events.append((tick, _ON, track, channel, a, b))
-        elif kind in (0x80, 0x90):
-            events.append((tick, _OFF, track, channel, a, 0))
-        elif kind == 0xB0 and a == _PEDAL_CONTROL:
-            events.append((tick, _PEDAL, track, channel, b >= _PEDAL_DOWN, 0))
-    if position > size:
-        raise ValueError(f"track {track} is cut short")
-
-
-def _number(data: bytes, position: int) -> tuple[int, int]:
-    """Reads a number of variable length; returns it and the position behind it."""
-    number = 0
-    while True:
-        byte = data[position]
-        position += 1
-        number = number << 7 | byte & 0x7F
-        if byte < 0x80:
-            return number, position
-
-
-def _pair_every(events: list[tuple], ticks_per_beat: int) -> list[Note]:
+def _pair_every(found: list[Event], ticks_per_beat: float) -> list[Note]:
     """Pairing "every"; see the module."""
     own_program: dict[tuple[int, int], int] = {}
     channel_program: dict[int, int] = {}
@@ -265,20 +185,20 @@ def _pair_every(events: list[tuple], ticks_per_beat: int) -> list[Note]:
     parts, rows, pedals = [], [], []
     # Where the tempo last changed, and to what.
     since_tick, since, tempo = 0, 0.0, DEFAULT_TEMPO
-    for tick, kind, track, channel, a, b in events:
+    for tick, kind, track, channel, a, b in found:
         part = track, channel
         time = since + (tick - since_tick) * tempo / (1e6 * ticks_per_beat)
-        if kind == _TEMPO and a != tempo:
+        if kind == TEMPO and a != tempo:
             since += (tick - since_tick) * tempo / 1e6 / ticks_per_beat
             since_tick, tempo = tick, a
-        elif kind == _PROGRAM:
+        elif kind == PROGRAM:
             own_program[part] = channel_program[channel] = a
-        elif kind == _PEDAL:
+        elif kind == PEDAL:
             pedals.append((time, 0 if a else 1, part, None))
-        elif kind == _ON:
+        elif kind == ON:
             program = own_program.get(part, channel_program.get(channel, 0))
             sounding[part, a].append((tick, time, b, program))
-        elif kind == _OFF:
+        elif kind == OFF:
             open_notes = sounding.pop((part, a), [])
             for start_tick, start, velocity, program in open_notes:
                 if start_tick < tick:
@@ -311,33 +231,37 @@ def _hold(parts: list[tuple], rows: list[list], pedals: list[tuple]) -> None:
             events.append((row[1], 3, part, index))
     events.sort(key=lambda event: event[:2])
     down: dict[tuple, bool] = defaultdict(bool)
-    # Notes that sound or are held, per part, by pitch.
-    active: dict[tuple, dict[int, int]] = defaultdict(dict)
+    # Notes that sound or are held, by part and pitch; the held ones of each part.
+    active: dict[tuple, dict[int, None]] = defaultdict(dict)
+    held: dict[tuple, list[int]] = defaultdict(list)
     time = 0.0
     for time, kind, part, index in events:
-        held = active[part]
         if kind == 0:
             down[part] = True
         elif kind == 1:
             down[part] = False
-            for other in [i for i in held if rows[i][1] < time]:
-                rows[other][1] = time
-                del held[other]
-        elif kind == 2:
-            pitch = rows[index][2]
-            if down[part]:
-                for other in [i for i, p in held.items() if p == pitch]:
+            for other in held.pop(part, ()):
+                # It may have been struck again since.
+                if active[part, rows[other][2]].pop(other, 0) is None:
                     rows[other][1] = time
-                    del held[other]
-            held[index] = pitch
-        elif not down[part]:
-            held.pop(index, None)
-    for held in active.values():
-        for index in held:
+        else:
+            notes = active[part, rows[index][2]]
+            if kind == 2:
+                if down[part]:
+                    for other in notes:
+                        rows[other][1] = time
+                    notes.clear()
+                notes[index] = None
+            elif not down[part]:
+                notes.pop(index, None)
+            elif index in notes:
+                held[part].append(index)
+    for notes in active.values():
+        for index in notes:
             rows[index][1] = time
 
 
-def _pair_first(events: list[tuple], ticks_per_beat: int) -> np.ndarray:
+def _pair_first(found: list[Event], ticks_per_beat: float) -> np.ndarray:
     """Pairing "first"; see the module. Returns an array of `PART_DTYPE`."""
     programs: dict[int, int] = defaultdict(int)
     pedals: dict[int, bool] = defaultdict(bool)
@@ -352,29 +276,31 @@ def _pair_first(events: list[tuple], ticks_per_beat: int) -> np.ndarray:
         for start, pitch, velocity, track, program in notes:
             program = 0 if is_drum else program
             index = indices.setdefault((track, channel, program), len(indices))
-            rows.append((start, end, pitch, velocity, program, is_drum, index))
+            # Files of tens of thousands of parts use the numbers of parts again.
+            part = index % _NUM_PARTS
+            rows.append((start, end, pitch, velocity, program, is_drum, part))
 
     # A running sum, with its rounding: the labels of rendered audio have it.
     time, last_tick, tempo = 0.0, 0, DEFAULT_TEMPO
-    for tick, kind, track, channel, a, b in events:
+    for tick, kind, track, channel, a, b in found:
         time += (tick - last_tick) * tempo / (ticks_per_beat * 1e6)
         last_tick = tick
         key = channel, a
-        if kind == _TEMPO:
+        if kind == TEMPO:
             tempo = a
-        elif kind == _ON:
+        elif kind == ON:
             # A key that the pedal still holds is struck anew.
             finish(channel, held.pop(key, ()), time)
             down[key].append((time, a, b, track, programs[channel]))
-        elif kind == _OFF and down[key]:
+        elif kind == OFF and down[key]:
             note = down[key].popleft()
             if pedals[channel] and channel != DRUM_CHANNEL:
                 held[key].append(note)
             else:
                 finish(channel, [note], time)
-        elif kind == _PROGRAM:
+        elif kind == PROGRAM:
             programs[channel] = a
-        elif kind == _PEDAL:
+        elif kind == PEDAL:
             pedals[channel] = a
             if not a:
                 for key in [key for key in held if key[0] == channel]:

@@ -138,7 +138,8 @@ def song_counts(
       Counts in the order of the module's docstring.
 
     Raises:
-      MidiError: a note that cannot be scored.
+      MidiError: notes that cannot be scored.
+      ConfigError: a velocity threshold below 0.
     """
     reference = matching.note_array(reference_notes)
     estimate = matching.note_array(estimated_notes)
@@ -151,14 +152,13 @@ def song_counts(
     counts = []
     for part in song_parts(reference, estimate, track_specs, reference_instruments):
         counts += _note_counts(part, onsets_only)
-        rolls = (
-            matching.piano_roll(notes, frames_per_second)
-            for notes in (part.shown, part.estimate)
+        cells = matching.note_frame_counts(
+            part.shown, part.estimate, frames_per_second, velocity_threshold
         )
         counts.append(
             MatchCounts(
                 f"{part.prefix}Frame",
-                *matching.frame_counts(*rolls, velocity_threshold),
+                *cells,
                 labels=("Precision", "Recall", "F1"),
                 has_notes=bool(len(part.reference) or len(part.estimate)),
             )

@@ -10,19 +10,22 @@ Matching (`match_notes`)
   most one other; of all such matchings, a largest one is taken. The rule and the search
   are those of `mir_eval.transcription`. The notes are only split beforehand into blocks
   that cannot match one another (by pitch, then at silences), so that an hour of music
-  needs no matrix of all pairs of notes. Notes without length cannot match:
-  `with_length` leaves them out.
+  needs no matrix of all pairs of notes. A block that is too much for `mir_eval` even so
+  (thousands of notes of one pitch without a silence) is matched by SciPy, over the
+  pairs whose onsets fit: a largest matching too, perhaps of other notes. Notes without
+  length cannot match: `with_length` leaves them out.
 
 Velocities (`match_velocities`)
   Of the matched notes, those whose velocities fit as well: the rule of
   `mir_eval.transcription_velocity` (Hawthorne et al., "Onsets and Frames", 2018).
 
-Piano rolls (`piano_roll`, `frame_counts`)
+Piano rolls (`piano_roll`, `frame_counts`, `note_frame_counts`)
   A piano roll has a row for each pitch and 62.5 frames per second. A note covers the
   frames `int(start * rate)` to `int(end * rate)`, the last one excluded, and the
   velocities of notes that overlap add up, as in `pretty_midi`. Pitched notes last at
   least 50 ms and drum hits exactly 50 ms. A cell of the reference sounds if its
-  velocity is above 30, a cell of the estimate if it is above 0.
+  velocity is above 30, a cell of the estimate if it is above 0. `note_frame_counts`
+  counts cells from the notes' edges: its memory grows with the notes, not with time.
 
 Precision, recall, F1 (`precision_recall_f1`)
   With m matches between r reference items and e estimated ones: m / e, m / r, and
@@ -40,6 +43,7 @@ Example:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,6 +61,12 @@ _ROUNDING_MARGIN = 1e-3
 # Pairs of notes compared at once: 2**20 pairs are 8 MB per matrix in mir_eval.
 _MAX_PAIRS = 2**20
 _BLOCK_NOTES = 512
+_MOST_PAIRS_OF_MIR_EVAL = 2**22
+# Pairs of one pitch with fitting onsets; 2**23 of them take a gigabyte. Of music that
+# people play, none has a thousandth.
+MOST_PAIRS = 2**23
+# Later frames are not counted; whole numbers are exact up to here.
+_LAST_FRAME = 2.0**53
 
 
 def note_array(notes: Any) -> np.ndarray:
@@ -108,23 +118,79 @@ def match_notes(
 
     Returns:
       int64 [matches, 2]: indices of reference and estimate, by reference index.
+
+    Raises:
+      MidiError: more than `MOST_PAIRS` pairs of notes of one pitch, without a silence
+        between them, have fitting onsets.
     """
     from mir_eval import transcription
 
+    options = {
+        "onset_tolerance": onset_tolerance,
+        "offset_ratio": offset_ratio,
+        "offset_min_tolerance": offset_min_tolerance,
+    }
     pairs = [np.zeros((0, 2), np.int64)]
     for in_reference, in_estimate in _blocks(reference, estimate, onset_tolerance):
-        matching = transcription.match_notes(
-            *_intervals_and_pitches(reference[in_reference]),
-            *_intervals_and_pitches(estimate[in_estimate]),
-            onset_tolerance=onset_tolerance,
-            offset_ratio=offset_ratio,
-            offset_min_tolerance=offset_min_tolerance,
-        )
-        if matching:
+        block = reference[in_reference], estimate[in_estimate]
+        sides = map(_intervals_and_pitches, block)
+        try:
+            if len(in_reference) * len(in_estimate) > _MOST_PAIRS_OF_MIR_EVAL:
+                raise RecursionError
+            matching = transcription.match_notes(*itertools.chain(*sides), **options)
+        except RecursionError:
+            # mir_eval's search calls itself along chains of repeated notes.
+            matching = _match_many(*block, **options)
+        if len(matching):
             one, other = np.array(matching, np.int64).T
             pairs.append(np.stack([in_reference[one], in_estimate[other]], axis=1))
     matches = np.concatenate(pairs)
     return matches[np.argsort(matches[:, 0])]
+
+
+def _match_many(
+    reference: np.ndarray,
+    estimate: np.ndarray,
+    *,
+    onset_tolerance: float,
+    offset_ratio: float | None,
+    offset_min_tolerance: float,
+) -> np.ndarray:
+    """Matches notes of one pitch by `match_notes`' rule, over pairs of near onsets."""
+    from scipy.sparse import csgraph, csr_array
+
+    order = np.argsort(estimate["start_time"], kind="stable")
+    onsets = estimate["start_time"][order]
+    margin = onset_tolerance + _ROUNDING_MARGIN
+    first = np.searchsorted(onsets, reference["start_time"] - margin, "left")
+    last = np.searchsorted(onsets, reference["start_time"] + margin, "right")
+    sizes = last - first
+    if sizes.sum() > MOST_PAIRS:
+        raise errors.MidiError(
+            f"scoring: {len(reference)} and {len(estimate)} notes of pitch "
+            f"{reference['pitch'][0]} follow without a silence, {sizes.sum():,} pairs "
+            f"of them with fitting onsets; expected at most {MOST_PAIRS:,}"
+        )
+    one = np.repeat(np.arange(len(reference)), sizes)
+    steps = np.arange(len(one)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    other = order[np.repeat(first, sizes) + steps]
+
+    def distances(name: str) -> np.ndarray:
+        # mir_eval's rounding.
+        return np.around(np.abs(reference[name][one] - estimate[name][other]), 4)
+
+    fits = distances("start_time") <= onset_tolerance
+    if offset_ratio is not None:
+        lengths = np.abs(reference["end_time"] - reference["start_time"])
+        tolerances = np.maximum(offset_ratio * lengths, offset_min_tolerance)
+        fits &= distances("end_time") <= tolerances[one]
+    graph = csr_array(
+        (np.ones(fits.sum(), np.int8), (one[fits], other[fits])),
+        (len(reference), len(estimate)),
+    )
+    matched = csgraph.maximum_bipartite_matching(graph, perm_type="column")
+    found = np.flatnonzero(matched >= 0)
+    return np.stack([found, matched[found]], axis=1)
 
 
 def _intervals_and_pitches(notes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -209,23 +275,25 @@ def lengthened(notes: np.ndarray) -> np.ndarray:
 
 
 def piano_roll(
-    notes: np.ndarray, frames_per_second: float = FRAMES_PER_SECOND
+    notes: np.ndarray,
+    frames_per_second: float = FRAMES_PER_SECOND,
+    *,
+    most_frames: int | None = None,
 ) -> np.ndarray:
     """Computes the piano roll that `pretty_midi` computes, with the drums.
 
     Args:
       notes: [n] of `NOTE_DTYPE`.
       frames_per_second: frame rate, Hz.
+      most_frames: leave out the frames after these; None for all, whose memory grows
+        with the time of the last offset.
 
     Returns:
       int32 [128, frames]: the sum of the velocities that sound in each frame.
     """
-    notes = lengthened(notes)
-    num_frames = max(0, int(frames_per_second * notes["end_time"].max(initial=0.0)))
-    edges = [
-        np.clip((notes[name] * frames_per_second).astype(int), 0, num_frames)
-        for name in ("start_time", "end_time")
-    ]
+    starts, ends, num_frames = _note_frames(notes, frames_per_second)
+    num_frames = min(num_frames, num_frames if most_frames is None else most_frames)
+    edges = [np.minimum(edge, num_frames) for edge in (starts, ends)]
     # One column more, where notes that end with the song are switched off.
     roll = np.zeros((NUM_PITCHES, num_frames + 1), np.int32)
     velocities = notes["velocity"].astype(np.int32)
@@ -233,6 +301,67 @@ def piano_roll(
     np.add.at(roll, (notes["pitch"], edges[1]), -velocities)
     np.cumsum(roll, axis=1, out=roll)
     return roll[:, :num_frames]
+
+
+def _note_frames(
+    notes: np.ndarray, frames_per_second: float
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Returns the first frame of each note and the one after its last, and of all."""
+    notes = lengthened(notes)
+    # Times before 0 are cut off. The product is compared as a float, since a time may
+    # be too large for an integer.
+    starts, ends = (
+        np.clip(notes[name] * frames_per_second, 0, _LAST_FRAME).astype(np.int64)
+        for name in ("start_time", "end_time")
+    )
+    return starts, ends, int(ends.max(initial=0))
+
+
+def note_frame_counts(
+    reference: np.ndarray,
+    estimate: np.ndarray,
+    frames_per_second: float = FRAMES_PER_SECOND,
+    velocity_threshold: float = REFERENCE_VELOCITY_THRESHOLD,
+) -> tuple[int, int, int]:
+    """Counts the sounding cells of two lists of notes, without their piano rolls.
+
+    Args:
+      reference: reference notes, [r] of `NOTE_DTYPE`.
+      estimate: estimated notes, [e] of `NOTE_DTYPE`.
+      frames_per_second: frame rate, Hz.
+      velocity_threshold: as for `frame_counts`, 0 or more.
+
+    Returns:
+      What `frame_counts` returns for the piano rolls.
+
+    Raises:
+      ConfigError: a threshold below 0, above which silent cells sound.
+    """
+    if not velocity_threshold >= 0:
+        raise errors.ConfigError(
+            f"frame metrics: velocity threshold {velocity_threshold}; expected 0 or "
+            "more"
+        )
+    # Where velocities change: (pitch, frame), and by how much on each side.
+    pitches, frames, changes = [], [], []
+    for side, notes in enumerate((reference, estimate)):
+        starts, ends, _ = _note_frames(notes, frames_per_second)
+        for edges, sign in ((starts, 1), (ends, -1)):
+            change = np.zeros((len(notes), 2), np.int64)
+            change[:, side] = sign * notes["velocity"].astype(np.int64)
+            pitches.append(notes["pitch"])
+            frames.append(edges)
+            changes.append(change)
+    pitch, frame = np.concatenate(pitches), np.concatenate(frames)
+    order = np.lexsort((frame, pitch))
+    # Every pitch ends in silence, so one sum runs over all. From each change to the
+    # next the velocities stay; changes of one frame have no length between them.
+    velocities = np.cumsum(np.concatenate(changes)[order], axis=0)[:-1]
+    lengths = np.diff(frame[order])
+    truth = velocities[:, 0] > velocity_threshold
+    found = velocities[:, 1] > 0
+    # After a pitch's last change both are false, whatever the step to the next pitch.
+    return tuple(int(lengths[cells].sum()) for cells in (truth & found, truth, found))
 
 
 def frame_counts(

@@ -1,4 +1,4 @@
-"""MIDI files as tests write them: messages as tuples, small libraries."""
+"""MIDI files as tests write them: messages as tuples, bytes, small libraries."""
 
 from __future__ import annotations
 
@@ -51,3 +51,15 @@ def make_library(folder):
     write_midi(folder / "groove.mid", scale(9))
     write_midi(folder / "tiny.mid", scale(0, count=2))
     (folder / "broken.mid").write_bytes(b"no")
+
+
+def header(tracks=1, *, midi_type=1, division=480):
+    """The 14 bytes at a file's beginning."""
+    numbers = (midi_type, tracks, division)
+    return b"MThd\0\0\0\6" + b"".join(n.to_bytes(2, "big") for n in numbers)
+
+
+def track_bytes(data, size=None):
+    """A track's chunk; `size` is what it states as its length."""
+    size = len(data) if size is None else size
+    return b"MTrk" + size.to_bytes(4, "big") + data

@@ -1,13 +1,13 @@
-"""Files that are either written whole or not at all."""
+"""Files that are either written whole or not at all, and the search for files."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from mt3 import errors
 
@@ -46,3 +46,69 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         # Gone already after success; may never have been made after a failure.
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+class Found(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+      files: paths that begin with the folder's, in a fixed order.
+      problems: messages about what could not be looked at, each naming its path.
+    """
+
+    files: list[str]
+    problems: list[str]
+
+
+def search(folder: str | os.PathLike[str], suffixes: Container[str]) -> Found:
+    """Searches a folder and all folders below it for files by their endings.
+
+    Names that begin with a dot are left out: hidden files and folders, and the `._`
+    files that macOS puts beside others. Links are followed. A folder is entered once,
+    whatever links lead to it, so that links cannot make circles.
+
+    Args:
+      folder: where to begin.
+      suffixes: endings in lower case, with the dot.
+
+    Returns:
+      The files and the problems. A link that leads nowhere counts as a file: whoever
+      opens it learns that it is missing.
+    """
+    found = Found([], [])
+    entered: set[tuple[int, int]] = set()
+    waiting = [os.fspath(folder)]
+    while waiting:
+        path = waiting.pop()
+        try:
+            status = os.stat(path)
+            if (identity := (status.st_dev, status.st_ino)) in entered:
+                continue
+            entered.add(identity)
+            with os.scandir(path) as entries:
+                by_name = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            found.problems.append(f"{path}: cannot enter this folder: {error.strerror}")
+            continue
+        folders = []
+        for entry in by_name:
+            if entry.name.startswith("."):
+                continue
+            try:
+                if entry.is_dir():
+                    folders.append(entry.path)
+                elif _is_wanted(entry, suffixes):
+                    found.files.append(entry.path)
+            except OSError as error:
+                found.problems.append(
+                    f"{entry.path}: cannot follow this link: {error.strerror}"
+                )
+        waiting += reversed(folders)
+    return found
+
+
+def _is_wanted(entry: os.DirEntry[str], suffixes: Container[str]) -> bool:
+    # Pipes and devices are not searched for: reading one may never end.
+    return os.path.splitext(entry.name)[1].lower() in suffixes and (
+        entry.is_file() or not os.path.exists(entry.path)
+    )

@@ -5,6 +5,9 @@
 
 Every file is written whole or not at all, and an error names path and reason.
 The format modules are imported when their format is asked for.
+
+Every file says near its beginning that this software wrote it (`is_ours`), so that a
+file of the same name and of another origin is neither taken for a result nor replaced.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,8 +32,11 @@ __all__ = [
     "Written",
     "atomic_file",
     "check_formats",
+    "format_of",
+    "is_ours",
     "output_path",
     "write",
+    "write_file",
     "write_stream",
 ]
 
@@ -44,6 +51,19 @@ FORMATS: dict[str, tuple[str, str]] = {
     "html": (".html", "report to look at, listen to and search"),
     "wav": (".notes.wav", "the notes, made audible"),
 }
+# What the first bytes of each format are when we wrote it: its mark, or its columns.
+# A recording without notes has no lines.
+_COLUMNS = b",".join(name.encode() for name in NOTE_COLUMNS)
+_MARKS: dict[str, bytes] = {
+    "mid": rb"MThd.*Transcribed by mt3 ",
+    "json": rb'\{\s*"format": *"mt3-transcription"',
+    "jsonl": rb'\Z|\{"start_time": [^\n]*"instrument": "[^\n]*"is_drum": ',
+    "csv": re.escape(_COLUMNS),
+    "png": rb"\x89PNG.*tEXtSoftware\0mt3 ",
+    "html": rb'<!DOCTYPE html>.*<meta name="generator" content="mt3 ',
+    "wav": rb"RIFF.*ISFT....mt3 ",
+}
+_HEAD_BYTES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +120,34 @@ def output_path(path_stem: str | os.PathLike[str], format: str) -> Path:
     return Path(os.fspath(path_stem) + FORMATS[format][0])
 
 
+def format_of(path: str | os.PathLike[str]) -> str | None:
+    """Returns the format that a file's name asks for; None where it asks for none."""
+    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    endings = {os.path.splitext(end)[1]: name for name, (end, _) in FORMATS.items()}
+    return (endings | {".midi": "mid"}).get(suffix)
+
+
+def is_ours(path: str | os.PathLike[str], format: str) -> bool:
+    """Says whether a file is a result of this software.
+
+    MIDI files, JSON, JSON lines and CSV of earlier versions are recognised, too.
+    Pictures, reports and sound of versions before 0.7.0 have no mark.
+
+    Args:
+      path: any path; what is not there or cannot be read is not ours.
+      format: what the file should be, one of `FORMATS`.
+    """
+    # Opening a pipe would wait for its other end.
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb", buffering=0) as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return False
+    return re.match(_MARKS[format], head, re.DOTALL) is not None
+
+
 def write(
     result: Transcription,
     path_stem: str | os.PathLike[str],
@@ -121,13 +169,26 @@ def write(
       OutputError: an unknown format (then nothing is written), or a file that
         cannot be written (those before it stay, it is not there).
     """
-    written = []
-    for name in check_formats(formats):
-        path = output_path(path_stem, name)
-        with atomic_file(path) as stream:
-            warnings = write_stream(result, stream, name, options)
-        written.append(Written(path, name, tuple(warnings)))
-    return written
+    return [
+        write_file(result, output_path(path_stem, name), name, options)
+        for name in check_formats(formats)
+    ]
+
+
+def write_file(
+    result: Transcription,
+    path: str | os.PathLike[str],
+    format: str,
+    options: OutputOptions | None = None,
+) -> Written:
+    """Writes one format to a file of any name, replacing what bears it.
+
+    Raises:
+      OutputError: an unknown format, or the file cannot be written.
+    """
+    with atomic_file(path) as stream:
+        warnings = write_stream(result, stream, format, options)
+    return Written(Path(path), format, tuple(warnings))
 
 
 def write_stream(

@@ -122,7 +122,12 @@ def write_png(result: Transcription, stream: BinaryIO) -> None:
     if result.model_sha256:
         model += f" {result.model_sha256[:12]}"
     origin = f"transcribed by mt3 {result.version} with {model}"
-    draw_picture(result, origin).save(stream, format="PNG", optimize=False)
+    from PIL import PngImagePlugin
+
+    mark = PngImagePlugin.PngInfo()
+    mark.add_text("Software", f"mt3 {result.version}")
+    picture = draw_picture(result, origin)
+    picture.save(stream, format="PNG", optimize=False, pnginfo=mark)
 
 
 def draw_picture(

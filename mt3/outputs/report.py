@@ -39,6 +39,7 @@ def write_html(
     page = string.Template(_part("page.html")).substitute(
         title=html.escape(f"{heading}: transcription"),
         heading=html.escape(heading),
+        version=html.escape(result.version),
         facts=html.escape(facts),
         style=_part("style.css"),
         instruments=_instruments_table(result),

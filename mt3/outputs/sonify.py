@@ -101,6 +101,7 @@ def write_wav(
     with soundfile.SoundFile(
         stream, "w", sample_rate, channels, format="WAV", subtype="PCM_16"
     ) as file:
+        file.software = f"mt3 {result.version}"
         for block in blocks:
             file.write(block)
 

@@ -23,12 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from mt3 import outputs
-from mt3.audio import reading
+from mt3.audio import formats, reading
 from mt3.errors import DataError
 from mt3.midi import note_arrays, reader
 from mt3.note_sequences import Note
 from mt3.synthesis import orchestration, soundfont
-from mt3.transcribe import AUDIO_SUFFIXES
 from mt3.vocabularies import midi_class
 
 SAMPLE_RATE = 16000
@@ -192,7 +191,7 @@ def find_recordings(folder: Path, seconds: float | None) -> dict[str, list[Piece
     """
     sets: dict[str, list[Piece]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in AUDIO_SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in formats.SUFFIXES or not path.is_file():
             continue
         midis = [path.with_suffix(suffix) for suffix in reader.MIDI_SUFFIXES]
         midi = next((midi for midi in midis if midi.is_file()), None)

@@ -98,19 +98,19 @@ def _add_transcribe(commands) -> None:
         "inputs",
         nargs="+",
         metavar="FILE|FOLDER",
-        help="recordings (WAV, FLAC, MP3, OGG; others with ffmpeg), or folders of them",
+        help="recordings (WAV, FLAC, MP3, OGG; others with ffmpeg), folders of them, "
+        "or - for standard input",
     )
     add = parser.add_argument
     add(
         "-o",
         "--output",
-        metavar="DIR",
-        help="folder for the results (default: beside each recording); - writes "
-        "one format to standard output",
+        metavar="DIR|FILE",
+        help="folder for the results (default: beside each recording); a name like "
+        "song.mid is the one file to write; - writes one format to standard output",
     )
     add(
         "--format",
-        default="mid",
         metavar="LIST",
         help="comma-separated: mid, json, jsonl, csv, png, html, wav (default: mid)",
     )
@@ -165,7 +165,7 @@ def _add_transcribe(commands) -> None:
         action="store_true",
         help="transcribe what is there of a file that was cut",
     )
-    add("--overwrite", action="store_true", help="make existing results again")
+    add("--overwrite", action="store_true", help="make results of mt3 again")
     add("-q", "--quiet", action="store_true", help="no progress, only errors")
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from mt3.errors import MT3Error, StreamError
@@ -162,11 +162,23 @@ def _open_streams() -> None:
 
 
 class Progress:
-    """Seconds of audio done, speed and time left, on standard error."""
+    """Files and seconds of audio done, speed and time left, on standard error.
 
-    def __init__(self, durations: Sequence[float | None], quiet: bool):
-        self._done = [0.0] * len(durations)
-        self._known = durations
+    Recordings are told of as they are opened. Those that are still to come are taken to
+    be as long as the others, so a single one has its own length.
+
+    Args:
+      files: how many there are in all.
+      quiet: draw nothing.
+    """
+
+    def __init__(self, files: int, quiet: bool):
+        self._files = files
+        self._finished = 0
+        # Of recordings in the middle: seconds done, and the length if it is known.
+        self._open: dict[int, tuple[float, float | None]] = {}
+        # How many lengths are known, and their sum.
+        self._known, self._seconds = 0, 0.0
         self._quiet = quiet
         self._bar: Any = None
 
@@ -174,47 +186,62 @@ class Progress:
         if not self._quiet:
             from tqdm import tqdm
 
-            known = [duration for duration in self._known if duration is not None]
-            total = sum(known) if len(known) == len(self._known) else None
             interactive = sys.stderr.isatty()
             self._bar = tqdm(
-                total=total,
                 file=sys.stderr,
-                desc="audio",
                 leave=False,
                 # A log file wants a line now and then, not ten a second.
                 mininterval=0.3 if interactive else 10.0,
                 dynamic_ncols=interactive,
-                bar_format="{desc}: {n:.1f}/{total:.1f} s |{bar}| left {remaining}"
-                "{postfix}"
-                if total is not None
-                else "{desc}: {n:.1f} s{postfix}",
             )
+            self._add(0.0)
         return self
 
     def __exit__(self, *unused) -> None:
         if self._bar is not None:
             self._bar.close()
 
+    def begin(self, file: int, seconds: float | None) -> None:
+        """Notes that a recording is opened, and what length its header promises."""
+        self._open[file] = (0.0, seconds)
+        if seconds is not None:
+            self._known, self._seconds = self._known + 1, self._seconds + seconds
+
     def advance(self, file: int, seconds: float) -> None:
         """Notes that a recording is transcribed up to a time."""
-        self._add(file, seconds - self._done[file])
+        done, length = self._open[file]
+        self._open[file] = (seconds, length)
+        self._add(seconds - done)
 
     def finish(self, file: int) -> None:
         """Notes the end of a recording, whatever its header had promised."""
-        if self._known[file] is not None:
-            self._add(file, self._known[file] - self._done[file])
+        done, length = self._open.pop(file)
+        self._finished += 1
+        self._known += length is None
+        self._seconds += done - (length or 0.0)
+        self._add(0.0)
 
-    def _add(self, file: int, seconds: float) -> None:
-        self._done[file] += seconds
-        if self._bar is not None:
-            # Headers may promise less than there is, and sums of times are rounded.
-            if self._bar.total is not None:
-                seconds = min(seconds, self._bar.total - self._bar.n)
-            if elapsed := self._bar.format_dict["elapsed"]:
-                speed = (self._bar.n + seconds) / elapsed
-                self._bar.set_postfix_str(f"{speed:.2f} x real time", refresh=False)
-            self._bar.update(seconds)
+    def _add(self, seconds: float) -> None:
+        bar = self._bar
+        if bar is None:
+            return
+        done = bar.n + seconds
+        bar.total, bar.bar_format = None, "{desc}{n:.1f} s{postfix}"
+        if self._known:
+            # Headers may promise less than there is.
+            bar.total = max(done, self._seconds / self._known * self._files)
+            bar.bar_format = (
+                "{desc}{n:.1f}/{total:.1f} s |{bar}| left {remaining}{postfix}"
+            )
+        if self._files > 1:
+            bar.set_description_str(
+                f"{self._finished}/{self._files} files, ", refresh=False
+            )
+        else:
+            bar.set_description_str("audio: ", refresh=False)
+        if elapsed := bar.format_dict["elapsed"]:
+            bar.set_postfix_str(f"{done / elapsed:.2f} x real time", refresh=False)
+        bar.update(seconds)
 
     def say(self, line: str, *, always: bool = False) -> None:
         """Prints a line above the bar; without a bar only if `always`."""

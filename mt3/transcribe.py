@@ -1,34 +1,30 @@
-"""What `mt3 transcribe` does: which files, where to, what is there already.
+"""What `mt3 transcribe` does with its options: recordings in, files of notes out.
 
-Every recording becomes a job with the paths of its results. Jobs whose results all
-exist are skipped, so an interrupted run goes on where it stopped; results appear
-whole or not at all (`outputs.atomic_file`). A job that fails is named with its
-reason and the others go on.
+`jobs` says which recordings there are and what is done already, so an interrupted run
+goes on where it stopped. Recordings are opened one after the other as the model asks
+for more; results appear whole or not at all (`outputs.atomic_file`). A recording that
+fails is named with its reason and the others go on.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
+import itertools
+import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mt3.errors import ConfigError, MT3Error, OutputError, near_misses
+from mt3 import jobs, outputs
+from mt3.audio import reading
+from mt3.errors import ConfigError, MT3Error, near_misses
 from mt3.midi import general_midi
 from mt3.terminal import Progress, say
 
 if TYPE_CHECKING:
     from mt3.beyond.cleanup import CleanupOptions
 
-# What a folder is searched for; a file that is named is tried whatever its ending.
-AUDIO_SUFFIXES = frozenset(
-    f".{name}"
-    for names in ("wav flac mp3 ogg oga opus aif aiff au", "m4a aac wma mp4 webm")
-    for name in names.split()
-)
 STANDARD_OUTPUT = "-"
 _STREAMABLE = ("jsonl",)
 _NOT_ON_STANDARD_OUTPUT = ("wav", "png")
@@ -37,19 +33,6 @@ _DECODING = ("decode", "grammar", "sensitivity")
 _DECODING += ("unclosed_ties", "num_slots", "dtype", "allow_truncated")
 # The fields of `CleanupOptions`, as the command line names them.
 _CLEANUP = ("min_duration", "short_notes", "merge_gap", "instrument_flicker")
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One recording and where its results go.
-
-    Attributes:
-      source: the recording.
-      stem: path of the results without their endings.
-    """
-
-    source: Path
-    stem: Path
 
 
 def parse_instruments(text: str) -> tuple[tuple[int, ...] | None, bool]:
@@ -95,59 +78,6 @@ def parse_instruments(text: str) -> tuple[tuple[int, ...] | None, bool]:
     return tuple(sorted(programs)), drums
 
 
-def find_jobs(
-    inputs: Sequence[str], output: str | None
-) -> tuple[list[Job], dict[str, str]]:
-    """Lists recordings and gives each a place for its results.
-
-    Args:
-      inputs: files and folders; folders are searched with all below them.
-      output: folder for the results, in which folders keep their structure; None
-        for beside each recording.
-
-    Returns:
-      Jobs, and messages by input for those that yield none.
-    """
-    found: list[tuple[Path, Path]] = []
-    problems: dict[str, str] = {}
-    for name in inputs:
-        path = Path(name)
-        if path.is_dir():
-            files = [
-                file
-                for file in sorted(path.rglob("*"))
-                if file.suffix.lower() in AUDIO_SUFFIXES
-                and file.is_file()
-                # A sonification of ours is a result, not a recording.
-                and not file.name.endswith(".notes.wav")
-            ]
-            if not files:
-                problems[name] = f"{name}: found no audio files in this folder"
-            found += [(file, file.relative_to(path)) for file in files]
-        else:
-            found.append((path, Path(path.name)))
-    found = list(dict.fromkeys(found))
-    places = [
-        (Path(output) / relative if output else source) for source, relative in found
-    ]
-    stems = [place.with_suffix("") for place in places]
-    repeated = {stem for stem in stems if stems.count(stem) > 1}
-    jobs = []
-    for (source, _), place, stem in zip(found, places, stems, strict=True):
-        # song.wav and song.mp3 would overwrite each other: keep the endings there.
-        jobs.append(Job(source, place if stem in repeated else stem))
-    taken: dict[Path, Path] = {}
-    for job in list(jobs):
-        if job.stem in taken:
-            problems[str(job.source)] = (
-                f"{job.source}: its results would overwrite those of "
-                f"{taken[job.stem]}; transcribe them into different folders"
-            )
-            jobs.remove(job)
-        taken.setdefault(job.stem, job.source)
-    return jobs, problems
-
-
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code.
 
@@ -155,13 +85,7 @@ def run(options: argparse.Namespace) -> int:
       MT3Error: nothing can be transcribed (the model, an option).
     """
     # Cheap checks first: a wrong option must not wait for the model.
-    from mt3 import outputs
-
-    formats = outputs.check_formats(
-        name.strip() for name in options.format.split(",") if name.strip()
-    )
-    if not formats:
-        raise ConfigError("--format: the list is empty")
+    formats = _formats(options.format, options.output)
     if options.tempo <= 0:
         raise ConfigError(f"--tempo: {options.tempo}; expected beats per minute > 0")
     programs, drums = None, True
@@ -176,24 +100,27 @@ def run(options: argparse.Namespace) -> int:
                 f"-o - --format {formats[0]}: notes are streamed as they are found, "
                 "but a clean-up needs all of them; expected another format or a folder"
             )
-    jobs, problems = find_jobs(
+    waiting, problems = jobs.find_jobs(
         options.inputs, None if to_standard_output else options.output
     )
-    waiting = jobs
-    if not options.overwrite and not to_standard_output:
-        waiting = [job for job in jobs if not _is_done(job, formats)]
-    skipped = len(jobs) - len(waiting)
-    if skipped and not options.quiet:
-        say(
-            f"mt3: {skipped} of {len(jobs)} done already (--overwrite makes them "
-            "again, e.g. with other settings)"
+    if not to_standard_output:
+        found = len(waiting)
+        waiting, in_the_way = jobs.unfinished(
+            waiting, formats, overwrite=options.overwrite
         )
-    if to_standard_output and formats[0] not in _STREAMABLE and len(waiting) > 1:
+        problems += in_the_way
+        done = found - len(waiting) - len(in_the_way)
+        if done and not options.quiet:
+            say(
+                f"mt3: {done} of {found} done already (--overwrite makes them again, "
+                "e.g. with other settings)"
+            )
+    elif formats[0] not in _STREAMABLE and len(waiting) > 1:
         raise ConfigError(
             f"-o -: {len(waiting)} recordings as {formats[0]} on standard output; "
             "expected one recording, or jsonl"
         )
-    for problem in problems.values():
+    for problem in problems:
         say(f"mt3: error: {problem}")
     failures = len(problems)
     if waiting:
@@ -201,6 +128,24 @@ def run(options: argparse.Namespace) -> int:
         decoding |= {"programs": programs, "drums": drums, "cleanup": cleanup}
         failures += _Run(options, formats, decoding, waiting).run()
     return 1 if failures else 0
+
+
+def _formats(asked: str | None, output: str | None) -> tuple[str, ...]:
+    """Returns the formats that `--format` lists, or that `-o song.json` names."""
+    formats = outputs.check_formats(
+        name.strip() for name in (asked or "").split(",") if name.strip()
+    )
+    if jobs.is_file_name(output):
+        named = outputs.format_of(output)
+        if asked is not None and formats != (named,):
+            raise ConfigError(
+                f"-o {output}: one file of format {named}, but --format says {asked}; "
+                "expected a folder, or no --format"
+            )
+        return (named,)
+    if asked is not None and not formats:
+        raise ConfigError("--format: the list is empty")
+    return formats or ("mid",)
 
 
 def _cleanup_options(options: argparse.Namespace) -> CleanupOptions | None:
@@ -241,12 +186,6 @@ def _check_standard_output(formats: Sequence[str]) -> None:
         )
 
 
-def _is_done(job: Job, formats: Sequence[str]) -> bool:
-    from mt3 import outputs
-
-    return all(outputs.output_path(job.stem, name).exists() for name in formats)
-
-
 @dataclasses.dataclass
 class _Run:
     """One run over some jobs.
@@ -256,61 +195,69 @@ class _Run:
       formats: of the results.
       decoding: fields of `TranscribeOptions`.
       jobs: the recordings.
+      failures: how many of them have failed.
     """
 
     options: argparse.Namespace
     formats: Sequence[str]
     decoding: dict[str, Any]
-    jobs: Sequence[Job]
+    jobs: Sequence[jobs.Job]
     failures: int = 0
-    progress: Progress = dataclasses.field(
-        default_factory=lambda: Progress([], quiet=True)
-    )
+
+    def __post_init__(self) -> None:
+        self.progress = Progress(len(self.jobs), self.options.quiet)
+        # Those on their way through the model, by the order in which they were opened.
+        self.open: dict[int, tuple[jobs.Job, reading.AudioSource]] = {}
 
     def run(self) -> int:
         """Transcribes all jobs; returns how many failed."""
-        from mt3 import inference
-        from mt3.audio import reading
-
-        readable = list(self._readable(reading))
-        if not readable:
+        sources = self._sources()
+        # Without a recording that can be read, the model need not be loaded.
+        first = next(sources, None)
+        if first is None:
             return self.failures
+        from mt3 import inference
+
         decoding = inference.TranscribeOptions(**self.decoding)
         if self.options.faithful:
             decoding = decoding.faithful()
         model = inference.InferenceModel(
             self.options.model, decoding, num_heads=self.options.num_heads
         )
-        durations = [duration for _, duration in readable]
-        self.progress = Progress(durations, self.options.quiet)
         with self.progress as progress:
-            recordings = (job.source for job, _ in readable)
-            for item in model.run(recordings):
-                job, _ = readable[item.file]
+            for item in model.run(itertools.chain([first], sources)):
                 if isinstance(item, inference.SegmentNotes):
                     progress.advance(item.file, item.end_time)
-                    self._stream(item, job)
-                    continue
-                progress.finish(item.file)
-                self._settle(item, job)
+                    self._stream(item)
+                else:
+                    progress.finish(item.file)
+                    self._settle(item, *self.open.pop(item.file))
         return self.failures
 
-    def _readable(self, reading: Any) -> Iterator[tuple[Job, float | None]]:
-        """Yields jobs whose headers can be read, with durations; names the others."""
+    def _sources(self) -> Iterator[reading.AudioSource]:
+        """Opens one recording after the other; names those that can't be opened."""
+        number = 0
         for job in self.jobs:
+            path = job.source
             try:
                 source = reading.open_audio(
-                    job.source, allow_truncated=self.options.allow_truncated
+                    sys.stdin.buffer if path == jobs.STANDARD_INPUT else path,
+                    allow_truncated=self.options.allow_truncated,
                 )
-                yield job, source.duration
             except MT3Error as error:
                 self._fail(str(error))
+                continue
+            self.open[number] = job, source
+            self.progress.begin(number, source.duration)
+            yield source
+            number += 1
 
-    def _stream(self, item: Any, job: Job) -> None:
+    def _stream(self, item: Any) -> None:
         if self.options.output != STANDARD_OUTPUT or "jsonl" not in self.formats:
             return
         from mt3.outputs import tables
 
+        job, _ = self.open[item.file]
         lines = []
         for note in item.notes:
             line = tables.note_line(note)
@@ -320,28 +267,27 @@ class _Run:
         sys.stdout.buffer.write(b"".join(lines))
         sys.stdout.buffer.flush()
 
-    def _settle(self, result: Any, job: Job) -> None:
+    def _settle(self, result: Any, job: jobs.Job, source: reading.AudioSource) -> None:
         """Writes a recording's results, or says why there are none."""
         if result.error is not None:
             self._fail(str(result.error))
             return
-        from mt3 import outputs
-
         options = self.options
         output_options = outputs.OutputOptions(
-            tempo=options.tempo, original_audio=os.fspath(job.source)
+            tempo=options.tempo, original_audio=source
         )
+        written = []
         try:
             if options.output == STANDARD_OUTPUT:
                 self._to_standard_output(result.transcription, output_options)
                 return
-            job.stem.parent.mkdir(parents=True, exist_ok=True)
-            written = outputs.write(
-                result.transcription, job.stem, self.formats, output_options
-            )
-        except (MT3Error, OSError) as error:
-            if not isinstance(error, MT3Error):
-                error = OutputError(f"{job.stem}: writing results: {error}")
+            # Asked again: much may have happened to the folder since the run began.
+            missing = job.missing(self.formats, overwrite=options.overwrite)
+            for name, path in missing.items():
+                written.append(
+                    outputs.write_file(result.transcription, path, name, output_options)
+                )
+        except MT3Error as error:
             self._fail(str(error))
             return
         for file in written:
@@ -349,11 +295,9 @@ class _Run:
                 self.progress.say(f"mt3: warning: {file.path}: {warning}", always=True)
         count = len(result.transcription.notes)
         names = ", ".join(str(file.path) for file in written)
-        self.progress.say(f"{job.source}: {count} notes -> {names}")
+        self.progress.say(f"{job.name}: {count} notes -> {names}")
 
     def _to_standard_output(self, transcription: Any, output_options: Any) -> None:
-        from mt3 import outputs
-
         if self.formats[0] in _STREAMABLE:
             return  # Written as it came.
         outputs.write_stream(
@@ -366,8 +310,6 @@ class _Run:
         self.progress.say(f"mt3: error: {message}", always=True)
 
 
-def _with_source(line: bytes, job: Job) -> bytes:
+def _with_source(line: bytes, job: jobs.Job) -> bytes:
     """Adds the recording to a note's line, where lines of several are mixed."""
-    import json
-
-    return json.dumps({"source": str(job.source), **json.loads(line)}).encode() + b"\n"
+    return json.dumps({"source": job.name, **json.loads(line)}).encode() + b"\n"

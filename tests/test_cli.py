@@ -224,42 +224,12 @@ def test_instruments():
 
 def test_speed_is_told_in_real_time(capsys):
     """Also below 1, where tqdm's own rate turns into seconds per second."""
-    with terminal.Progress([10.0], quiet=False) as progress:
+    with terminal.Progress(1, quiet=False) as progress:
+        progress.begin(0, 10.0)
         progress._bar.start_t -= 20.0
         progress.advance(0, 5.0)
         assert "5.0/10.0 s" in str(progress._bar)
         assert ", 0.25 x real time" in str(progress._bar)
-
-
-def test_places_of_results(tmp_path):
-    for name in ("x/a.wav", "x/a.mp3", "x/sub/b.flac", "x/c.notes.wav", "x/d.txt"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-    (tmp_path / "empty").mkdir()
-    jobs, problems = transcription_jobs.find_jobs(
-        [str(tmp_path / "x"), str(tmp_path / "empty")], "out"
-    )
-    found = {job.source.name: job.stem.as_posix() for job in jobs}
-    # Two recordings of one name keep their endings.
-    assert found == {
-        "a.wav": "out/a.wav",
-        "a.mp3": "out/a.mp3",
-        "b.flac": "out/sub/b",
-    }
-    assert "no audio files" in problems[str(tmp_path / "empty")]
-    (job,), _ = transcription_jobs.find_jobs([str(tmp_path / "x" / "a.wav")], None)
-    assert job.stem == tmp_path / "x" / "a"
-
-
-def test_same_place_from_two_folders(tmp_path):
-    for folder in ("x", "y"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.wav").write_bytes(b"")
-    inputs = [str(tmp_path / folder / "a.wav") for folder in ("x", "y")]
-    jobs, problems = transcription_jobs.find_jobs(inputs, "out")
-    assert len(jobs) == 1
-    assert "would overwrite" in problems[inputs[1]]
 
 
 def test_score(tmp_path, capsys):

@@ -122,8 +122,8 @@ def output_path(path_stem: str | os.PathLike[str], format: str) -> Path:
 
 def format_of(path: str | os.PathLike[str]) -> str | None:
     """Returns the format that a file's name asks for; None where it asks for none."""
+    endings = {end[end.rindex(".") :]: name for name, (end, _) in FORMATS.items()}
     suffix = os.path.splitext(os.fspath(path))[1].lower()
-    endings = {os.path.splitext(end)[1]: name for name, (end, _) in FORMATS.items()}
     return (endings | {".midi": "mid"}).get(suffix)
 
 

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from mt3 import datasets
+from mt3.audio import formats
 from mt3.errors import ConfigError, DataError
 from mt3.midi.reader import MIDI_SUFFIXES
 from mt3.prepare import recordings
 from mt3.prepare.archives import contents
 from mt3.prepare.items import Archive, Item, Listing, Problem, Record, Settings
-from mt3.transcribe import AUDIO_SUFFIXES
 
 SPLITS = ("train", "validation", "test")
 _NAMED_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
@@ -178,7 +178,7 @@ def _hash(name: str) -> float:
 
 def _pairs(folder: Path) -> tuple[list[Item], list[Problem]]:
     """Finds recordings with their MIDI files."""
-    recordings, problems = _by_name(folder, AUDIO_SUFFIXES)
+    recordings, problems = _by_name(folder, formats.SUFFIXES)
     midis, more = _by_name(folder, MIDI_SUFFIXES)
     problems += more
     pairs = {

@@ -1,0 +1,174 @@
+"""Which recordings are to be transcribed, where results go, and what is done already.
+
+1. A file that is named is tried, whatever its ending; `-` is standard input. A folder
+   is searched for what ends like audio (`files.search`, `audio.formats`). Sound that
+   was made of notes (`.notes.wav`) is a result and no recording.
+2. Results go beside the recording or, with a folder for them, into that, in which
+   folders keep their structure. Recordings whose names differ in nothing but the
+   ending keep it: `song.wav.mid`, `song.mp3.mid`.
+3. An output that ends like a result (`song.mid`) is the one file to write.
+4. A result that is there is done if we wrote it (`outputs.is_ours`). Any other file in
+   its place is an error: it is neither taken for the result nor ever replaced.
+5. Standard input is never done already: a result of that name may have come from
+   another recording.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mt3 import files, outputs
+from mt3.audio import formats as audio_formats
+from mt3.errors import ConfigError, OutputError
+
+STANDARD_INPUT = "-"
+_STANDARD_INPUT_NAME = "stdin"
+_SONIFICATION = outputs.FORMATS["wav"][0]
+
+
+class Job(NamedTuple):
+    """One recording and where its results go.
+
+    Attributes:
+      source: path of the recording, or `STANDARD_INPUT`.
+      stem: path of the results without their endings.
+      file: path of the only result; None to add the formats' endings to `stem`.
+    """
+
+    source: str
+    stem: str
+    file: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call the recording."""
+        is_stream = self.source == STANDARD_INPUT
+        return _STANDARD_INPUT_NAME if is_stream else self.source
+
+    def missing(
+        self, formats: Iterable[str], *, overwrite: bool = False
+    ) -> dict[str, str]:
+        """Returns the results to write, by format.
+
+        Args:
+          formats: the formats asked for.
+          overwrite: write those again that are there.
+
+        Raises:
+          OutputError: a file that we did not write is in the way, or results that may
+            come from another recording.
+        """
+        wanted = {}
+        for name in formats:
+            # Not a Path: making one takes longer than looking.
+            path = self.file or self.stem + outputs.FORMATS[name][0]
+            is_there = outputs.is_ours(path, name)
+            if not is_there and os.path.lexists(path):
+                raise OutputError(
+                    f"{path}: found a file that mt3 did not write, and keeps; expected "
+                    "none (move it, or name another place with -o)"
+                )
+            if is_there and not overwrite and self.source == STANDARD_INPUT:
+                raise OutputError(
+                    f"{path}: is there already, maybe of another recording than that "
+                    "on standard input; expected another -o, or --overwrite"
+                )
+            if overwrite or not is_there:
+                wanted[name] = path
+        return wanted
+
+
+def is_file_name(output: str | None) -> bool:
+    """Says whether an output is the one file to write, and not a folder."""
+    return bool(output and outputs.format_of(output) and not os.path.isdir(output))
+
+
+def find_jobs(inputs: Sequence[str], output: str | None) -> tuple[list[Job], list[str]]:
+    """Lists recordings and gives each a place for its results.
+
+    Args:
+      inputs: files, folders, `STANDARD_INPUT`.
+      output: folder for the results or the one file to write; None for beside each
+        recording.
+
+    Returns:
+      Jobs, and messages about recordings and folders that yield none.
+
+    Raises:
+      ConfigError: an empty path, one file for several recordings, or a file where the
+        folder should be.
+    """
+    if "" in inputs or output == "":
+        raise ConfigError("an input or -o is empty; expected a path")
+    problems: list[str] = []
+    if is_file_name(output):
+        if len(inputs) > 1 or os.path.isdir(inputs[0]):
+            raise ConfigError(
+                f"-o {output}: one file for several recordings; expected a folder, or "
+                "one recording"
+            )
+        return [Job(inputs[0], output, output)], problems
+    if output and os.path.lexists(output) and not os.path.isdir(output):
+        raise ConfigError(f"-o {output}: found a file; expected a folder")
+    found: dict[tuple[str, str], None] = {}
+    for name in inputs:
+        found |= dict.fromkeys(_recordings(name, output, problems))
+    stems = [os.path.splitext(place)[0] for _, place in found]
+    count = Counter(stems)
+    jobs: dict[str, Job] = {}
+    for (source, place), stem in zip(found, stems, strict=True):
+        # song.wav and song.mp3 would overwrite each other: keep the endings there.
+        stem = place if count[stem] > 1 else stem
+        job = jobs.setdefault(stem, Job(source, stem))
+        if job.source != source:
+            problems.append(
+                f"{source}: its results would overwrite those of {job.source}; "
+                "transcribe them into different folders"
+            )
+    return list(jobs.values()), problems
+
+
+def _recordings(
+    name: str, output: str | None, problems: list[str]
+) -> Iterator[tuple[str, str]]:
+    """Yields paths of recordings, and of their results before the ending is cut."""
+    if name == STANDARD_INPUT:
+        yield name, os.path.join(output or "", _STANDARD_INPUT_NAME)
+        return
+    name = str(Path(name))
+    if not os.path.isdir(name):
+        yield name, os.path.join(output, os.path.basename(name)) if output else name
+        return
+    found = files.search(name, audio_formats.SUFFIXES)
+    problems += found.problems
+    recordings = [path for path in found.files if not path.endswith(_SONIFICATION)]
+    if not recordings and not found.problems:
+        problems.append(f"{name}: found no audio files in this folder")
+    # What follows the folder's own path, which may end with a separator ("/").
+    start = len(os.path.join(name, ""))
+    for path in recordings:
+        yield path, os.path.join(output, path[start:]) if output else path
+
+
+def unfinished(
+    jobs: Iterable[Job], formats: Sequence[str], *, overwrite: bool = False
+) -> tuple[list[Job], list[str]]:
+    """Returns the jobs that lack results, and messages about those that can't be done.
+
+    Args:
+      jobs: the recordings.
+      formats: the formats asked for.
+      overwrite: make results again that are there.
+    """
+    waiting, problems = [], []
+    for job in jobs:
+        try:
+            if job.missing(formats, overwrite=overwrite):
+                waiting.append(job)
+        except OutputError as error:
+            problems.append(str(error))
+    return waiting, problems

@@ -238,11 +238,12 @@ class _Run:
         """Opens one recording after the other; names those that can't be opened."""
         number = 0
         for job in self.jobs:
-            path = job.source
+            piped = job.source == jobs.STANDARD_INPUT
             try:
                 source = reading.open_audio(
-                    sys.stdin.buffer if path == jobs.STANDARD_INPUT else path,
+                    sys.stdin.buffer if piped else job.source,
                     allow_truncated=self.options.allow_truncated,
+                    name=job.name,
                 )
             except MT3Error as error:
                 self._fail(str(error))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import itertools
 import json
 import sys
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from mt3 import jobs, outputs
 from mt3.audio import reading
-from mt3.errors import ConfigError, MT3Error, near_misses
+from mt3.errors import ConfigError, MT3Error, StreamError, near_misses
 from mt3.midi import general_midi
-from mt3.terminal import Progress, say
+from mt3.terminal import Progress, printable, say, write_result
 
 if TYPE_CHECKING:
     from mt3.beyond.cleanup import CleanupOptions
@@ -265,8 +266,7 @@ class _Run:
             if len(self.jobs) > 1:
                 line = _with_source(line, job)
             lines.append(line)
-        sys.stdout.buffer.write(b"".join(lines))
-        sys.stdout.buffer.flush()
+        write_result(b"".join(lines))
 
     def _settle(self, result: Any, job: jobs.Job, source: reading.AudioSource) -> None:
         """Writes a recording's results, or says why there are none."""
@@ -288,6 +288,8 @@ class _Run:
                 written.append(
                     outputs.write_file(result.transcription, path, name, output_options)
                 )
+        except StreamError:
+            raise  # The other results would not get through either.
         except MT3Error as error:
             self._fail(str(error))
             return
@@ -301,10 +303,9 @@ class _Run:
     def _to_standard_output(self, transcription: Any, output_options: Any) -> None:
         if self.formats[0] in _STREAMABLE:
             return  # Written as it came.
-        outputs.write_stream(
-            transcription, sys.stdout.buffer, self.formats[0], output_options
-        )
-        sys.stdout.buffer.flush()
+        stream = io.BytesIO()
+        outputs.write_stream(transcription, stream, self.formats[0], output_options)
+        write_result(stream.getvalue())
 
     def _fail(self, message: str) -> None:
         self.failures += 1
@@ -313,4 +314,6 @@ class _Run:
 
 def _with_source(line: bytes, job: jobs.Job) -> bytes:
     """Adds the recording to a note's line, where lines of several are mixed."""
-    return json.dumps({"source": job.name, **json.loads(line)}).encode() + b"\n"
+    return (
+        json.dumps({"source": printable(job.name), **json.loads(line)}).encode() + b"\n"
+    )

@@ -154,30 +154,42 @@ class InferenceModel:
         audio: Audio,
         *,
         sample_rate: int = 16000,
+        start: float = 0.0,
+        end: float | None = None,
         as_note_sequence: bool = False,
     ) -> Any:
-        """Transcribes one recording.
+        """Transcribes one recording, or a part of it.
 
         Args:
           audio: path, or samples [n] or [n, channels].
           sample_rate: of the samples, Hz; a file knows its own.
+          start: where the part begins, seconds.
+          end: where it ends, seconds; None for the recording's end.
           as_note_sequence: return a `note_seq.NoteSequence`.
 
         Returns:
-          A list of `Note`, by onset; or a NoteSequence.
+          A list of `Note`, by onset; or a NoteSequence. Times count from the
+          recording's start, or as `TranscribeOptions.times` says.
 
         Raises:
-          AudioError: the recording cannot be read.
+          AudioError: the recording cannot be read, or ends before the part begins.
           ConfigError: a NoteSequence is asked for and note-seq is not installed.
         """
-        result = self.transcribe(audio, sample_rate=sample_rate)
+        result = self.transcribe(audio, sample_rate=sample_rate, start=start, end=end)
         return (
             to_note_sequence(result.notes) if as_note_sequence else list(result.notes)
         )
 
-    def transcribe(self, audio: Audio, *, sample_rate: int = 16000) -> Transcription:
+    def transcribe(
+        self,
+        audio: Audio,
+        *,
+        sample_rate: int = 16000,
+        start: float = 0.0,
+        end: float | None = None,
+    ) -> Transcription:
         """As calling the model, but returns the whole record."""
-        for item in self.run([_opened(audio, sample_rate)]):
+        for item in self.run([self.opened(audio, sample_rate, start, end)]):
             if isinstance(item, FileResult):
                 if item.error is not None:
                     raise item.error
@@ -185,7 +197,12 @@ class InferenceModel:
         raise AudioError("transcribe: the recording yielded no result")
 
     def iter_notes(
-        self, audio: Audio, *, sample_rate: int = 16000
+        self,
+        audio: Audio,
+        *,
+        sample_rate: int = 16000,
+        start: float = 0.0,
+        end: float | None = None,
     ) -> Iterator[SegmentNotes]:
         """Transcribes one recording, yielding the notes of each segment as it ends.
 
@@ -200,7 +217,7 @@ class InferenceModel:
                 f"iter_notes: {self.options.cleanup} needs all notes of a recording; "
                 "expected no clean-up where notes are streamed (or call the model)"
             )
-        for item in self.run([_opened(audio, sample_rate)]):
+        for item in self.run([self.opened(audio, sample_rate, start, end)]):
             if isinstance(item, SegmentNotes):
                 yield item
             elif item.error is not None:
@@ -222,8 +239,7 @@ class InferenceModel:
         """
         feed = Feed(self, recordings)
         for key, found in self._found(feed.segments()):
-            for item in feed.take(key, found):
-                yield self._cleaned(item) if isinstance(item, FileResult) else item
+            yield from feed.take(key, found)
             yield from feed.failed()
         yield from feed.failed()
 
@@ -257,18 +273,39 @@ class InferenceModel:
             drums=self.options.drums,
         )
 
-    def _cleaned(self, result: FileResult) -> FileResult:
-        """Corrects the notes of a finished recording."""
-        cleanup = self.resolved.cleanup
-        if not cleanup or result.transcription is None:
-            return result
-        notes = clean_up(
-            result.transcription.notes,
-            cleanup,
-            segment_seconds=self.config.segment_seconds,
-        )
-        return result._replace(
-            transcription=dataclasses.replace(result.transcription, notes=notes)
+    def opened(
+        self,
+        audio: Audio,
+        sample_rate: int = 0,
+        start: float = 0.0,
+        end: float | None = None,
+    ) -> reading.AudioSource:
+        """Opens a recording, or a part of it.
+
+        Args:
+          audio: path, source or samples.
+          sample_rate: of samples, Hz; 0 for the model's.
+          start: where the part begins, seconds.
+          end: where it ends, seconds; None for the recording's end.
+
+        Raises:
+          AudioError: it cannot be read, or ends before the part begins.
+        """
+        if isinstance(audio, np.ndarray):
+            rate = sample_rate or self.config.spectrogram.sample_rate
+            audio = reading.from_samples(audio, rate)
+        elif not isinstance(audio, reading.AudioSource):
+            audio = reading.open_audio(
+                audio, allow_truncated=self.options.allow_truncated
+            )
+        return audio.part(start, end) if start or end is not None else audio
+
+    def cleaned(self, notes: list[Note]) -> list[Note]:
+        """Returns the notes of a whole recording, corrected as the options say."""
+        if not self.resolved.cleanup:
+            return notes
+        return clean_up(
+            notes, self.resolved.cleanup, segment_seconds=self.config.segment_seconds
         )
 
 
@@ -355,6 +392,7 @@ class _Recording:
 
     source: str
     notes: _Notes
+    audio: reading.AudioSource | None = None
     # What was found in segments that finished before their predecessors.
     waiting: dict[int, _Found] = dataclasses.field(default_factory=dict)
     next_segment: int = 0
@@ -384,7 +422,9 @@ class Feed:
             recording = _Recording(_source_name(audio), _Notes(self._model))
             self._open[number] = recording
             try:
-                for segment, samples in enumerate(self._cut(audio, recording)):
+                recording.audio = self._model.opened(audio)
+                recording.source = _source_name(recording.audio)
+                for segment, samples in enumerate(self._cut(recording)):
                     yield (number, segment), segment_frames(samples, self._config)
             except (MT3Error, OSError) as error:
                 del self._open[number]
@@ -392,21 +432,17 @@ class Feed:
                     error = AudioError(f"{recording.source}: reading audio: {error}")
                 self._failed.append(FileResult(number, recording.source, None, error))
 
-    def _cut(self, audio: Audio, recording: _Recording) -> Iterator[np.ndarray]:
+    def _cut(self, recording: _Recording) -> Iterator[np.ndarray]:
         """Yields a recording's segments; its number of segments is known in time.
 
         The last segment must be known as such before the decoder is asked for its
         result, so each segment is held back until more was read than it needs.
         """
         length, whole = self._config.segment_samples, self._config.input_samples
-        if isinstance(audio, (str, os.PathLike)):
-            audio = reading.open_audio(
-                audio, allow_truncated=self._model.options.allow_truncated
-            )
-        # Before the recording there is silence.
+        # Before the recording, or the part of it, there is silence.
         held, count = np.zeros(self._config.context_samples, np.float32), 0
         for _, samples in reading.segments(
-            audio,
+            recording.audio,
             sample_rate=self._config.spectrogram.sample_rate,
             segment_samples=length,
         ):
@@ -452,13 +488,16 @@ class Feed:
             num_frames=math.ceil(heard / config.spectrogram.hop_width),
             last=recording.next_segment == recording.num_segments,
         )
-        return samples / config.spectrogram.sample_rate, notes
+        zero = self._zero(recording)
+        return zero + samples / config.spectrogram.sample_rate, _moved(notes, zero)
 
     def _finish(self, recording: _Recording) -> Transcription:
-        model = self._model
+        model, zero = self._model, self._zero(recording)
         return Transcription(
-            notes=recording.notes.all(),
-            duration=recording.samples / self._config.spectrogram.sample_rate,
+            notes=_moved(model.cleaned(recording.notes.all()), zero),
+            duration=zero + recording.samples / self._config.spectrogram.sample_rate,
+            start=recording.audio.start,
+            warnings=tuple(recording.audio.warnings),
             source=recording.source,
             model=model.name,
             model_sha256=model.sha256,
@@ -466,6 +505,22 @@ class Feed:
             invalid_events=recording.notes.invalid_events,
             dropped_events=recording.notes.dropped_events,
         )
+
+    def _zero(self, recording: _Recording) -> float:
+        """Returns the time of the first sample, as results count times."""
+        return recording.audio.start if self._model.options.times != "part" else 0.0
+
+
+def _moved(notes: list[Note], seconds: float) -> list[Note]:
+    """Returns notes that many seconds later."""
+    if not seconds:
+        return notes
+    return [
+        dataclasses.replace(
+            note, start_time=note.start_time + seconds, end_time=note.end_time + seconds
+        )
+        for note in notes
+    ]
 
 
 def _num_segments(samples: int, config: ModelConfig) -> int:
@@ -501,15 +556,10 @@ def segment_frames(samples: np.ndarray, config: ModelConfig) -> np.ndarray:
 
 
 def _source_name(audio: Audio) -> str:
-    if isinstance(audio, reading.AudioSource):
-        return os.path.basename(audio.name) or audio.name
-    return "samples" if isinstance(audio, np.ndarray) else os.path.basename(audio)
-
-
-def _opened(audio: Audio, sample_rate: int) -> Audio:
-    if isinstance(audio, (str, os.PathLike, reading.AudioSource)):
-        return audio
-    return reading.from_samples(audio, sample_rate)
+    name = audio.name if isinstance(audio, reading.AudioSource) else audio
+    if not isinstance(name, (str, os.PathLike)):
+        return "samples"
+    return os.path.basename(name) or os.fspath(name)
 
 
 def write_inferences_to_file(

@@ -35,14 +35,18 @@ class Transcription:
 
     Attributes:
       notes: the notes; kept sorted by onset, then program, drum flag and pitch.
-      duration: length of the recording in seconds; at least the end of the last
-        note is assumed where it is 0.
+      duration: seconds from time 0 to the end of what was transcribed, of a whole
+        recording its length; at least the end of the last note is assumed where it
+        is 0.
       source: name of the recording.
       model: name of the model.
       model_sha256: SHA-256 of the model's weights, hexadecimal, or "".
       settings: what the transcription was made with (JSON values).
       invalid_events: tokens that could not be decoded.
       dropped_events: tokens dropped because they lay past their segment's end.
+      start: where in the recording the part that was transcribed begins, seconds; times
+        count from the recording's start or from the part's, as `settings` say.
+      warnings: what a user should know of the recording, e.g. that it was cut.
       beats: where the beats lie; None where none were found or asked for.
       version: version of this software.
 
@@ -59,6 +63,8 @@ class Transcription:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     invalid_events: int = 0
     dropped_events: int = 0
+    start: float = 0.0
+    warnings: Sequence[str] = ()
     beats: Beats | None = None
     version: str = mt3.__version__
 
@@ -105,11 +111,13 @@ class Transcription:
             "version": self.version,
             "source": self.source,
             "duration": round(self.duration, TIME_DECIMALS),
+            "start": round(self.start, TIME_DECIMALS),
             "model": self.model,
             "model_sha256": self.model_sha256,
             "settings": dict(self.settings),
             "invalid_events": self.invalid_events,
             "dropped_events": self.dropped_events,
+            "warnings": list(self.warnings),
             "beats": beats,
             "instruments": [
                 {

@@ -58,7 +58,7 @@ try:
 except ImportError:  # Only the engines install it.
     REQUIRED: Any = object()
 
-Audio = str | os.PathLike | np.ndarray | reading.AudioSource
+Audio = reading.Recording | np.ndarray | reading.AudioSource
 
 
 class SegmentNotes(NamedTuple):
@@ -161,7 +161,7 @@ class InferenceModel:
         """Transcribes one recording, or a part of it.
 
         Args:
-          audio: path, or samples [n] or [n, channels].
+          audio: path, bytes of a file, open file, or samples [n] or [n, channels].
           sample_rate: of the samples, Hz; a file knows its own.
           start: where the part begins, seconds.
           end: where it ends, seconds; None for the recording's end.
@@ -229,8 +229,7 @@ class InferenceModel:
         A recording that cannot be read does not stop the others.
 
         Args:
-          recordings: paths, sources or arrays at the model's sample rate; pulled as
-            needed.
+          recordings: as for `opened`; pulled as needed.
 
         Yields:
           Each recording's segments in its order, then its result. Recordings may
@@ -283,7 +282,7 @@ class InferenceModel:
         """Opens a recording, or a part of it.
 
         Args:
-          audio: path, source or samples.
+          audio: path, bytes, open file, source or samples.
           sample_rate: of samples, Hz; 0 for the model's.
           start: where the part begins, seconds.
           end: where it ends, seconds; None for the recording's end.

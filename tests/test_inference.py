@@ -12,8 +12,9 @@ import pytest
 import soundfile
 
 import gin
-from mt3 import checkpoints, configs, decoding, inference, tokenizer
+from mt3 import checkpoints, configs, decoding, inference, options, tokenizer
 from mt3.audio import reading
+from mt3.beyond.cleanup import CleanupOptions
 from mt3.errors import AudioError, CheckpointError, ConfigError, DataError
 from mt3.event_codec import Event
 from mt3.inference import FileResult, InferenceModel, SegmentNotes, TranscribeOptions
@@ -144,6 +145,48 @@ def test_the_last_segment_is_padded_as_the_model_knows_it(padding):
     assert frames.shape == (64, 32)
     silence = 0.0 if padding == "zero_frames" else np.log(np.float32(1e-5))
     assert (frames[4:] == silence).all()
+
+
+@pytest.mark.parametrize("times", options.TIMES)
+def test_a_part_is_transcribed_as_if_it_were_cut_out(tiny_weights, audio, times):
+    model = InferenceModel(
+        tiny_weights,
+        TranscribeOptions(
+            decode="greedy",
+            grammar=True,
+            times=times,
+            # Joins notes where segments meet, which the part moves.
+            cleanup=CleanupOptions(merge_gap=0.2),
+        ),
+    )
+    first, last = 20000, 61000
+    cut = model.transcribe(audio[first:last])
+    part = model.transcribe(audio, start=first / 16000, end=last / 16000)
+    zero = first / 16000 if times == "recording" else 0.0
+    assert cut.notes
+    for found, wanted in zip(part.notes, cut.notes, strict=True):
+        assert found.start_time == pytest.approx(wanted.start_time + zero)
+        assert found.end_time == pytest.approx(wanted.end_time + zero)
+    assert part.duration == pytest.approx(zero + cut.duration)
+    assert (part.start, cut.start) == (first / 16000, 0.0)
+    with pytest.raises(ConfigError, match="clean-up"):
+        next(model.iter_notes(audio, start=1.0))
+    with pytest.raises(AudioError, match=r"5\.000 s, expected a part"):
+        model(audio, start=5.0)
+
+
+def test_segments_of_a_part_count_times_likewise(model, audio):
+    ends = [x.end_time for x in model.iter_notes(audio, start=1.5, end=3.0)]
+    assert ends == pytest.approx([1.5 + 1.024, 3.0])
+    (whole,) = (x for x in model.run([audio]) if isinstance(x, FileResult))
+    assert list(whole.transcription.notes) == model(audio, end=99.0)
+
+
+def test_what_reading_found_is_kept(model, audio, monkeypatch):
+    monkeypatch.setattr(reading.AudioSource, "warnings", ["something is odd"])
+    result = model.transcribe(audio)
+    assert result.warnings == ("something is odd",)
+    assert result.to_dict()["warnings"] == ["something is odd"]
 
 
 def test_note_sequence(model, audio):

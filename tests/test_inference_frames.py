@@ -184,8 +184,8 @@ def test_segments_hear_what_lies_around_them(weights, rng, context):
     for samples in (1, 320, length - 1, length, length + 1, 2 * length + around, 90000):
         audio = rng.normal(size=samples).astype(np.float32)
         feed = inference.Feed(model, [audio])
-        recording = inference._Recording("", None)
-        pieces = list(feed._cut(audio, recording))
+        recording = inference._Recording("", None, model.opened(audio))
+        pieces = list(feed._cut(recording))
         frames = -(-samples // 320)
         count = -(-frames // model.config.segment_frames)
         if not context:

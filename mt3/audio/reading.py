@@ -88,6 +88,11 @@ class AudioSource:
         return None if end is None else max(0, end - self._start) / self.sample_rate
 
     @property
+    def start(self) -> float:
+        """Where this part of the audio begins, in seconds; 0 for all of it."""
+        return self._start / self.sample_rate
+
+    @property
     def warnings(self) -> list[str]:
         """What a user should know of the audio; complete when `blocks` has ended."""
         return list(self._decoder.warnings)

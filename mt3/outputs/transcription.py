@@ -77,6 +77,7 @@ class Transcription:
             self.notes, key=lambda n: (n.start_time, n.is_drum, n.program, n.pitch)
         )
         object.__setattr__(self, "notes", tuple(in_order))
+        object.__setattr__(self, "warnings", tuple(self.warnings))
 
     @property
     def end_time(self) -> float:

@@ -224,11 +224,13 @@ def _add_score(commands) -> None:
     parser = commands.add_parser(
         "score",
         help="compare transcriptions with references",
-        description="Scores a pair of MIDI files, or two folders matched by name.",
+        description="Scores a pair of files of notes, or two folders matched by name. "
+        "MIDI, or JSON, JSON lines and CSV that mt3 transcribe wrote; where a folder "
+        "has several of one name, the first of these.",
     )
     parser.set_defaults(run=_score)
-    parser.add_argument("reference", help="MIDI file or folder")
-    parser.add_argument("estimate", help="MIDI file or folder")
+    parser.add_argument("reference", help="file of notes or folder")
+    parser.add_argument("estimate", help="file of notes or folder")
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
     parser.add_argument("--main", action="store_true", help="only the main metrics")
     parser.add_argument(
@@ -262,6 +264,8 @@ def _score(options: argparse.Namespace) -> int:
     else:
         table = files.format_table(report, classes=not patterns)
         terminal.print_result(table, end="")
+    for line in report.warnings:
+        terminal.say(f"mt3: warning: {line}")
     for name, problem in report.failures.items():
         terminal.say(f"mt3: error: {name}: {problem}")
     return 1 if report.failures else 0

@@ -6,10 +6,12 @@ import json
 
 import pytest
 
+from mt3 import cli
 from mt3.errors import ConfigError, MidiError
 from mt3.note_sequences import Note
 from mt3.outputs import Transcription, write
-from mt3.scoring import files
+from mt3.scoring import files, instruments
+from tests.support.midi_files import off, on, tempo, write_midi
 
 NOTES = [
     Note(0.0, 1.0, 60, 100, 0),
@@ -18,8 +20,8 @@ NOTES = [
 ]
 
 
-def midi(stem, notes=NOTES):
-    return write(Transcription(notes), stem, ["mid"])[0].path
+def midi(stem, notes=NOTES, format="mid"):
+    return write(Transcription(notes), stem, [format])[0].path
 
 
 def test_a_pair_of_files(tmp_path):
@@ -91,12 +93,12 @@ def test_many_songs_show_the_mean_first(tmp_path):
 
 def test_impossible_pairs_are_refused(tmp_path):
     truth = midi(tmp_path / "truth")
-    with pytest.raises(MidiError, match="no such file"):
+    with pytest.raises(MidiError, match="No such file"):
         files.score_files(truth, tmp_path / "nowhere.mid")
     with pytest.raises(MidiError, match="is a folder but"):
         files.score_files(tmp_path, truth)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MidiError, match="no MIDI files"):
+    with pytest.raises(MidiError, match="no files of notes"):
         files.score_files(tmp_path / "empty", tmp_path / "empty")
 
 
@@ -129,3 +131,107 @@ def test_chosen_metrics_choose_their_sums_too(tmp_path):
     )
     assert list(report.micro) == ["Onset F1"]
     assert len(report.mean) == 3
+
+
+@pytest.mark.parametrize("format", ["json", "jsonl", "csv"])
+def test_tables_of_notes_are_scored_like_midi(tmp_path, format):
+    truth, found = midi(tmp_path / "truth"), midi(tmp_path / "found", NOTES[:2])
+    want = files.score_files(truth, found)
+    table = midi(tmp_path / "found", NOTES[:2], format)
+    assert files.score_files(truth, table).mean == want.mean
+    reverse = files.score_files(table, truth).mean
+    assert reverse["Onset precision"] == want.mean["Onset recall"]
+
+
+def test_folders_pair_names_across_kinds_and_midi_comes_first(tmp_path):
+    truth, found = tmp_path / "truth", tmp_path / "found"
+    for name in ("a", "b", "c"):
+        midi(truth / name)
+    midi(found / "a", NOTES, "json")
+    for format in ("csv", "jsonl", "json"):
+        midi(found / "b", NOTES[:1], format)
+    midi(found / "b", NOTES)
+    midi(found / "c", NOTES[:1], "csv")
+    midi(found / "c", NOTES, "jsonl")
+    # A data set's own lists, and what macOS puts beside files.
+    (truth / "list.json").write_text('{"songs": []}')
+    (truth / "list.csv").write_text("title,split\n")
+    (truth / "._a.mid").write_bytes(b"resource fork")
+    report = files.score_files(truth, found)
+    assert report.failures == {}
+    names = [song.estimate.name for song in report.songs]
+    assert names == ["a.json", "b.mid", "c.jsonl"]
+    assert {song.scores["Onset F1"] for song in report.songs} == {1.0}
+
+
+def test_two_midi_files_of_one_name_are_named(tmp_path):
+    midi(tmp_path / "truth" / "a")
+    midi(tmp_path / "found" / "a").with_suffix(".midi").write_bytes(b"")
+    report = files.score_files(tmp_path / "truth", tmp_path / "found")
+    assert "a.midi: same name as" in report.failures["a"]
+
+
+def test_a_song_too_long_costs_itself_alone(tmp_path, capsys):
+    for name in ("a", "b"):
+        midi(tmp_path / "truth" / name)
+    midi(tmp_path / "found" / "a")
+    write_midi(
+        tmp_path / "found" / "b.mid",
+        [tempo(0, 0xFFFFFF), on(0x0FFFFFFF, 60), off(24, 60)],
+        ticks_per_beat=24,
+    )
+    report = files.score_files(tmp_path / "truth", tmp_path / "found")
+    assert [song.name for song in report.songs] == ["a"]
+    message = "b.mid: the last note ends after 52,125 hours; expected at most 24"
+    assert message in report.failures["b"]
+    sides = [str(tmp_path / side) for side in ("truth", "found")]
+    assert cli.main(["score", "--main", *sides]) == 1
+    printed = capsys.readouterr()
+    assert "Onset F1" in printed.out
+    assert message in printed.err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError(), MidiError("odd")])
+def test_whatever_a_song_fails_of_costs_itself_alone(tmp_path, monkeypatch, error):
+    for name in ("a", "b", "c"):
+        midi(tmp_path / name, NOTES[: 1 + (name == "b")])
+    count = instruments.count_instruments
+
+    def failing(reference, estimate):
+        if len(reference) == 2:
+            raise error
+        return count(reference, estimate)
+
+    monkeypatch.setattr(instruments, "count_instruments", failing)
+    report = files.score_files(tmp_path, tmp_path)
+    assert [song.name for song in report.songs] == ["a", "c"]
+    assert str(tmp_path / "b.mid") in report.failures["b"]
+    assert report.exit_code == 1
+
+
+def test_what_was_passed_over_in_files_is_reported(tmp_path, capsys):
+    path = midi(tmp_path / "a")
+    data = bytearray(path.read_bytes())
+    data[11] += 1  # A track more than there are.
+    path.write_bytes(data)
+    report = files.score_files(path, path)
+    line = f"{path}: only 4 of 5 tracks are there"
+    assert report.warnings == (line, line)
+    assert cli.main(["score", "--main", str(path), str(path)]) == 0
+    assert capsys.readouterr().err == f"mt3: warning: {line}\n" * 2
+    assert json.loads(report.to_json())["warnings"] == [line, line]
+    assert report.exit_code == 0
+
+
+def test_a_folder_that_cannot_be_entered_is_named(tmp_path, monkeypatch):
+    midi(tmp_path / "a")
+    lock = f"{tmp_path}/locked: cannot enter this folder: Permission denied"
+    search = files.files.search
+    monkeypatch.setattr(
+        files.files,
+        "search",
+        lambda *args: search(*args)._replace(problems=[lock]),
+    )
+    report = files.score_files(tmp_path, tmp_path)
+    assert report.failures == {str(tmp_path): lock}
+    assert len(report.songs) == 1

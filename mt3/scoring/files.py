@@ -1,9 +1,16 @@
-"""Scores of transcribed MIDI files against reference MIDI files: `mt3 score`.
+"""Scores of files of notes against references: `mt3 score`.
 
-A pair of files, or two folders whose files are paired by their path without
-extension. Scores are those of `counts` and `instruments`, per song and averaged over
-songs; with several songs also over all of them together ("micro"), and a table of the
-instrument classes.
+The files are MIDI, or JSON, JSON lines or CSV that `mt3 transcribe` wrote; reference
+and estimate may be of different kinds. A pair of files is scored, or two folders whose
+files are paired by their path without extension. Where a folder has a name in several
+kinds, the first of the order above counts; of two MIDI files (`a.mid`, `a.midi`) none
+does. JSON and CSV of other origin are passed over: data sets have lists in them.
+
+Scores are those of `counts` and `instruments`, per song and averaged over songs; with
+several songs also over all of them together ("micro"), and a table of the instrument
+classes.
+
+A song that cannot be scored, for whatever reason, does not cost the others.
 """
 
 from __future__ import annotations
@@ -13,12 +20,14 @@ import fnmatch
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mt3 import errors
+from mt3 import errors, files
 from mt3.midi.reader import MIDI_SUFFIXES, read_midi
+from mt3.note_sequences import Note
+from mt3.outputs import is_ours, reading
 from mt3.scoring import counts, instruments
 from mt3.scoring.instruments import ClassCounts
 from mt3.terminal import printable
@@ -51,11 +60,13 @@ class ScoreReport:
 
     Attributes:
       songs: songs that were scored.
-      failures: message by song name, of files without partner and unreadable files.
+      failures: message by song name, of files without partner and unreadable files;
+        by path, of folders that cannot be entered.
       mean: scores averaged over the songs.
       micro: scores of all songs together, their notes added up.
       classes: notes and matches by instrument class, of all songs together.
       settings: what the scores were computed with.
+      warnings: lines about what was passed over in files, each naming its file.
     """
 
     songs: tuple[SongScore, ...]
@@ -64,6 +75,7 @@ class ScoreReport:
     micro: Mapping[str, float]
     classes: Mapping[str, ClassCounts]
     settings: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -101,6 +113,7 @@ class ScoreReport:
                 printable(name): printable(problem)
                 for name, problem in self.failures.items()
             },
+            "warnings": [printable(line) for line in self.warnings],
         }
         return json.dumps(record, indent=2, allow_nan=False)
 
@@ -113,14 +126,14 @@ def score_files(
     metrics: Sequence[str] = (),
     **options: Any,
 ) -> ScoreReport:
-    """Scores a pair of MIDI files, or two folders of them.
+    """Scores a pair of files of notes, or two folders of them.
 
     A song that fails is named in the report and the others are scored.
 
     Args:
-      reference: MIDI file or folder with the truth.
-      estimate: MIDI file or folder with transcriptions.
-      apply_sustain: lengthen notes by the sustain pedal, in both.
+      reference: file or folder with the truth; see the module for the kinds.
+      estimate: file or folder with transcriptions.
+      apply_sustain: lengthen notes of MIDI files by the sustain pedal.
       metrics: names or patterns of the scores to keep ("*F1*"); all by default.
       **options: as for `mt3.scoring.counts.song_counts`.
 
@@ -133,21 +146,28 @@ def score_files(
     """
     pairs, failures = pair_files(reference, estimate)
     songs, all_counts, all_instruments = [], [], []
-    for name, (reference_path, estimate_path) in pairs.items():
+    warnings: list[str] = []
+    for name, paths in pairs.items():
         try:
-            truth = read_midi(reference_path, apply_sustain=apply_sustain)
-            found = read_midi(estimate_path, apply_sustain=apply_sustain)
+            truth, found = (
+                read_notes(path, apply_sustain=apply_sustain, log=warnings.append)
+                for path in paths
+            )
             matches = counts.song_counts(truth, found, **options)
             played = instruments.count_instruments(truth, found)
         except errors.MidiError as error:
-            failures[name] = str(error)
+            message = str(error)
+            named = any(str(path) in message for path in paths)
+            failures[name] = message if named else f"{paths[1]}: {message}"
+            continue
+        except (MemoryError, RecursionError) as error:
+            failures[name] = f"{paths[1]}: cannot be scored: {type(error).__name__}"
             continue
         scores = counts.scores_of_counts(matches) | played.scores()
         songs.append(
             SongScore(
                 name,
-                reference_path,
-                estimate_path,
+                *paths,
                 len(truth),
                 len(found),
                 select_metrics(scores, metrics),
@@ -164,7 +184,29 @@ def score_files(
         micro={name: value for name, value in micro.items() if name in mean},
         classes=instruments.sum_classes(all_instruments),
         settings={"apply_sustain": apply_sustain, **options},
+        warnings=tuple(warnings),
     )
+
+
+def read_notes(
+    path: Path,
+    *,
+    apply_sustain: bool = True,
+    log: Callable[[str], None] | None = None,
+) -> list[Note]:
+    """Reads a MIDI file, or JSON, JSON lines or CSV by the ending of its name.
+
+    Args:
+      path: the file.
+      apply_sustain: as for `read_midi`.
+      log: as for `read_midi`.
+
+    Raises:
+      MidiError: it cannot be read; the message names it.
+    """
+    if path.suffix.lower() in reading.SUFFIXES:
+        return reading.read_notes(path)
+    return read_midi(path, apply_sustain=apply_sustain, log=log)
 
 
 def pair_files(
@@ -178,46 +220,63 @@ def pair_files(
     Raises:
       MidiError: as `score_files`.
     """
-    reference, estimate = Path(reference), Path(estimate)
-    for path in (reference, estimate):
-        if not path.exists():
-            raise errors.MidiError(f"{path}: no such file or folder")
-    if reference.is_dir() != estimate.is_dir():
-        folder, file = sorted((reference, estimate), key=lambda p: not p.is_dir())
+    sides = Path(reference), Path(estimate)
+    for path in sides:
+        try:
+            path.stat()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise errors.MidiError(f"{path}: {reason}") from error
+    folders = [path for path in sides if path.is_dir()]
+    if len(folders) == 1:
+        (file,) = set(sides) - set(folders)
         raise errors.MidiError(
-            f"scoring: {folder} is a folder but {file} is a file; expected two files "
-            "or two folders"
+            f"scoring: {folders[0]} is a folder but {file} is a file; expected two "
+            "files or two folders"
         )
-    if not reference.is_dir():
-        return {estimate.stem: (reference, estimate)}, {}
+    if not folders:
+        return {sides[1].stem: sides}, {}
     failures: dict[str, str] = {}
-    truths, found = _by_stem(reference, failures), _by_stem(estimate, failures)
+    truths, found = (_by_stem(folder, failures) for folder in folders)
     for name in sorted(truths.keys() ^ found.keys()):
-        have, lacking = (truths, estimate) if name in truths else (found, reference)
-        failures[name] = (
-            f"{have[name]}: no partner: found no {name} with "
-            f"{'/'.join(MIDI_SUFFIXES)} in {lacking}"
+        have, lacking = (truths, sides[1]) if name in truths else (found, sides[0])
+        failures.setdefault(
+            name,
+            f"{have[name]}: no partner: found no {name} with {_ENDINGS} in {lacking}",
         )
     both = sorted((truths.keys() & found.keys()) - failures.keys())
     if not both and not failures:
         raise errors.MidiError(
-            f"scoring: no MIDI files ({', '.join(MIDI_SUFFIXES)}) in {reference} "
-            f"or {estimate}"
+            f"scoring: no files of notes ({_ENDINGS}) in {sides[0]} or {sides[1]}"
         )
     return {name: (truths[name], found[name]) for name in both}, failures
 
 
+_ENDINGS = "/".join((*MIDI_SUFFIXES, *reading.SUFFIXES))
+
+
 def _by_stem(folder: Path, failures: dict[str, str]) -> dict[str, Path]:
-    """Returns a folder's MIDI files by relative path without extension."""
-    files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in MIDI_SUFFIXES or not path.is_file():
-            continue
+    """Returns a folder's files of notes by relative path without extension."""
+    searched = files.search(folder, (*MIDI_SUFFIXES, *reading.SUFFIXES))
+    if searched.problems:
+        failures[str(folder)] = "; ".join(searched.problems)
+    ranks = dict.fromkeys(MIDI_SUFFIXES, -1)
+    ranks |= {suffix: rank for rank, suffix in enumerate(reading.SUFFIXES)}
+    found: dict[str, Path] = {}
+    for path in sorted(
+        map(Path, searched.files), key=lambda path: ranks[path.suffix.lower()]
+    ):
         name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in files:
-            failures[name] = f"{path}: same name as {files[name]}; expected one file"
-        files[name] = path
-    return files
+        suffix = path.suffix.lower()
+        if suffix in MIDI_SUFFIXES:
+            if name in found:
+                failures[name] = (
+                    f"{path}: same name as {found[name]}; expected one file"
+                )
+            found[name] = path
+        elif is_ours(path, suffix[1:]):
+            found.setdefault(name, path)
+    return found
 
 
 def select_metrics(

@@ -35,7 +35,7 @@ def read_notes(path: str | os.PathLike[str]) -> list[Note]:
       Notes sorted by onset.
 
     Raises:
-      MidiError: the file cannot be read, is another kind of file or damaged, or a note is
+      MidiError: the file cannot be read, is damaged or not such a file, or a note is
         out of range; the message names file and note.
     """
     path = Path(path)

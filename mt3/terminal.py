@@ -10,9 +10,13 @@ error does not take do not stop the work, except where its reader closed the pip
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
+import signal
 import sys
+import threading
+import types
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
@@ -84,12 +88,13 @@ def run_program(body: Callable[[], int], name: str = "mt3") -> int:
     """
     _open_streams()
     try:
-        try:
-            return body()
-        finally:
-            for stream in (sys.stdout, sys.stderr):
-                with _writing(stream):
-                    stream.flush()
+        with _interrupts_arrive():
+            try:
+                return body()
+            finally:
+                for stream in (sys.stdout, sys.stderr):
+                    with _writing(stream):
+                        stream.flush()
     except MT3Error as error:
         return _end(f"{name}: error: {error}", FAILED)
     except KeyboardInterrupt:
@@ -98,6 +103,51 @@ def run_program(body: Callable[[], int], name: str = "mt3") -> int:
         reason = error.strerror or str(error)
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         return _end(f"{name}: error: {where}{reason}", FAILED)
+
+
+@contextlib.contextmanager
+def _interrupts_arrive() -> Iterator[None]:
+    """Makes every Ctrl-C end the block, and none end in a crash.
+
+    An exception in the midst of an import can break modules written in C++ (those of
+    JAX crash), and one in a callback of the garbage collector (JAX has one) is ignored.
+    So the former waits for the import's end, and the latter is raised again.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+    waiting: list[threading.Timer] = []
+
+    def interrupt_later() -> None:
+        waiting.append(threading.Timer(0.05, _thread.interrupt_main))
+        waiting[-1].start()
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        while frame is not None and frame.f_code is not run_program.__code__:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                interrupt_later()
+                return
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    def ignored(problem: Any) -> None:
+        if issubclass(problem.exc_type, KeyboardInterrupt):
+            interrupt_later()
+        else:
+            hook(problem)
+
+    hook, sys.unraisablehook = sys.unraisablehook, ignored
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = hook
+        for timer in waiting:
+            timer.cancel()
 
 
 def _end(line: str, code: int) -> int:

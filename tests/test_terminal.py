@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -200,3 +203,50 @@ def example_pair(tmp_path, repository):
     path = tmp_path / "ü.mid"
     path.write_bytes((repository / "examples" / "example.mid").read_bytes())
     return path
+
+
+@pytest.fixture
+def interruptible():
+    """As a terminal starts programs, where SIGINT is not ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def wait_for_interruption():
+    for _ in range(1000):
+        time.sleep(0.01)
+    raise AssertionError("the interruption was lost")
+
+
+def test_an_import_is_not_interrupted(interruptible, tmp_path, monkeypatch, capsys):
+    """Modules in C++ would crash."""
+    module = "import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n"
+    (tmp_path / "interrupted_module.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def body():
+        import interrupted_module
+
+        assert interrupted_module.whole
+        wait_for_interruption()
+
+    assert terminal.run_program(body) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interruption_in_a_callback_is_not_lost(interruptible, capsys):
+    """Python ignores exceptions there."""
+
+    def callback(phase, info):
+        gc.callbacks.remove(callback)
+        signal.raise_signal(signal.SIGINT)
+
+    def body():
+        gc.callbacks.append(callback)
+        gc.collect()
+        wait_for_interruption()
+
+    assert terminal.run_program(body) == 130
+    assert "ignored" not in capsys.readouterr().err

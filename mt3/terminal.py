@@ -16,12 +16,15 @@ import os
 import signal
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from mt3.errors import MT3Error, StreamError
 
+# Seconds from one line of progress to the next, where there is no terminal.
+_LOG_INTERVAL = 10.0
 FAILED = 1
 INTERRUPTED = 130  # As a shell has it: 128 and the number of SIGINT.
 
@@ -39,15 +42,12 @@ def printable(text: str) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
-def say(line: str, *, progress: Progress | None = None) -> None:
-    """Prints a message on standard error, above a progress bar if there is one.
+def say(line: str) -> None:
+    """Prints a message on standard error, above the progress bar if there is one.
 
     Raises:
       StreamError: the reader of standard error closed it.
     """
-    if progress is not None:
-        progress.say(line, always=True)
-        return
     with _saying():
         print(printable(line), file=sys.stderr, flush=True)
 
@@ -214,12 +214,15 @@ def _open_streams() -> None:
 class Progress:
     """Files and seconds of audio done, speed and time left, on standard error.
 
+    On a terminal a bar, above which everything else is printed that goes to
+    `sys.stderr`; elsewhere (a log file) a line now and then.
+
     Recordings are told of as they are opened. Those that are still to come are taken to
     be as long as the others, so a single one has its own length.
 
     Args:
       files: how many there are in all.
-      quiet: draw nothing.
+      quiet: tell nothing but what is said `always`.
     """
 
     def __init__(self, files: int, quiet: bool):
@@ -229,27 +232,32 @@ class Progress:
         self._open: dict[int, tuple[float, float | None]] = {}
         # How many lengths are known, and their sum.
         self._known, self._seconds = 0, 0.0
+        self._done = 0.0
         self._quiet = quiet
         self._bar: Any = None
+        self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> Progress:
-        if not self._quiet:
-            from tqdm import tqdm
+        self._start = self._told = time.monotonic()
+        if not self._quiet and sys.stderr.isatty():
+            from tqdm import contrib, tqdm
 
-            interactive = sys.stderr.isatty()
-            self._bar = tqdm(
+            bar = tqdm(
                 file=sys.stderr,
                 leave=False,
-                # A log file wants a line now and then, not ten a second.
-                mininterval=0.3 if interactive else 10.0,
-                dynamic_ncols=interactive,
+                desc=self._counts(),
+                bar_format="{desc}",
+                dynamic_ncols=True,
+                mininterval=0.3,
             )
-            self._add(0.0)
+            self._bar = self._closing.enter_context(bar)
+            above = contrib.DummyTqdmFile(sys.stderr)
+            self._closing.enter_context(contextlib.redirect_stderr(above))
         return self
 
     def __exit__(self, *unused) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._closing.close()
+        self._bar = None
 
     def begin(self, file: int, seconds: float | None) -> None:
         """Notes that a recording is opened, and what length its header promises."""
@@ -272,30 +280,39 @@ class Progress:
         self._add(0.0)
 
     def _add(self, seconds: float) -> None:
-        bar = self._bar
-        if bar is None:
-            return
-        done = bar.n + seconds
-        bar.total, bar.bar_format = None, "{desc}{n:.1f} s{postfix}"
-        if self._known:
-            # Headers may promise less than there is.
-            bar.total = max(done, self._seconds / self._known * self._files)
-            bar.bar_format = (
-                "{desc}{n:.1f}/{total:.1f} s |{bar}| left {remaining}{postfix}"
-            )
-        if self._files > 1:
-            bar.set_description_str(
-                f"{self._finished}/{self._files} files, ", refresh=False
-            )
-        else:
-            bar.set_description_str("audio: ", refresh=False)
-        if elapsed := bar.format_dict["elapsed"]:
-            bar.set_postfix_str(f"{done / elapsed:.2f} x real time", refresh=False)
-        bar.update(seconds)
+        self._done += seconds
+        now = time.monotonic()
+        if self._bar is not None:
+            self._draw(now - self._start)
+        elif not self._quiet and now - self._told >= _LOG_INTERVAL:
+            self._told = now
+            say(f"mt3: {self._counts()}, {self._speed(now - self._start)}")
+
+    def _draw(self, elapsed: float) -> None:
+        bar, total = self._bar, self._total()
+        bar.total = total
+        bar.bar_format = "{desc} |{bar}| left {remaining}, {postfix}"
+        if total is None:
+            bar.bar_format = "{desc}, {postfix}"
+        bar.set_description_str(self._counts(), refresh=False)
+        bar.set_postfix_str(self._speed(elapsed), refresh=False)
+        bar.update(self._done - bar.n)
+
+    def _total(self) -> float | None:
+        if not self._known:
+            return None
+        # Headers may promise less than there is.
+        return max(self._done, self._seconds / self._known * self._files)
+
+    def _counts(self) -> str:
+        files = f"{self._finished}/{self._files} files" if self._files > 1 else "audio"
+        total = self._total()
+        return f"{files}, {self._done:.1f}{'' if total is None else f'/{total:.1f}'} s"
+
+    def _speed(self, elapsed: float) -> str:
+        return f"{self._done / max(elapsed, 1e-3):.2f} x real time"
 
     def say(self, line: str, *, always: bool = False) -> None:
-        """Prints a line above the bar; without a bar only if `always`."""
-        if self._bar is not None:
-            self._bar.write(printable(line), file=sys.stderr)
-        elif always:
+        """Prints a message, unless only those that are `always` said are wanted."""
+        if always or not self._quiet:
             say(line)

@@ -13,7 +13,7 @@ import pretty_midi
 import pytest
 import soundfile
 
-from mt3 import cli, terminal
+from mt3 import cli
 from mt3 import transcribe as transcription_jobs
 from mt3.errors import ConfigError
 
@@ -220,16 +220,6 @@ def test_instruments():
         parse(" , ")
     with pytest.raises(ConfigError, match="200"):
         parse("200")
-
-
-def test_speed_is_told_in_real_time(capsys):
-    """Also below 1, where tqdm's own rate turns into seconds per second."""
-    with terminal.Progress(1, quiet=False) as progress:
-        progress.begin(0, 10.0)
-        progress._bar.start_t -= 20.0
-        progress.advance(0, 5.0)
-        assert "5.0/10.0 s" in str(progress._bar)
-        assert ", 0.25 x real time" in str(progress._bar)
 
 
 def test_score(tmp_path, capsys):

@@ -250,3 +250,66 @@ def test_an_interruption_in_a_callback_is_not_lost(interruptible, capsys):
 
     assert terminal.run_program(body) == 130
     assert "ignored" not in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    """Standard error as a terminal that shows what is printed."""
+
+    def isatty(self):
+        return True
+
+    def shown(self) -> list[str]:
+        """The lines as they stand on the screen."""
+        lines = []
+        for line in self.getvalue().replace("\x1b[A", "").split("\n"):
+            cells: list[str] = []
+            for part in line.split("\r"):
+                cells[: len(part)] = part
+            lines.append("".join(cells).rstrip())
+        return lines
+
+
+def test_messages_stand_above_the_bar(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    screen = sys.stderr
+    with terminal.Progress(2, quiet=False) as progress:
+        progress.begin(0, 10.0)
+        progress.advance(0, 5.0)
+        terminal.say("mt3: error: a.wav: bad")
+        assert screen.shown()[-1].startswith("0/2 files, 5.0/20.0 s |")
+        # What other libraries print, in pieces.
+        print("a", "warning", file=sys.stderr)
+        progress.finish(0)
+        progress.say("b.wav: 3 notes")
+    assert sys.stderr is screen
+    print("end", file=sys.stderr)
+    assert screen.shown() == [
+        "mt3: error: a.wav: bad",
+        "a warning",
+        "b.wav: 3 notes",
+        "end",
+        "",
+    ]
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch, capsys):
+    """With a speed in real time, also below 1."""
+    now = 100.0
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now)
+    with terminal.Progress(1, quiet=False) as progress:
+        progress.begin(0, 10.0)
+        progress.advance(0, 2.5)
+        now += 20.0
+        progress.advance(0, 5.0)
+        progress.advance(0, 7.5)
+        progress.say("a.wav: 3 notes")
+    assert capsys.readouterr().err == (
+        "mt3: audio, 5.0/10.0 s, 0.25 x real time\na.wav: 3 notes\n"
+    )
+    with terminal.Progress(1, quiet=True) as progress:
+        progress.begin(0, None)
+        now += 20.0
+        progress.advance(0, 5.0)
+        progress.say("a.wav: 3 notes")
+        progress.say("b.wav: bad", always=True)
+    assert capsys.readouterr().err == "b.wav: bad\n"

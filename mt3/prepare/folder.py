@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mt3 import datasets
+from mt3 import datasets, files
 from mt3.audio import formats
 from mt3.errors import ConfigError, DataError
 from mt3.midi.reader import MIDI_SUFFIXES
@@ -180,7 +180,8 @@ def _pairs(folder: Path) -> tuple[list[Item], list[Problem]]:
     """Finds recordings with their MIDI files."""
     recordings, problems = _by_name(folder, formats.SUFFIXES)
     midis, more = _by_name(folder, MIDI_SUFFIXES)
-    problems += more
+    # A folder that can't be entered is met in both searches.
+    problems += [problem for problem in more if problem not in problems]
     pairs = {
         name: (recordings[name], midis[name])
         for name in recordings.keys() & midis.keys()
@@ -210,16 +211,14 @@ def _by_name(
     folder: Path, extensions: Collection[str]
 ) -> tuple[Mapping[str, Path], list[Problem]]:
     """Returns files by their path without ending, and those that share one."""
-    files: dict[str, Path] = {}
-    problems = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(p.startswith(".") for p in path.relative_to(folder).parts)
-        if hidden or path.suffix.lower() not in extensions or not path.is_file():
-            continue
+    found = files.search(folder, extensions)
+    problems = [Problem(str(folder), reason) for reason in found.problems]
+    by_name: dict[str, Path] = {}
+    for path in map(Path, found.files):
         name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in files:
-            reason = f"{path}: same name as {files[name].name}; expected one file"
+        if name in by_name:
+            reason = f"{path}: same name as {by_name[name].name}; expected one file"
             problems.append(Problem(name, reason))
         else:
-            files[name] = path
-    return files, problems
+            by_name[name] = path
+    return by_name, problems

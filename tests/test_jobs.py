@@ -68,6 +68,16 @@ def test_a_folder_is_searched_for_all_formats_and_nothing_hidden(tmp_path):
     assert not found.problems
 
 
+def test_the_page_lists_what_is_searched_for(repository):
+    page = (repository / "docs" / "input.md").read_text(encoding="utf-8")
+    for each in formats.FORMATS:
+        reader = "ffmpeg" if each.needs_ffmpeg else "libsndfile"
+        assert f"\n| {each.name} | {' '.join(each.suffixes)} | {reader} |\n" in page
+    assert page.count("| ffmpeg |") + page.count("| libsndfile |") == len(
+        formats.FORMATS
+    )
+
+
 def test_linked_folders_are_entered_once(tmp_path):
     touch(tmp_path, "in/b/x.wav", "elsewhere/y.wav")
     (tmp_path / "in" / "a").symlink_to(tmp_path / "elsewhere")

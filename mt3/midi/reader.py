@@ -29,6 +29,7 @@ from typing import Literal
 
 import numpy as np
 
+from mt3 import files
 from mt3.errors import DataError, MidiError
 from mt3.midi import events, note_arrays
 from mt3.midi.events import OFF, ON, PEDAL, PROGRAM, TEMPO, Event
@@ -123,21 +124,30 @@ def read_song(
     return song
 
 
-def find_midi(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
+def find_midi(
+    folders: Iterable[str | os.PathLike[str]],
+    *,
+    log: Callable[[str], None] | None = None,
+) -> list[Path]:
     """Returns the MIDI files in folders (searched to any depth) or named outright.
+
+    Args:
+      folders: folders and files.
+      log: called with a line about each folder that cannot be entered.
 
     Raises:
       DataError: a folder does not exist, or none holds a MIDI file.
     """
-    found = set()
+    found: set[Path] = set()
     folders = [Path(folder) for folder in folders]
     for folder in folders:
-        if folder.is_file():
+        if os.path.isdir(folder):
+            searched = files.search(folder, MIDI_SUFFIXES)
+            found.update(map(Path, searched.files))
+            for problem in searched.problems if log is not None else ():
+                log(problem)
+        elif os.path.exists(folder):
             found.add(folder)
-        elif folder.is_dir():
-            found.update(
-                p for p in folder.rglob("*") if p.suffix.lower() in MIDI_SUFFIXES
-            )
         else:
             raise DataError(f"{folder}: there is no such MIDI file or folder.")
     if not found:

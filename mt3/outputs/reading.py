@@ -44,7 +44,7 @@ def read_notes(path: str | os.PathLike[str]) -> list[Note]:
         if path.suffix.lower() == ".json":
             rows = _json_rows(json.loads(text))
         elif path.suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             rows = list(csv.DictReader(io.StringIO(text), strict=True))
     except (ValueError, RecursionError, csv.Error) as error:

@@ -30,7 +30,11 @@ from mt3.prepare.items import (
     Settings,
 )
 from mt3.synthesis import random_notes, recipes
-from mt3.synthesis.soundfont import default_soundfont, open_soundfont
+from mt3.synthesis.soundfont import (
+    check_length,
+    default_soundfont,
+    open_soundfont,
+)
 
 DEFAULT_SECONDS = 30.0
 
@@ -93,6 +97,7 @@ class Synthetic(Archive):
                 f"prepare synthetic: songs of {seconds:g} s; expected more than 0"
             )
         rate = settings.sample_rate or DEFAULT_SAMPLE_RATE
+        check_length(seconds or 0.0, rate, "prepare synthetic")
         settings = dataclasses.replace(settings, sample_rate=rate)
         fonts = tuple(Path(font) for font in soundfonts) or (Path(default_soundfont()),)
         for font in fonts:
@@ -139,9 +144,9 @@ class Synthetic(Archive):
         else:
             notes = random_notes.random_notes(rng, seconds=self.seconds)
         sounds = recipes.draw_sounds(rng, notes, font)
-        notes, samples = font.render_song(notes, sounds)
+        source = item.files[0] if item.files else item.id
+        notes, samples = font.render_song(notes, sounds, name=str(source))
         if not len(notes):
-            source = item.files[0] if item.files else item.id
             raise DataError(f"{source}: no notes that {font_path.name} has a sound for")
         sequence = sequences.from_notes(note_arrays.to_notes(notes), name=item.id)
         rate = self.settings.sample_rate

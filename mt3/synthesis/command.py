@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mt3.errors import ConfigError, MT3Error
+from mt3.errors import ConfigError, MT3Error, check_number
 from mt3.midi import note_arrays, reader
 from mt3.note_sequences import Note
-from mt3.synthesis import corpus, orchestration, random_notes, recipes
+from mt3.synthesis import corpus, orchestration, random_notes, recipes, soundfont
 from mt3.synthesis.soundfont import SoundFont, open_soundfont
 
 
@@ -74,18 +75,23 @@ def synthesize(
       What was written. Files that fail are listed and do not stop the others.
 
     Raises:
-      ConfigError: if there is nothing to render, or exact soundfonts without `hours`.
+      ConfigError: if there is nothing to render, exact soundfonts without `hours`, or a
+        number that makes no sense.
       DataError: if inputs or soundfonts are missing, or no synthesizer is installed.
       OutputError: if the folder cannot be written to.
     """
     say = log or (lambda line: None)
     failures: list[str] = []
+
+    def failed(line: str) -> None:
+        failures.append(line)
+        say(line if hours is not None else f"failed: {line}")
+
+    check_number("random", random, 0, whole=True)
+    check_number("sample rate", sample_rate, 8000, 192_000, whole=True)
+    check_number("seconds", seconds, 0.1, soundfont.MOST_SAMPLES / sample_rate)
     if hours is not None:
-
-        def left_out(line: str) -> None:
-            failures.append(line)
-            say(line)
-
+        check_number("hours", hours, 0)
         folder = corpus.build_corpus(
             output,
             hours=hours,
@@ -97,7 +103,7 @@ def synthesize(
             sample_rate=sample_rate,
             workers=workers,
             progress=lambda done, total: say(f"{done} of {total} shards"),
-            log=left_out,
+            log=failed,
         )
         return Synthesized((folder,), failures=tuple(failures))
     if not inputs and random < 1:
@@ -109,7 +115,7 @@ def synthesize(
         raise ConfigError("Exact soundfonts are for a corpus: say how many hours.")
     output = Path(output)
     fonts = [open_soundfont(path, sample_rate) for path in list(soundfonts) or [None]]
-    files = reader.find_midi(inputs) if inputs else []
+    files = reader.find_midi(inputs, log=failed) if inputs else []
     targets = _output_paths(files, inputs, output)
     jobs: list[tuple[Path, Path | None]] = list(zip(targets, files, strict=True))
     jobs += [(output / f"random_{n:05d}.wav", None) for n in range(random)]
@@ -121,10 +127,12 @@ def synthesize(
         rng = np.random.default_rng([seed, place])
         font = fonts[place % len(fonts)]
         try:
-            _render_file(rng, path, target, font, seconds, reorchestrate)
+            _render_file(rng, path, target, font, seconds, reorchestrate, say)
         except MT3Error as error:
-            failures.append(str(error))
-            say(f"failed: {error}")
+            failed(str(error))
+            continue
+        except (MemoryError, RecursionError) as error:
+            failed(f"{path or target}: cannot be rendered: {type(error).__name__}")
             continue
         written.append(target)
         say(f"{target}")
@@ -146,7 +154,7 @@ def _output_paths(
                 f"{path}: would be overwritten with the notes of {target.name}. Name "
                 "another output folder."
             )
-    repeated = {t for t in targets if targets.count(t) > 1}
+    repeated = [t for t, count in Counter(targets).items() if count > 1]
     if repeated:
         raise ConfigError(
             f"Several inputs would be written to {min(repeated)}: render their folders "
@@ -162,11 +170,12 @@ def _render_file(
     font: SoundFont,
     seconds: float,
     reorchestrate: bool,
+    log: Callable[[str], None],
 ) -> None:
     if path is None:
         notes = random_notes.random_notes(rng, seconds=seconds)
     else:
-        notes = reader.read_song(path).notes
+        notes = reader.read_song(path, log=log).notes
     sounds = {}
     if reorchestrate and path is not None:
         notes = orchestration.change_tempo(notes, float(rng.uniform(0.8, 1.25)))
@@ -176,7 +185,7 @@ def _render_file(
         notes = orchestration.let_ring_out(notes)
     if reorchestrate or path is None:
         sounds = recipes.draw_sounds(rng, notes, font)
-    notes, samples = font.render_song(notes, sounds)
+    notes, samples = font.render_song(notes, sounds, name=str(path or target))
     write_pair(target, samples, note_arrays.to_notes(notes), font.sample_rate)
 
 

@@ -97,25 +97,36 @@ def load_library(
     Raises:
       DataError: if no file can be read.
     """
-    paths = find_midi(folders)
+    problems: list[str] = []
+    paths = find_midi(folders, log=problems.append)
     stamp = hashlib.sha256(
-        json.dumps([(str(p), p.stat().st_size) for p in paths]).encode()
+        json.dumps([(str(p), _size(p)) for p in paths]).encode()
     ).hexdigest()
     if cache is not None and Path(cache).is_file():
         with np.load(cache) as stored:
             if str(stored["stamp"]) == stamp:
                 return Library(_unpack(stored)), stored["problems"].tolist()
-    songs, problems = [], []
+    songs = []
     for path in paths:
         try:
             songs.append(read_song(path))
         except MidiError as error:
             problems.append(str(error))
+        except MemoryError:
+            problems.append(f"{path}: not enough memory for it")
     if not songs:
         raise DataError(f"None of {len(paths)} MIDI files can be read: {problems[0]}")
     if cache is not None:
         _store(Path(cache), songs, stamp, problems)
     return Library(songs), problems
+
+
+def _size(path: Path) -> int:
+    """Returns a file's size, or -1 for what only opening will tell about."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _unpack(stored: np.lib.npyio.NpzFile) -> list[Song]:

@@ -13,14 +13,18 @@ Two things make the audio fit its labels better than a plain rendering:
 2. **Little aliasing.** Soundfont samples are recorded at 44.1 kHz and interpolated
    linearly, so rendering at 16 kHz folds everything above 8 kHz back into the
    spectrum. Audio is rendered at twice the rate and then decimated.
+
+Audio is rendered in blocks of a minute: beyond the samples that are returned, memory
+does not grow with the length.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import heapq
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +38,8 @@ from mt3.synthesis.synthesizers import DRUM_BANK, open_synthesizer
 # Of whole songs: audio after the last note's end, and the peak.
 TAIL_SECONDS = 1.0
 PEAK = 0.9
+# 4 GiB in memory: 18 hours at 16 kHz, 6 at 44.1 kHz. A WAV file holds twice as many.
+MOST_SAMPLES = 2**30
 # A drum hit rings at least this long, whatever length its MIDI note has.
 DRUM_SECONDS = 0.4
 # Slow attacks (strings, flutes) start softly on purpose: their label stays at the
@@ -44,11 +50,14 @@ MIN_NOTE_SECONDS = 0.01
 VIBRATO_STEP_SECONDS = 0.01
 # Rendering happens at this multiple of the sample rate.
 _OVERSAMPLE = 2
+_BLOCK_SECONDS = 60
 # Programs and drum keys with which a soundfont's loudness is measured.
 _LEVEL_PROGRAMS = (0, 4, 11, 16, 24, 27, 40, 48, 56, 61, 65, 71, 73, 80)
 _DRUM_KEYS = (36, 38, 39, 45, 49, 54, 61, 75)
 # Kinds of events; events at the same sample are handled in this order.
 _OFF, _BEND, _ON = range(3)
+# (sample, kind, channel, pitch or cents, velocity)
+_Event = tuple[int, int, int, float, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +248,7 @@ class SoundFont:
         start_time: float = 0.0,
         pre_roll: float = 2.0,
         sounds: Mapping[tuple[int, bool], Sound] | None = None,
+        name: str = "rendering",
     ) -> np.ndarray:
         """Renders notes to mono audio.
 
@@ -250,16 +260,17 @@ class SoundFont:
           pre_roll: notes held from before `start_time` are started at most this many
             seconds before it.
           sounds: how each (program, is_drum) part is played; `Sound()` if missing.
+          name: what is rendered, for messages.
 
         Returns:
           float32 [round(seconds * sample_rate)]. The level is the soundfont's own: loud
           chords may exceed 1.
 
         Raises:
-          DataError: if the soundfont has no preset for a part.
+          DataError: if the soundfont has no preset for a part, or the audio would have
+            more than `MOST_SAMPLES`.
         """
-        from scipy import signal
-
+        check_length(seconds, self.sample_rate, name)
         array = note_arrays.to_array(notes)
         presets = {
             part: self.preset(*part, (sounds or {}).get(part, Sound()))
@@ -273,40 +284,48 @@ class SoundFont:
         # Whole output samples, so that decimation keeps the window's grid.
         lead += -lead % _OVERSAMPLE
         length = int(round(seconds * self.sample_rate)) * _OVERSAMPLE
-        events = self._events(
+        notes_events = self._events(
             array, presets, start_time - lead / self._rate, lead + length
         )
+        events = [sorted(notes_events)]
         # Latencies have been measured by now, which resets the synthesizer.
         self._synth.reset()
         for channel, (part, (bank, preset)) in enumerate(presets.items()):
             sound = (sounds or {}).get(part, Sound())
             self._synth.start_channel(channel, bank, preset, sound.gain, sound.cents)
             if sound.vibrato_cents and not part[1]:
-                events += self._vibrato(channel, sound, lead + length)
-        events.sort()
-        audio = self._play(events, lead + length)
-        decimated = signal.resample_poly(audio, 1, _OVERSAMPLE, window=_low_pass())
-        return decimated.astype(np.float32, copy=False)[lead // _OVERSAMPLE :]
+                events.append(self._vibrato(channel, sound, lead + length))
+        blocks = self._play(heapq.merge(*events), lead + length)
+        return _decimate(blocks, lead + length)[lead // _OVERSAMPLE :]
 
     def render_song(
-        self, notes: np.ndarray, sounds: Mapping[tuple[int, bool], Sound] | None = None
+        self,
+        notes: np.ndarray,
+        sounds: Mapping[tuple[int, bool], Sound] | None = None,
+        *,
+        name: str = "rendering",
     ) -> tuple[np.ndarray, np.ndarray]:
         """Renders a whole song, with a peak of `PEAK`.
 
         Args:
           notes: a note array; notes of one program and pitch may overlap.
           sounds: as for `render`.
+          name: as for `render`.
 
         Returns:
           The notes that sound, without overlaps, and float32 [samples] until
           `TAIL_SECONDS` after the last one's end.
+
+        Raises:
+          DataError: as `render`.
         """
         notes = note_arrays.resolve_overlaps(notes)
         notes = notes[self.audible(notes, sounds)]
         length = float(notes["end_time"].max(initial=0.0)) + TAIL_SECONDS
-        samples = self.render(notes, seconds=length, sounds=sounds)
-        peak = float(np.abs(samples).max(initial=0.0))
-        return notes, samples * np.float32(PEAK / peak if peak > 0 else 1.0)
+        samples = self.render(notes, seconds=length, sounds=sounds, name=name)
+        peak = max(samples.max(initial=0.0), -samples.min(initial=0.0))
+        samples *= np.float32(PEAK / float(peak) if peak > 0 else 1.0)
+        return notes, samples
 
     def _events(
         self,
@@ -314,8 +333,8 @@ class SoundFont:
         presets: Mapping[tuple[int, bool], tuple[int, int]],
         zero: float,
         length: int,
-    ) -> list[tuple[int, int, int, float, int]]:
-        """Returns (sample, kind, channel, pitch, velocity) for each on and off."""
+    ) -> list[_Event]:
+        """Returns an event for each on and off."""
         channels = {part: channel for channel, part in enumerate(presets)}
         events = []
         shortest = int(MIN_NOTE_SECONDS * self._rate)
@@ -332,38 +351,75 @@ class SoundFont:
             events.append((off, _OFF, channels[part], pitch, 0))
         return events
 
-    def _vibrato(
-        self, channel: int, sound: Sound, length: int
-    ) -> list[tuple[int, int, int, float, int]]:
-        """Returns a channel's pitch bends, as (sample, kind, channel, cents, 0)."""
+    def _vibrato(self, channel: int, sound: Sound, length: int) -> Iterator[_Event]:
+        """Yields a channel's pitch bends."""
         samples = np.arange(0, length, int(VIBRATO_STEP_SECONDS * self._rate))
         turns = samples / self._rate * sound.vibrato_hz
         cents = sound.vibrato_cents * np.sin(2 * np.pi * turns)
-        return [
-            (sample, _BEND, channel, bend, 0)
-            for sample, bend in zip(samples.tolist(), cents.tolist(), strict=True)
-        ]
+        for sample, bend in zip(samples, cents, strict=True):
+            yield int(sample), _BEND, channel, float(bend), 0
 
-    def _play(
-        self, events: list[tuple[int, int, int, float, int]], length: int
-    ) -> np.ndarray:
-        audio = np.zeros(length, np.float32)
-        position = 0
-        for sample, kind, channel, value, velocity in events:
-            if sample >= length:
-                break
-            if sample > position:
-                self._synth.render_into(audio[position:sample])
-                position = sample
-            if kind == _ON:
-                self._synth.note_on(channel, value, velocity)
-            elif kind == _OFF:
-                self._synth.note_off(channel, value)
-            else:
-                self._synth.bend(channel, value)
-        if position < length:
-            self._synth.render_into(audio[position:])
-        return audio
+    def _play(self, events: Iterable[_Event], length: int) -> Iterator[np.ndarray]:
+        """Yields float32 [samples] of `_BLOCK_SECONDS` each, the last one shorter."""
+        size = _BLOCK_SECONDS * self._rate
+        events = iter(events)
+        following = next(events, None)
+        for start in range(0, length, size):
+            block = np.zeros(min(size, length - start), np.float32)
+            position, end = start, start + len(block)
+            while following is not None and following[0] < end:
+                sample, kind, channel, value, velocity = following
+                if sample > position:
+                    self._synth.render_into(block[position - start : sample - start])
+                    position = sample
+                if kind == _ON:
+                    self._synth.note_on(channel, value, velocity)
+                elif kind == _OFF:
+                    self._synth.note_off(channel, value)
+                else:
+                    self._synth.bend(channel, value)
+                following = next(events, None)
+            if position < end:
+                self._synth.render_into(block[position - start :])
+            yield block
+
+
+def check_length(seconds: float, sample_rate: int, name: str) -> None:
+    """Refuses audio that is too long to be rendered, before memory is taken.
+
+    Args:
+      seconds: its length.
+      sample_rate: Hz.
+      name: what would be rendered, for the message.
+
+    Raises:
+      DataError: it would have more than `MOST_SAMPLES`.
+    """
+    if not seconds * sample_rate <= MOST_SAMPLES:
+        raise DataError(
+            f"{name}: {seconds / 3600:,.1f} hours of audio at {sample_rate} Hz; "
+            f"expected at most {MOST_SAMPLES / sample_rate / 3600:.1f}"
+        )
+
+
+def _decimate(blocks: Iterable[np.ndarray], length: int) -> np.ndarray:
+    """Returns every `_OVERSAMPLE`-th of `length` samples, after a low-pass."""
+    from scipy import signal
+
+    # Samples to either side that a sample depends on, and whole output samples.
+    margin = len(_low_pass()) - 1
+    result = np.zeros(length // _OVERSAMPLE, np.float32)
+    audio, start, done = np.zeros(0, np.float32), 0, 0
+    for block in blocks:
+        audio = np.concatenate([audio, block])
+        end = start + len(audio)
+        ready = end if end == length else max(done, end - margin)
+        piece = signal.resample_poly(audio, 1, _OVERSAMPLE, window=_low_pass())
+        first, last = ((place - start) // _OVERSAMPLE for place in (done, ready))
+        result[done // _OVERSAMPLE : ready // _OVERSAMPLE] = piece[first:last]
+        done = ready
+        audio, start = audio[max(0, done - margin - start) :], max(start, done - margin)
+    return result
 
 
 def open_soundfont(

@@ -133,13 +133,17 @@ def test_damaged_files_are_named_with_the_reason(tmp_path, data, reason):
             reading(path)
 
 
-def test_ticks_may_be_parts_of_film_frames(read):
+def test_ticks_may_be_parts_of_film_frames(read, tmp_path):
     # 25 frames a second, 40 ticks each; no tempo changes that.
     notes = b"\0\x90\x3c\x40\0\xff\x51\3\1\0\0\x83\x74\x3c\0"
     assert read(file_of(notes, division=0xE728))[0] == [Note(0.0, 0.5, 60, 64)]
+    (tmp_path / "plain.mid").write_bytes(events.plain_bytes(tmp_path / "a.mid"))
+    assert read_midi(tmp_path / "plain.mid") == [Note(0.0, 0.5, 60, 64)]
     # 29 stands for 29.97 frames a second; one tick each.
     (note,), _ = read(file_of(b"\0\x90\x3c\x40\x1e\x3c\0", division=0xE301))
     assert note.end_time == pytest.approx(1.001)
+    (tmp_path / "plain.mid").write_bytes(events.plain_bytes(tmp_path / "a.mid"))
+    assert read_midi(tmp_path / "plain.mid")[0].end_time == pytest.approx(1.001)
 
 
 def test_bytes_above_127_count_as_127(read):

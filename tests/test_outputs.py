@@ -341,6 +341,15 @@ def test_recording_beside_the_notes(rng):
         data_of(make(), "wav", sample_rate=100)
 
 
+def test_sound_longer_than_a_wav_file_holds_is_refused():
+    day = make([Note(0, 86400 * 365, 60)])
+    with pytest.raises(OutputError, match=r"8,760.0 hours of notes; .* holds 27.1"):
+        data_of(day, "wav")
+    # In stereo, half of it.
+    with pytest.raises(OutputError, match="a WAV file of 8000 Hz holds 37.3"):
+        data_of(day, "wav", sample_rate=8000, original_audio="song.wav")
+
+
 def test_importing_outputs_is_cheap():
     code = (
         "import sys, mt3.outputs; "

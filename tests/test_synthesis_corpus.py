@@ -15,7 +15,8 @@ from mt3.synthesis import corpus, recipes
 from mt3.synthesis.augmentation import NO_AUGMENTATION
 from mt3.synthesis.command import synthesize
 from mt3.synthesis.sampler import ClipSampler
-from tests.support.midi_files import make_library
+from mt3.synthesis.soundfont import SoundFont
+from tests.support.midi_files import make_library, off, on, tempo, write_midi
 from tests.support.soundfonts import tiny_font
 
 OPTIONS = {"seed": 5, "clip_seconds": 3.0, "clips_per_shard": 8}
@@ -249,6 +250,61 @@ def test_the_command_writes_pairs_and_skips_what_is_there(midi, tmp_path):
     again = synthesize([midi], output=tmp_path, random=1, seconds=1.0)
     assert not again.written
     assert len(again.skipped) == 5
+
+
+def test_a_song_that_fails_costs_itself_alone(midi, tmp_path, monkeypatch):
+    odd = tmp_path / "odd"
+    write_midi(odd / "a.mid", [on(0, 60), off(10, 60)])
+    write_midi(
+        odd / "hostile.mid",
+        [tempo(0, 0xFFFFFF), on(0x0FFFFFFF, 60), off(24, 60)],
+        ticks_per_beat=24,
+    )
+    write_midi(odd / "long.mid", [on(0, 60), off(10, 60), on(960 * 3700 * 20, 60)])
+    write_midi(odd / "memory.mid", [on(0, 61), off(10, 61)])
+    data = bytearray((odd / "a.mid").read_bytes())
+    data[11] += 1  # A track more than there are.
+    (odd / "a.mid").write_bytes(data)
+    (odd / "._a.mid").write_bytes(b"resource fork")
+    render = SoundFont.render
+
+    def failing(self, notes, **options):
+        if 61 in notes["pitch"]:
+            raise MemoryError
+        return render(self, notes, **options)
+
+    monkeypatch.setattr(SoundFont, "render", failing)
+    lines = []
+    result = synthesize([odd], output=tmp_path / "out", log=lines.append)
+    assert [path.name for path in result.written] == ["a.wav"]
+    wanted = (
+        "hostile.mid: the last note ends after 52,125 hours; expected at most 24",
+        "long.mid: 20.6 hours of audio at 16000 Hz; expected at most 18.6",
+        "memory.mid: cannot be rendered: MemoryError",
+    )
+    for failure, message in zip(result.failures, wanted, strict=True):
+        assert message in failure
+        assert f"failed: {failure}" in lines
+    assert f"{odd / 'a.mid'}: only 1 of 2 tracks are there" in lines
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("seconds", float("nan")),
+        ("seconds", 1e9),
+        ("seconds", 0.0),
+        ("hours", float("nan")),
+        ("hours", -1.0),
+        ("random", -1),
+        ("sample_rate", 0),
+    ],
+)
+def test_numbers_without_sense_are_refused(tmp_path, setting, value):
+    name = setting.replace("_", " ")
+    with pytest.raises(ConfigError, match=f"{name} is {value!r}; expected"):
+        synthesize(output=tmp_path, **{"random": 1, setting: value})
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_re_orchestrates_by_seed(midi, tmp_path):

@@ -14,6 +14,33 @@ from mt3.synthesis.soundfont import Sound
 RATE = 16000
 
 
+def test_decimating_by_blocks_changes_nothing(rng):
+    audio = rng.normal(size=20_000).astype(np.float32)
+    whole = soundfont._decimate([audio], len(audio))
+    assert len(whole) == 10_000
+    for size in (2, 64, 3000):
+        pieces = [audio[n : n + size] for n in range(0, len(audio), size)]
+        np.testing.assert_array_equal(soundfont._decimate(pieces, len(audio)), whole)
+
+
+def test_long_audio_is_rendered_by_blocks(font, monkeypatch):
+    notes = [Note(0.3 * n, 0.3 * n + 0.7, 60 + n) for n in range(12)]
+    sounds = {(0, False): Sound(vibrato_cents=30.0)}
+    whole = font.render(notes, seconds=4.5, sounds=sounds)
+    monkeypatch.setattr(soundfont, "_BLOCK_SECONDS", 1)
+    blocks = font.render(notes, seconds=4.5, sounds=sounds)
+    # The synthesizer's envelopes move in steps that begin anew with each block.
+    np.testing.assert_allclose(blocks, whole, atol=0.01 * np.abs(whole).max())
+
+
+def test_audio_that_is_too_long_is_refused_before_it_is_taken(font):
+    year = [Note(0, 1, 60), Note(365 * 86400, 365 * 86400 + 1, 60)]
+    with pytest.raises(DataError, match=r"a\.mid: 8,760\.0 hours .* at most 18\.6"):
+        font.render_song(note_arrays.to_array(year), name="a.mid")
+    with pytest.raises(DataError, match="rendering: inf hours"):
+        font.render(year, seconds=float("inf"))
+
+
 @pytest.fixture(scope="module")
 def font():
     return soundfont.open_soundfont(soundfont.default_soundfont())

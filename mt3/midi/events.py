@@ -33,6 +33,7 @@ from mt3.errors import MidiError
 MOST_BYTES = 32 << 20
 MOST_EVENTS = 2_000_000
 
+DEFAULT_TEMPO = 500_000  # microseconds per quarter note
 # Kinds of events, which are (tick, kind, track, channel, a, b).
 TEMPO, OFF, PROGRAM, PEDAL, ON = range(5)
 Event = tuple[int, int, int, int, int, int]
@@ -89,7 +90,8 @@ def read_events(
     Returns:
       Ticks per beat, and all tracks' events in time order: (tick, kind, track,
       channel, a, b), where a and b are microseconds per beat and 0 (`TEMPO`), pitch
-      and velocity (`ON`, `OFF`), program and 0, whether the pedal is down and 0.
+      and velocity (`ON`, `OFF`), program and 0, whether the pedal is down and 0. Beats
+      last `DEFAULT_TEMPO` until the first `TEMPO`.
 
     Raises:
       MidiError: the file cannot be read, is damaged, or has more than `MOST_EVENTS`;
@@ -106,7 +108,8 @@ def plain_bytes(path: str | os.PathLike[str]) -> bytes:
     """Returns a MIDI file that a strict reader can read.
 
     It has the tempo changes and channel messages (notes, controls, programs, bends) of
-    the file, and none of what is passed over.
+    the file, and none of what is passed over. Parts of film frames become parts of a
+    beat that is a second long.
 
     Raises:
       MidiError: as `read_events`.
@@ -114,13 +117,17 @@ def plain_bytes(path: str | os.PathLike[str]) -> bytes:
     data = read_bytes(path)
     tracks = []
     try:
-        _ticks_per_beat(data)
+        division, fixed_tempo = _clock(data)
         for number, (chunk, whole) in enumerate(_tracks(data)):
             track, last = bytearray(), 0
+            if fixed_tempo and not number:
+                track += b"\0" + _tempo_change(fixed_tempo)
             for tick, status, a, b in _messages(chunk, number, whole, Counter()):
+                if status == _TEMPO_STATUS and fixed_tempo:
+                    continue
                 track += _variable(tick - last)
                 if status == _TEMPO_STATUS:
-                    track += b"\xff\x51\3" + a.to_bytes(3, "big")
+                    track += _tempo_change(a)
                 else:
                     track += bytes((status, a, b)[: 3 - (status & 0xF0 in _ONE_BYTE)])
                 last = tick
@@ -129,33 +136,33 @@ def plain_bytes(path: str | os.PathLike[str]) -> bytes:
     except ValueError as error:
         raise MidiError(f"{path}: damaged MIDI file: {error}") from error
     # The number of tracks decides over types 0 and 1.
-    head = (6, 4), (min(1, len(tracks) - 1), 2), (len(tracks), 2)
+    head = (6, 4), (min(1, len(tracks) - 1), 2), (len(tracks), 2), (division, 2)
     fields = [number.to_bytes(size, "big") for number, size in head]
-    return b"".join([b"MThd", *fields, data[12:14], *tracks])
+    return b"".join([b"MThd", *fields, *tracks])
 
 
-def _ticks_per_beat(data: bytes) -> float:
+def _tempo_change(tempo: int) -> bytes:
+    return b"\xff\x51\3" + tempo.to_bytes(3, "big")
+
+
+def _clock(data: bytes) -> tuple[int, int | None]:
+    """Returns ticks per beat, and the beat's microseconds where no tempo counts."""
     if len(data) < 14:
         raise ValueError("its header is cut short")
-    division = int.from_bytes(data[12:14], "big")
-    ticks: float = division
-    if _counts_film_frames(data):
-        # Frames per second (29 means 29.97) and ticks per frame. At 120 beats a minute
-        # a beat is half a second, so this many ticks make one beat.
-        frames = 256 - (division >> 8)
-        ticks = (30_000 / 1001 if frames == 29 else frames) * (division & 0xFF) / 2
-    if not ticks:
+    division, fixed_tempo = int.from_bytes(data[12:14], "big"), None
+    if data[12] >= 0x80:
+        # Frames per second, of which 29 means 29.97, and ticks per frame.
+        frames, fixed_tempo = 256 - data[12], 1_000_000
+        if frames == 29:
+            frames, fixed_tempo = 30, 1_001_000
+        division = frames * data[13]
+    if not division:
         raise ValueError("its header gives no ticks per beat")
-    return ticks
-
-
-def _counts_film_frames(data: bytes) -> bool:
-    return data[12] >= 0x80
+    return division, fixed_tempo
 
 
 def _parse(data: bytes, problems: Counter[str]) -> tuple[float, list[Event]]:
-    ticks_per_beat = _ticks_per_beat(data)
-    has_tempo = not _counts_film_frames(data)
+    division, fixed_tempo = _clock(data)
     events: list[Event] = []
     tracks = _tracks(data)
     for track, (chunk, whole) in enumerate(tracks):
@@ -169,7 +176,7 @@ def _parse(data: bytes, problems: Counter[str]) -> tuple[float, list[Event]]:
                 events.append((tick, PROGRAM, track, channel, a, 0))
             elif kind == 0xB0 and a == _PEDAL_CONTROL:
                 events.append((tick, PEDAL, track, channel, b >= _PEDAL_DOWN, 0))
-            elif status == _TEMPO_STATUS and has_tempo:
+            elif status == _TEMPO_STATUS and not fixed_tempo:
                 events.append((tick, TEMPO, track, 0, a, 0))
             if len(events) > MOST_EVENTS:
                 raise ValueError(
@@ -181,7 +188,9 @@ def _parse(data: bytes, problems: Counter[str]) -> tuple[float, list[Event]]:
     # Within a tick the file's own order stands (a note may begin and end in it, and
     # an old note may end before or after the new one begins); only tempo goes first.
     events.sort(key=lambda event: (event[0], event[1] != TEMPO))
-    return ticks_per_beat, events
+    if fixed_tempo:
+        return division * DEFAULT_TEMPO / fixed_tempo, events
+    return division, events
 
 
 def _tracks(data: bytes) -> list[tuple[bytes, bool]]:

@@ -32,12 +32,11 @@ import numpy as np
 from mt3 import files
 from mt3.errors import DataError, MidiError
 from mt3.midi import events, note_arrays
-from mt3.midi.events import OFF, ON, PEDAL, PROGRAM, TEMPO, Event
+from mt3.midi.events import DEFAULT_TEMPO, OFF, ON, PEDAL, PROGRAM, TEMPO, Event
 from mt3.midi.general_midi import DRUM_CHANNEL
 from mt3.note_sequences import Note
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi", ".smf")
-DEFAULT_TEMPO = 500_000  # microseconds per quarter note
 # A note whose off has the same time as its on was meant to be heard briefly.
 SHORTEST_SECONDS = 0.02
 # Nobody holds a note this long: the note-off is missing.

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 BLOCK_SECONDS = 10.0
 # Added after the end, for tones to decay.
 TAIL_SECONDS = 0.5
+# Its sizes have 32 bits; some are for its header.
+_MOST_WAV_BYTES = 2**32 - 2**16
 _GAIN = 0.18
 _TABLE_SIZE = 4096
 _ATTENUATION_OF_NOTES = 60.0  # semitones over which loudness evens out
@@ -85,7 +87,7 @@ def write_wav(
       original: the recording; then the file is stereo, recording left, notes right.
 
     Raises:
-      OutputError: a sample rate below 8000 Hz.
+      OutputError: a sample rate below 8000 Hz, or more than a WAV file holds.
       AudioError: the recording cannot be read.
     """
     import soundfile
@@ -96,6 +98,12 @@ def write_wav(
         )
     blocks: Iterator[np.ndarray] = render(result, sample_rate)
     channels = 1
+    longest = _MOST_WAV_BYTES / 2 / (2 if original is not None else 1) / sample_rate
+    if result.end_time + TAIL_SECONDS > longest:
+        raise errors.OutputError(
+            f"{result.source or 'WAV output'}: {result.end_time / 3600:,.1f} hours of "
+            f"notes; a WAV file of {sample_rate} Hz holds {longest / 3600:.1f}"
+        )
     if original is not None:
         blocks, channels = _beside(_open(original), blocks, sample_rate), 2
     with soundfile.SoundFile(

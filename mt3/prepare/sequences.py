@@ -16,7 +16,7 @@ from note_seq.protobuf import music_pb2
 
 from mt3 import note_sequences
 from mt3.errors import MidiError
-from mt3.midi import reader
+from mt3.midi import events, reader
 from mt3.note_sequences import Note
 
 NoteSequence = music_pb2.NoteSequence
@@ -32,24 +32,36 @@ def read_midi(
       allow_empty: whether a file without notes will do.
 
     Returns:
-      A NoteSequence.
+      A NoteSequence. Of a file that breaks the standard it has what sounds and the
+      tempo, see `events`.
 
     Raises:
       MidiError: not readable, damaged, with numbers outside of MIDI's ranges, or
         without notes.
     """
-    data = reader.read_bytes(path)
+    # What is damaged, or asks for too much, is named before mido reads it.
+    count = len(reader.read_midi(path, apply_sustain=False))
     try:
-        with warnings.catch_warnings():
-            # Tempo changes on other tracks than the first count too.
-            warnings.simplefilter("ignore")
-            sequence = midi_io.midi_to_note_sequence(data)
-    except (midi_io.MIDIConversionError, ValueError) as error:
-        raise MidiError(f"{path}: damaged MIDI file: {error}") from error
+        sequence = _decode(events.read_bytes(path))
+    except (midi_io.MIDIConversionError, ValueError):
+        sequence = None
+    if sequence is None or len(sequence.notes) != count:
+        # mido stops at some events, and misreads what follows others.
+        try:
+            sequence = _decode(events.plain_bytes(path))
+        except (midi_io.MIDIConversionError, ValueError) as error:
+            raise MidiError(f"{path}: damaged MIDI file: {error}") from error
     if not sequence.notes and not allow_empty:
         raise MidiError(f"{path}: the MIDI file holds no notes")
     sequence.filename = Path(path).name
     return sequence
+
+
+def _decode(data: bytes) -> NoteSequence:
+    with warnings.catch_warnings():
+        # Tempo changes on other tracks than the first count too.
+        warnings.simplefilter("ignore")
+        return midi_io.midi_to_note_sequence(data)
 
 
 def from_notes(

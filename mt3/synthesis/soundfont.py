@@ -403,7 +403,7 @@ def check_length(seconds: float, sample_rate: int, name: str) -> None:
 
 
 def _decimate(blocks: Iterable[np.ndarray], length: int) -> np.ndarray:
-    """Returns every `_OVERSAMPLE`-th of `length` samples, after a low-pass."""
+    """Returns every `_OVERSAMPLE`-th sample of blocks of even sizes, low-passed."""
     from scipy import signal
 
     # Samples to either side that a sample depends on, and whole output samples.

@@ -14,6 +14,7 @@ def write_midi(path, *tracks, ticks_per_beat=480):
             make = mido.MetaMessage if kind == "set_tempo" else mido.Message
             track.append(make(kind, time=time, **fields))
         file.tracks.append(track)
+    path.parent.mkdir(parents=True, exist_ok=True)
     file.save(path)
     return path
 

@@ -2,7 +2,8 @@
 
 What is written (type 1):
 
-* track 0: tempo, source name, model name and hash as text;
+* track 0: source name, model name and hash as text, tempos, and, where beats are
+  known, time signatures and the key (`key.estimate_key`);
 * one named track per General MIDI program, ascending, then "Drums" on channel 10.
   Program and drum flag are all that tells notes apart, so equal ones share a track.
 
@@ -22,22 +23,33 @@ Rules:
    not affected; rule 2 then holds across the sharing programs. Each case is
    reported in the result's warnings.
 
-Nothing is quantised to beats: the tempo only sets the grid that a sequencer shows.
+4. Where `Transcription.beats` are known, every beat lies on a beat of the file and
+   every downbeat on a bar line: the tempo changes from beat to beat by as little as
+   keeps beats within half a millisecond. Beats before the first downbeat, and silence
+   before the first beat (`Beats.from_zero`), are a first bar that may be short. Without
+   beats the tempo only sets the grid that a sequencer shows.
+
+Times in seconds stay what they are, to half a tick, with and without beats.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import io
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+import numpy as np
 
 from mt3 import errors
+from mt3.beats import Beats
 from mt3.midi import general_midi
 from mt3.midi.reader import read_midi
 from mt3.note_sequences import Note
+from mt3.outputs.key import estimate_key
 from mt3.outputs.transcription import Transcription
 
 if TYPE_CHECKING:
@@ -53,6 +65,9 @@ MIN_TICKS_PER_BEAT = 480
 MAX_TICKS = 9_900_000
 # Sane tempos that the 24-bit microseconds of a MIDI file can hold.
 _TEMPO_RANGE = (4.0, 1000.0)
+_LONGEST_TEMPO = 0xFFFFFF
+# How far a beat may lie from its tick, in seconds, so that a steady tempo is one.
+_BEAT_TOLERANCE = 0.0005
 # Order of events on one tick.
 _OFF, _PROGRAM, _ON = range(3)
 
@@ -68,21 +83,35 @@ class _TickNote:
     program: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Clock:
-    """The grid of a file of one tempo.
+class TempoChange(NamedTuple):
+    """From where on a tempo holds.
 
     Attributes:
-      tempo: microseconds per beat.
-      ticks_per_beat: resolution.
+      tick: where it begins.
+      seconds: when that is.
+      tempo: microseconds per quarter note, an integer.
     """
 
+    tick: int
+    seconds: float
     tempo: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """The grid of a file.
+
+    Attributes:
+      ticks_per_beat: resolution: ticks of a quarter note.
+      changes: the tempos in order; the first one begins at tick 0.
+    """
+
     ticks_per_beat: int
+    changes: tuple[TempoChange, ...]
 
     @classmethod
     def choose(cls, beats_per_minute: float, seconds: float) -> Clock:
-        """Returns a grid by rule 1 for a file of this length in seconds.
+        """Returns a grid by rule 1 for a file of one tempo and this length.
 
         Raises:
           ConfigError: a tempo that is no number from 4 to 1000.
@@ -94,16 +123,55 @@ class Clock:
                 f"{low:g} to {high:g}"
             )
         tempo = round(60e6 / beats_per_minute)
-        # A multiple of 20 at or above one tick per millisecond.
-        resolution = max(MIN_TICKS_PER_BEAT, 20 * math.ceil(tempo / 20_000))
-        ticks = seconds * 1e6 / tempo * resolution
-        if ticks > MAX_TICKS:
-            resolution = max(1, int(resolution * MAX_TICKS / ticks))
-        return cls(tempo, resolution)
+        resolution = _resolution(tempo, seconds * 1e6 / tempo)
+        return cls(resolution, (TempoChange(0, 0.0, tempo),))
+
+    @classmethod
+    def follow(cls, beats: Beats, seconds: float) -> Clock:
+        """Returns a grid by rules 1 and 4 for a file of this length.
+
+        Args:
+          beats: beats of which the first lies at 0 seconds.
+          seconds: length of the file.
+
+        Raises:
+          ConfigError: a beat that is longer than a MIDI file can say.
+        """
+        quarters = beats.quarters_per_beat
+        slowest = float(np.diff(beats.times).max()) * 1e6 / quarters
+        if slowest > _LONGEST_TEMPO:
+            raise errors.ConfigError(
+                f"MIDI output: a beat of {slowest * quarters / 1e6:.1f} s; expected at "
+                f"most {_LONGEST_TEMPO * quarters / 1e6:.1f} s"
+            )
+        resolution = _resolution(slowest, float(beats.to_beats(seconds)) * quarters)
+        ticks = np.rint(np.arange(len(beats.times)) * quarters * resolution)
+        changes: list[TempoChange] = []
+        now, tempo = 0.0, 0
+        for i, length in enumerate(np.diff(ticks).astype(int).tolist()):
+            scale = 1e-6 * length / resolution
+            left = float(beats.times[i + 1]) - now
+            if abs(left - tempo * scale) > _BEAT_TOLERANCE:
+                tempo = min(max(round(left / scale), 1), _LONGEST_TEMPO)
+                changes.append(TempoChange(int(ticks[i]), now, tempo))
+            now += tempo * scale
+        return cls(resolution, tuple(changes))
 
     def ticks(self, seconds: float) -> int:
         """Returns the tick nearest to a time."""
-        return round(seconds * 1e6 / self.tempo * self.ticks_per_beat)
+        at = bisect.bisect_right(self.changes, seconds, key=lambda c: c.seconds) - 1
+        change = self.changes[max(at, 0)]
+        since = seconds - change.seconds
+        return change.tick + round(since * 1e6 / change.tempo * self.ticks_per_beat)
+
+
+def _resolution(tempo: float, quarters: float) -> int:
+    """Returns the ticks of a quarter by rule 1, for the slowest tempo and a length."""
+    # A multiple of 20 at or above one tick per millisecond.
+    resolution = max(MIN_TICKS_PER_BEAT, 20 * math.ceil(tempo / 20_000))
+    if quarters * resolution > MAX_TICKS:
+        resolution = max(1, int(MAX_TICKS / quarters))
+    return resolution
 
 
 def write_midi(
@@ -114,17 +182,22 @@ def write_midi(
     Args:
       result: what to write.
       stream: binary file to write to.
-      tempo: beats per minute of the grid; times in seconds do not depend on it.
+      tempo: beats per minute of the grid where no beats are known; times in seconds
+        do not depend on it.
 
     Returns:
       Warnings: what could not be written as it was.
 
     Raises:
-      ConfigError: a tempo out of range.
+      ConfigError: a tempo out of range, or a beat of more than 16 seconds.
     """
     import mido
 
-    clock = Clock.choose(tempo, result.end_time)
+    beats = result.beats and result.beats.from_zero()
+    if beats:
+        clock = Clock.follow(beats, result.end_time)
+    else:
+        clock = Clock.choose(tempo, result.end_time)
     groups = result.by_instrument()
     channels, warnings = _assign_channels(groups)
     by_channel: dict[int, list[_TickNote]] = defaultdict(list)
@@ -141,7 +214,7 @@ def write_midi(
         warnings.append(f"{lost} notes left out: another starts on the same tick")
 
     file = mido.MidiFile(type=1, ticks_per_beat=clock.ticks_per_beat, charset="utf-8")
-    file.tracks.append(_conductor_track(result, clock))
+    file.tracks.append(_conductor_track(result, clock, beats))
     for key in groups:
         channel = channels[key]
         shared = sum(other == channel for other in channels.values()) > 1
@@ -268,20 +341,36 @@ def _to_track(
     return mido.MidiTrack(messages)
 
 
-def _conductor_track(result: Transcription, clock: Clock) -> mido.MidiTrack:
-    """Returns track 0: tempo, and text saying where the notes come from."""
+def _conductor_track(
+    result: Transcription, clock: Clock, beats: Beats | None
+) -> mido.MidiTrack:
+    """Returns track 0: where the notes come from, tempos, metre and key."""
     import mido
 
     texts = [f"Transcribed by mt3 {result.version}", f"Model: {result.model_line}"]
     name = _printable(result.source) or "Transcription"
-    return mido.MidiTrack(
-        [
-            mido.MetaMessage("track_name", name=name, time=0),
-            mido.MetaMessage("set_tempo", tempo=clock.tempo, time=0),
-            *(mido.MetaMessage("text", text=_printable(t), time=0) for t in texts),
-            mido.MetaMessage("end_of_track", time=0),
-        ]
-    )
+    # (tick, message); the text stands first, where `outputs.is_ours` looks for it.
+    timed = [(0, mido.MetaMessage("track_name", name=name))]
+    timed += [(0, mido.MetaMessage("text", text=_printable(text))) for text in texts]
+    if beats:
+        ticks_per_beat = beats.quarters_per_beat * clock.ticks_per_beat
+        for beat, length, unit in beats.time_signatures():
+            message = mido.MetaMessage(
+                "time_signature", numerator=length, denominator=unit
+            )
+            timed.append((round(beat * ticks_per_beat), message))
+        if key := estimate_key(result.notes):
+            timed.append((0, mido.MetaMessage("key_signature", key=key.name)))
+    timed += [
+        (change.tick, mido.MetaMessage("set_tempo", tempo=change.tempo))
+        for change in clock.changes
+    ]
+    track, now = mido.MidiTrack(), 0
+    for tick, message in sorted(timed, key=lambda pair: pair[0]):
+        track.append(message.copy(time=tick - now))
+        now = tick
+    track.append(mido.MetaMessage("end_of_track", time=0))
+    return track
 
 
 def _printable(text: str) -> str:

@@ -17,8 +17,10 @@ from mt3.note_sequences import Note
 _MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
 _MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
 # Names along the circle of fifths, beginning with seven flats.
-_MAJOR_NAMES = "Cb Gb Db Ab Eb Bb F C G D A E B F# C#".split()
-_MINOR_NAMES = "Abm Ebm Bbm Fm Cm Gm Dm Am Em Bm F#m C#m G#m D#m A#m".split()
+_NAMES = (
+    "Cb Gb Db Ab Eb Bb F C G D A E B F# C#",
+    "Abm Ebm Bbm Fm Cm Gm Dm Am Em Bm F#m C#m G#m D#m A#m",
+)
 _MOST_FIFTHS = 7
 
 
@@ -36,8 +38,7 @@ class Key(NamedTuple):
     @property
     def name(self) -> str:
         """The key as MIDI libraries write it: "Eb", "F#m"."""
-        names = _MINOR_NAMES if self.minor else _MAJOR_NAMES
-        return names[self.fifths + _MOST_FIFTHS]
+        return _NAMES[self.minor].split()[self.fifths + _MOST_FIFTHS]
 
     def transposed(self, semitones: int) -> Key:
         """Returns the key that lies this many semitones higher."""

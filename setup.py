@@ -61,13 +61,22 @@ CACHE = [
     *TRAIN,
     "apache-beam>=2.71.0",
 ]
+# Sheet music: MusicXML, PDF, and the score in reports.
+SCORE = [
+    "cairosvg>=2.9",
+    "partitura>=1.9",
+    "pypdf>=7.1",
+    "verovio>=6.4",
+]
 TEST = [
     *CACHE,
+    *SCORE,
     "hypothesis>=6.170",
     "pytest>=9.2",
     "pytest-timeout>=2.4",
     "pytest-xdist>=3.8",
     "ruff>=0.17.6",
+    "symusic>=0.6",
 ]
 NOTEBOOKS = [
     "ipython>=9.0",
@@ -120,6 +129,7 @@ setup(
         "engine": ENGINE,
         "train": TRAIN,
         "cache": CACHE,
+        "score": SCORE,
         "test": TEST,
         "notebooks": NOTEBOOKS,
         "t5x": T5X,

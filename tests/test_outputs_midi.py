@@ -7,9 +7,11 @@ import io
 import mido
 import pretty_midi
 import pytest
+import symusic
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mt3.beats import Beats
 from mt3.errors import ConfigError
 from mt3.midi import general_midi
 from mt3.midi.reader import read_midi
@@ -181,3 +183,69 @@ def test_hours_stay_within_what_readers_accept():
 def test_impossible_tempos_are_refused(tempo):
     with pytest.raises(ConfigError, match="beats per minute"):
         midi.midi_bytes(Transcription([]), tempo=tempo)
+
+
+BEATS = Beats([0.31, 0.8, 1.32, 1.8, 2.33, 2.8, 3.4], [4, 1, 2, 3, 1, 2, 3], 3)
+
+
+@given(note_lists(), st.floats(0.0, 5.0), st.sampled_from([2, 4, 8]))
+def test_notes_keep_their_times_under_a_tempo_map(tmp_path_factory, notes, first, unit):
+    notes = without_overlap(notes)
+    beats = Beats(BEATS.times + first, beat_unit=unit)
+    path = tmp_path_factory.mktemp("midi") / "notes.mid"
+    path.write_bytes(midi.midi_bytes(Transcription(notes, beats=beats)))
+    assert_same_notes(read_midi(path), notes, 0.0006)
+
+
+def test_beats_and_downbeats_lie_where_a_sequencer_has_them():
+    result = Transcription([Note(0.8, 3.4, 60)], beats=BEATS)
+    file = pretty_midi.PrettyMIDI(io.BytesIO(midi.midi_bytes(result)))
+    beats = [0.0, *BEATS.times[:-1]]
+    assert file.get_beats() == pytest.approx(beats, abs=0.0005)
+    # A bar for the silence and the upbeat, then bars of three.
+    assert file.get_downbeats() == pytest.approx([0.0, 0.8, 2.33], abs=0.0005)
+    assert [(c.numerator, c.time) for c in file.time_signature_changes] == [
+        (2, 0.0),
+        (3, pytest.approx(0.8, abs=0.0005)),
+    ]
+    assert file.key_signature_changes[0].key_number == 0
+
+
+def test_eighths_are_beats_of_six_eight():
+    beats = Beats.steady(180.0, seconds=4.0, beats_per_bar=6, beat_unit=8)
+    file = load(Transcription([Note(2.0, 3.0, 62)], beats=beats))
+    tempos = [m.tempo for m in file.tracks[0] if m.type == "set_tempo"]
+    assert tempos == [666_667]  # of a quarter
+    (metre,) = (m for m in file.tracks[0] if m.type == "time_signature")
+    assert (metre.numerator, metre.denominator) == (6, 8)
+    (on,) = (m for m in mido.merge_tracks(file.tracks) if m.type == "note_on")
+    assert on.time == 3 * file.ticks_per_beat
+
+
+def test_a_steady_tempo_is_written_once():
+    beats = Beats.steady(97.3, 0.2, seconds=600.0)
+    file = load(Transcription([Note(0.2, 599.0, 60)], beats=beats))
+    tempos = [m.tempo for m in file.tracks[0] if m.type == "set_tempo"]
+    # The silence before the first beat, and the rest.
+    assert len(tempos) == 2
+    assert tempos[1] == round(60e6 / 97.3)
+
+
+def test_other_libraries_read_the_same_notes_and_beats(tmp_path):
+    notes = [Note(0.8 + k / 3, 1.1 + k / 3, 60 + k, 80 + k) for k in range(6)]
+    data = midi.midi_bytes(Transcription(notes, beats=BEATS))
+    path = tmp_path / "notes.mid"
+    path.write_bytes(data)
+    score = symusic.Score(path, ttype="second")
+    assert_same_notes(
+        [
+            Note(n.time, n.time + n.duration, n.pitch, n.velocity)
+            for n in score.tracks[0].notes
+        ],
+        as_pretty_midi(data),
+        0.001,
+    )
+    assert [(t.numerator, t.denominator) for t in score.time_signatures] == [
+        (2, 4),
+        (3, 4),
+    ]

@@ -65,7 +65,6 @@ MIN_TICKS_PER_BEAT = 480
 MAX_TICKS = 9_900_000
 # Sane tempos that the 24-bit microseconds of a MIDI file can hold.
 _TEMPO_RANGE = (4.0, 1000.0)
-_LONGEST_TEMPO = 0xFFFFFF
 # How far a beat may lie from its tick, in seconds, so that a steady tempo is one.
 _BEAT_TOLERANCE = 0.0005
 # Order of events on one tick.
@@ -133,17 +132,9 @@ class Clock:
         Args:
           beats: beats of which the first lies at 0 seconds.
           seconds: length of the file.
-
-        Raises:
-          ConfigError: a beat that is longer than a MIDI file can say.
         """
         quarters = beats.quarters_per_beat
         slowest = float(np.diff(beats.times).max()) * 1e6 / quarters
-        if slowest > _LONGEST_TEMPO:
-            raise errors.ConfigError(
-                f"MIDI output: a beat of {slowest * quarters / 1e6:.1f} s; expected at "
-                f"most {_LONGEST_TEMPO * quarters / 1e6:.1f} s"
-            )
         resolution = _resolution(slowest, float(beats.to_beats(seconds)) * quarters)
         ticks = np.rint(np.arange(len(beats.times)) * quarters * resolution)
         changes: list[TempoChange] = []
@@ -152,7 +143,7 @@ class Clock:
             scale = 1e-6 * length / resolution
             left = float(beats.times[i + 1]) - now
             if abs(left - tempo * scale) > _BEAT_TOLERANCE:
-                tempo = min(max(round(left / scale), 1), _LONGEST_TEMPO)
+                tempo = min(max(round(left / scale), 1), 0xFFFFFF)
                 changes.append(TempoChange(int(ticks[i]), now, tempo))
             now += tempo * scale
         return cls(resolution, tuple(changes))
@@ -189,7 +180,7 @@ def write_midi(
       Warnings: what could not be written as it was.
 
     Raises:
-      ConfigError: a tempo out of range, or a beat of more than 16 seconds.
+      ConfigError: a tempo out of range.
     """
     import mido
 

@@ -16,8 +16,7 @@ Rules:
 1. Notes that start within `CHORD_SECONDS` of the first of them move together.
 2. An end goes to the nearest grid point after its note's start.
 3. Count and order of the starts stay. Where two notes of one pitch and instrument would
-   start together, the later one goes to a finer grid, and keeps its start if none is
-   fine enough.
+   start together, the later one goes to a finer grid.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,8 @@ STRAIGHT = 0.5
 SWING_RANGE = (0.5, 0.75)
 CHORD_SECONDS = 0.03
 ONSET_ERROR = 0.02
+# Notes of one pitch start at least this part of a beat apart.
+_CLOSEST = 1 / 64
 # Equal parts of a beat among which "auto" chooses, and how often each is expected.
 _PARTS = np.array([1, 2, 4, 8, 3, 6])
 _EXPECTED = np.array([8.0, 8.0, 8.0, 0.5, 2.0, 0.5])
@@ -117,23 +119,62 @@ def positions(
     exact = _straight(beats.to_beats(played), swing)
     starts = _together(played, exact)
     ends = _straight(beats.to_beats([note.end_time for note in notes]), swing)
+    # One more beat than there are: a note may move to its beginning.
+    count = int(_beat_of(np.maximum(starts, ends)).max()) + 2
     if grid == AUTO:
-        parts = _choose_parts(starts, beats)
+        parts = _choose_parts(starts, count, beats)
+        parts_for_ends = np.array([_PARTS_FOR_ENDS[part] for part in parts.tolist()])
     else:
-        parts = np.full(_beat_of(max(starts.max(), ends.max())) + 1, 0.0)
-        parts += _parts_of(grid) * beats.quarters_per_beat
-    places = _snap(starts, parts)
+        parts = np.full(count, _parts_of(grid) * beats.quarters_per_beat)
+        parts_for_ends = parts
+    bars = _bars(beats, count)
+    places = _Grid(parts, *bars).nearest(starts)
     if not unisons:
-        _separate(notes, exact, places, parts)
-    for_ends = parts
-    if grid == AUTO:
-        for_ends = np.array([_PARTS_FOR_ENDS[part] for part in parts.tolist()])
-    snapped = _snap(ends, for_ends)
-    # The first grid point after the start, where the end lies before it.
-    per_beat = for_ends[np.minimum(_beat_of(places), len(for_ends) - 1)]
-    return places, np.maximum(
-        snapped, (np.floor(places * per_beat + 1e-6) + 1) / per_beat
-    )
+        _separate(notes, exact, places, _Grid(parts, *bars))
+    for_ends = _Grid(parts_for_ends, *bars)
+    return places, np.maximum(for_ends.nearest(ends), for_ends.after(places))
+
+
+class _Grid(NamedTuple):
+    """A grid, given for each beat.
+
+    Attributes:
+      parts: into how many parts it is divided.
+      bars: where its bar begins, which is a grid point.
+      next_bars: where the next one does.
+    """
+
+    parts: np.ndarray
+    bars: np.ndarray
+    next_bars: np.ndarray
+
+    def nearest(self, places: np.ndarray, finer: int = 1) -> np.ndarray:
+        """Returns the grid points nearest to positions, or those of a finer grid."""
+        bar, next_bar, parts = self._at(places)
+        point = bar + np.rint((places - bar) * parts * finer) / (parts * finer)
+        return np.where(next_bar - places < np.abs(places - point), next_bar, point)
+
+    def after(self, places: np.ndarray) -> np.ndarray:
+        """Returns the first grid points behind positions."""
+        bar, next_bar, parts = self._at(places)
+        point = bar + (np.floor((places - bar) * parts + 1e-6) + 1) / parts
+        return np.minimum(point, next_bar)
+
+    def _at(self, places: np.ndarray) -> tuple[np.ndarray, ...]:
+        beat = np.minimum(_beat_of(places), len(self.parts) - 1)
+        return self.bars[beat], self.next_bars[beat], self.parts[beat]
+
+
+def _bars(beats: Beats, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns start and end of the bar of each of the first `count` beats."""
+    beat = np.arange(count)
+    starts, ends = np.zeros(count), np.zeros(count)
+    for first, length, _ in beats.time_signatures():
+        here = beat >= first
+        starts[here] = first + (beat[here] - first) // length * length
+        ends[beat < first] = np.minimum(ends[beat < first], first)
+        ends[here] = starts[here] + length
+    return starts, ends
 
 
 def _parts_of(grid: str) -> float:
@@ -145,12 +186,6 @@ def _parts_of(grid: str) -> float:
 def _beat_of(places: np.ndarray) -> np.ndarray:
     """Returns the beat in which each position lies; those before the first are in 0."""
     return np.maximum(np.floor(places + 1e-6), 0).astype(int)
-
-
-def _snap(places: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """Returns the nearest grid points; `parts` divides each beat [n]."""
-    parts = parts[np.minimum(_beat_of(places), len(parts) - 1)]
-    return np.rint(places * parts) / parts
 
 
 def _together(seconds: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -166,11 +201,10 @@ def _together(seconds: np.ndarray, places: np.ndarray) -> np.ndarray:
     return (np.bincount(chord, places) / np.maximum(np.bincount(chord), 1))[chord]
 
 
-def _choose_parts(starts: np.ndarray, beats: Beats) -> np.ndarray:
-    """Returns into how many parts to divide each beat [last beat with a start + 1]."""
+def _choose_parts(starts: np.ndarray, count: int, beats: Beats) -> np.ndarray:
+    """Returns into how many parts to divide each of the first `count` beats."""
     starts = np.unique(starts)
     beat = _beat_of(starts)
-    count = beat[-1] + 1
     lengths = np.diff(beats.times)
     error = ONSET_ERROR / lengths[np.minimum(np.arange(count), len(lengths) - 1)]
     finest = _FINEST * beats.quarters_per_beat
@@ -187,23 +221,24 @@ def _choose_parts(starts: np.ndarray, beats: Beats) -> np.ndarray:
 
 
 def _separate(
-    notes: Sequence[Note], exact: np.ndarray, places: np.ndarray, parts: np.ndarray
+    notes: Sequence[Note], exact: np.ndarray, places: np.ndarray, grid: _Grid
 ) -> None:
     """Gives notes of one pitch and instrument different starts (rule 3), in place."""
-    taken: dict[tuple, set[float]] = {}
+    # By pitch and instrument: exact position and place of the latest note.
+    latest: dict[tuple, tuple[float, float]] = {}
     for index in np.argsort(exact, kind="stable"):
-        note = notes[index]
+        note, here = notes[index], float(exact[index])
         key = (note.pitch, note.is_drum or note.program, note.is_drum)
-        others = taken.setdefault(key, set())
-        finer = parts[min(_beat_of(exact[index]), len(parts) - 1)]
-        for _ in range(4):
-            if places[index] not in others:
-                break
-            finer = 2 * finer
-            places[index] = np.rint(exact[index] * finer) / finer
-        else:
-            places[index] = exact[index]
-        others.add(float(places[index]))
+        before, place_before = latest.get(key, (-np.inf, -np.inf))
+        if here == before:
+            places[index] = place_before
+            continue
+        candidates = [places[index], *(grid.nearest(here, n) for n in (2, 4, 8)), here]
+        places[index] = next(
+            (place for place in candidates if place > place_before + 1e-9),
+            place_before + _CLOSEST,
+        )
+        latest[key] = here, float(places[index])
 
 
 def _swung(places: np.ndarray, swing: float) -> np.ndarray:

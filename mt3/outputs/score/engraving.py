@@ -20,6 +20,8 @@ _SCALES = {4: 70, 8: 60, 12: 50, 1000: 40}
 # CairoSVG's pixels are 1/96 inch.
 _PIXELS = 96 / 254
 _MEASURE = re.compile(r'class="measure"')
+# Names of what is drawn, which nothing refers to; those of signs have no class.
+_IDS = re.compile(r' id="[^"]*"(?= class=")')
 # A quarter note, in Verovio's own font of music signs and in those that are installed.
 _QUARTER_SIGNS = "\ueca5", "\u2669"
 
@@ -66,6 +68,8 @@ def engrave(score: Score, *, header: bool = True) -> list[Page]:
             "footer": "none",
             "header": "auto" if header else "none",
             "smuflTextFont": "none",
+            "svgFormatRaw": True,
+            "systemDivider": "none",
             "svgViewBox": True,
             # Equal scores are equal files.
             "xmlIdSeed": 1,
@@ -77,7 +81,7 @@ def engrave(score: Score, *, header: bool = True) -> list[Page]:
         raise errors.OutputError(f"{score.title or 'score'}: Verovio can't draw it")
     pages = []
     for number in range(1, toolkit.getPageCount() + 1):
-        svg = toolkit.renderToSVG(number).replace(*_QUARTER_SIGNS)
+        svg = _IDS.sub("", toolkit.renderToSVG(number)).replace(*_QUARTER_SIGNS)
         pages.append(Page(svg, len(_MEASURE.findall(svg))))
     return pages
 

@@ -9,6 +9,7 @@ a staff's second voice are left empty, without rests.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 import zipfile
@@ -152,6 +153,9 @@ def _write_part(element, score: Score, part: Part, number: int) -> None:
             zip(part.staves, cursors, strict=True), 1
         ):
             pieces = [voice[index] for voice in voices]
+            if part.is_drum:
+                # A hit has no length that could go on.
+                pieces = [[p for p in voice if not p.from_before] for voice in pieces]
             for voice, stem, written in _layout(pieces, part, staff):
                 if not first:
                     _add(_add(measure, "backup"), "duration", bar.length)
@@ -338,7 +342,8 @@ def _write_values(measure, written, place: _Place, metre: values.Metre) -> None:
         words |= zip(group, values.beams(counts), strict=True)
     marks = _tuplet_marks(line, metre)
     for index, (value, piece) in enumerate(written):
-        if piece is None and place.voice > 1 and not value.triplet:
+        tablature = place.staff.clef is instruments.TABLATURE
+        if piece is None and (place.voice > 1 or tablature) and not value.triplet:
             _add(_add(measure, "forward"), "duration", value.length)
             continue
         heads: tuple[Head | None, ...] = (None,)
@@ -351,7 +356,7 @@ def _write_values(measure, written, place: _Place, metre: values.Metre) -> None:
                 ties.append("start")
             if place.part.is_drum:
                 ties = []
-        if place.staff.clef is instruments.TABLATURE and piece is not None:
+        if tablature and piece is not None:
             heads = tuple(head for head in heads if head.string) or (None,)
         for number, head in enumerate(heads):
             note = _Note(value, ties, words.get(index, []), marks.get(index, []))
@@ -426,6 +431,8 @@ def _write_note(
     if head is not None and not in_chord and place.stem != "none":
         for level, word in enumerate(note.beams, 1):
             _add(element, "beam", word, number=level)
+    if place.staff.clef is not instruments.TABLATURE and head is not None:
+        head = dataclasses.replace(head, string=0)
     _notations(element, head, note, in_chord)
 
 
@@ -455,7 +462,7 @@ def _accidentals(measure, part: Part, staff_number: int) -> None:
     signature = dict.fromkeys("FCGDAEB"[: max(fifths, 0)], 1)
     signature |= dict.fromkeys("BEADGCF"[: max(-fifths, 0)], -1)
     notes = []
-    now = length = 0
+    now = at = 0
     for element in measure:
         duration = int(element.findtext("duration", "0"))
         if element.tag == "backup":
@@ -464,9 +471,7 @@ def _accidentals(measure, part: Part, staff_number: int) -> None:
             now += duration
         elif element.tag == "note":
             if element.find("chord") is None:
-                now, length = now + length * 0, duration
-                at = now
-                now += duration
+                at, now = now, now + duration
             if int(element.findtext("staff", "1")) == staff_number:
                 notes.append((at, element))
     for _, element in sorted(notes, key=lambda pair: pair[0]):

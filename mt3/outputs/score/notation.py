@@ -1,8 +1,8 @@
 """A transcription as parts, bars and voices: what a score is written from.
 
 Positions are in divisions, `values.DIVISIONS` to a quarter, from the first bar's start.
-The score begins with the bar of the first note; a first bar that is short (an upbeat)
-begins with that note's beat.
+The score begins with the bar of the first note, and where that bar is short or the note
+lies in its second half, with the note's beat: an upbeat.
 """
 
 from __future__ import annotations
@@ -257,7 +257,9 @@ def _bars(beats: Beats, starts: np.ndarray, ends: np.ndarray) -> list[Bar]:
             if begin >= last:
                 return bars
             if end > first:
-                upbeat = not bars and length < usual
+                upbeat = not bars and (
+                    length < usual or 2 * (first - begin) >= end - begin
+                )
                 if upbeat:
                     skipped = int((first - begin) // scale)
                     beat, length = beat + skipped, length - skipped

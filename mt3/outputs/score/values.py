@@ -147,9 +147,9 @@ def _fits(start: int, length: int, dots: int, metre: Metre, rest: bool) -> bool:
             return offset % length == 0 or syncopated
         if length == beat:
             return True
-        return offset % (length if length < _EIGHTH else _EIGHTH) == 0 and (
-            not dots or not rest
-        )
+        if rest and (dots or length > _EIGHTH):
+            return not dots and offset == 0
+        return offset % min(length, _EIGHTH) == 0
     if beat != _QUARTER:
         return offset == 0 and length % beat == 0 and start % length == 0
     if rest:

@@ -8,6 +8,8 @@ done), 2 for a wrong call, 130 after an interruption.
 from __future__ import annotations
 
 import argparse
+import functools
+import re
 import sys
 from collections.abc import Sequence
 
@@ -150,6 +152,7 @@ def _add_transcribe(commands) -> None:
         help="notes that a segment forgot to close: keep (as published) or end",
     )
     _add_cleanup(parser)
+    _add_part(parser)
     add("--tempo", type=float, default=120.0, help="beats per minute of MIDI files")
     add(
         "--slots",
@@ -159,7 +162,13 @@ def _add_transcribe(commands) -> None:
         help="segments decoded at once",
     )
     add("--dtype", choices=("float32", "bfloat16"), help="computation type")
-    add("--num-heads", type=int, help="for checkpoints that do not record it")
+    add(
+        "--device",
+        choices=("cpu", "gpu"),
+        help="what to compute on (default: a GPU if JAX was installed with support for "
+        "it, pip install 'jax[cuda13]')",
+    )
+    _add_num_heads(parser)
     add(
         "--allow-truncated",
         action="store_true",
@@ -167,6 +176,58 @@ def _add_transcribe(commands) -> None:
     )
     add("--overwrite", action="store_true", help="make results of mt3 again")
     add("-q", "--quiet", action="store_true", help="no progress, only errors")
+
+
+def _add_num_heads(parser) -> None:
+    parser.add_argument(
+        "--num-heads",
+        type=_at_least_one,
+        metavar="N",
+        help="attention heads, for checkpoints that do not record them",
+    )
+
+
+def _at_least_one(text: str) -> int:
+    """Reads a whole number from 1 on."""
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number from 1 on")
+    return int(text)
+
+
+def _add_part(parser) -> None:
+    """Adds which part of recordings is transcribed."""
+    group = parser.add_argument_group(
+        "part of a recording",
+        "Times are seconds, m:ss or h:mm:ss, with decimals: 90, 1:30, 0:01:30.5.",
+    )
+    group.add_argument(
+        "--start",
+        type=_time,
+        default=0.0,
+        metavar="TIME",
+        help="begin here, as if the recording did (default: at its start)",
+    )
+    group.add_argument(
+        "--end", type=_time, metavar="TIME", help="stop here (default: at its end)"
+    )
+    group.add_argument(
+        "--times",
+        choices=("recording", "part"),
+        default="recording",
+        help="what times in the results count from, and pictures and audio begin with: "
+        "the recording's start (default) or the part's",
+    )
+
+
+def _time(text: str) -> float:
+    """Reads a time, in seconds."""
+    is_time = re.fullmatch(r"(\d{1,6}:){0,2}\d{1,9}(\.\d{0,9})?", text, re.ASCII)
+    numbers = [float(number) for number in text.split(":")] if is_time else []
+    if not numbers or any(number >= 60 for number in numbers[1:]):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; expected seconds, m:ss or h:mm:ss, e.g. 90, 1:30, 0:01:30.5"
+        )
+    return functools.reduce(lambda total, number: 60 * total + number, numbers)
 
 
 def _add_cleanup(parser) -> None:
@@ -285,9 +346,7 @@ def _add_models(commands) -> None:
         metavar=("CHECKPOINT", "FILE"),
         help="write a checkpoint as one .safetensors file",
     )
-    parser.add_argument(
-        "--num-heads", type=int, help="for checkpoints that do not record it"
-    )
+    _add_num_heads(parser)
 
 
 def _models(options: argparse.Namespace) -> int:

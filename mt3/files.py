@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import tempfile
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -46,6 +47,25 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         # Gone already after success; may never have been made after a failure.
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def why_unwritable(folder: str) -> str | None:
+    """Says why no file can be made in a folder, which need not be there yet.
+
+    Args:
+      folder: its path; "" for the current one.
+
+    Returns:
+      The operating system's reason; None where files can be made.
+    """
+    folder = os.path.abspath(folder)
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 class Found(NamedTuple):

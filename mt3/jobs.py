@@ -172,3 +172,23 @@ def unfinished(
         except OutputError as error:
             problems.append(str(error))
     return waiting, problems
+
+
+def writable(jobs: Iterable[Job]) -> tuple[list[Job], list[str]]:
+    """Returns the jobs whose results can be written, and a message for other folders.
+
+    So nothing is transcribed that could not be kept.
+    """
+    reasons: dict[str, str | None] = {}
+    possible = []
+    for job in jobs:
+        folder = os.path.dirname(job.file or job.stem)
+        if folder not in reasons:
+            reasons[folder] = files.why_unwritable(folder)
+        if reasons[folder] is None:
+            possible.append(job)
+    return possible, [
+        f"{folder or os.curdir}: results cannot be written here: {reason}"
+        for folder, reason in reasons.items()
+        if reason is not None
+    ]

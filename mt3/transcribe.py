@@ -15,23 +15,22 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mt3 import jobs, outputs
 from mt3.audio import reading
+from mt3.beyond.cleanup import CleanupOptions
 from mt3.errors import ConfigError, MT3Error, StreamError, near_misses
 from mt3.midi import general_midi
+from mt3.options import TranscribeOptions
 from mt3.terminal import Progress, printable, say, write_result
-
-if TYPE_CHECKING:
-    from mt3.beyond.cleanup import CleanupOptions
 
 STANDARD_OUTPUT = "-"
 _STREAMABLE = ("jsonl",)
 _NOT_ON_STANDARD_OUTPUT = ("wav", "png")
 # Fields of `TranscribeOptions`, as the command line names them.
 _DECODING = ("decode", "grammar", "sensitivity")
-_DECODING += ("unclosed_ties", "num_slots", "dtype", "allow_truncated")
+_DECODING += ("unclosed_ties", "num_slots", "dtype", "allow_truncated", "times")
 # The fields of `CleanupOptions`, as the command line names them.
 _CLEANUP = ("min_duration", "short_notes", "merge_gap", "instrument_flicker")
 
@@ -87,16 +86,16 @@ def run(options: argparse.Namespace) -> int:
     """
     # Cheap checks first: a wrong option must not wait for the model.
     formats = _formats(options.format, options.output)
-    if options.tempo <= 0:
-        raise ConfigError(f"--tempo: {options.tempo}; expected beats per minute > 0")
-    programs, drums = None, True
-    if options.instruments is not None:
-        programs, drums = parse_instruments(options.instruments)
-    cleanup = _cleanup_options(options)
+    output_options = outputs.OutputOptions(tempo=options.tempo)
+    decoding = _decoding_options(options)
+    if options.end is not None and options.end <= options.start:
+        raise ConfigError(
+            f"--end is {options.end:g} s; expected more than --start, {options.start:g}"
+        )
     to_standard_output = options.output == STANDARD_OUTPUT
     if to_standard_output:
         _check_standard_output(formats)
-        if cleanup and formats[0] in _STREAMABLE:
+        if decoding.cleanup and formats[0] in _STREAMABLE:
             raise ConfigError(
                 f"-o - --format {formats[0]}: notes are streamed as they are found, "
                 "but a clean-up needs all of them; expected another format or a folder"
@@ -109,8 +108,9 @@ def run(options: argparse.Namespace) -> int:
         waiting, in_the_way = jobs.unfinished(
             waiting, formats, overwrite=options.overwrite
         )
-        problems += in_the_way
         done = found - len(waiting) - len(in_the_way)
+        waiting, unwritable = jobs.writable(waiting)
+        problems += in_the_way + unwritable
         if done and not options.quiet:
             say(
                 f"mt3: {done} of {found} done already (--overwrite makes them again, "
@@ -125,9 +125,7 @@ def run(options: argparse.Namespace) -> int:
         say(f"mt3: error: {problem}")
     failures = len(problems)
     if waiting:
-        decoding = {name: getattr(options, name) for name in _DECODING}
-        decoding |= {"programs": programs, "drums": drums, "cleanup": cleanup}
-        failures += _Run(options, formats, decoding, waiting).run()
+        failures += _Run(options, formats, decoding, output_options, waiting).run()
     return 1 if failures else 0
 
 
@@ -149,10 +147,22 @@ def _formats(asked: str | None, output: str | None) -> tuple[str, ...]:
     return formats or ("mid",)
 
 
+def _decoding_options(options: argparse.Namespace) -> TranscribeOptions:
+    """Returns how to transcribe.
+
+    Raises:
+      ConfigError: options that cannot work, or not together.
+    """
+    values = {name: getattr(options, name) for name in _DECODING}
+    values["cleanup"] = _cleanup_options(options)
+    if options.instruments is not None:
+        values["programs"], values["drums"] = parse_instruments(options.instruments)
+    decoding = TranscribeOptions(**values)
+    return decoding.faithful() if options.faithful else decoding
+
+
 def _cleanup_options(options: argparse.Namespace) -> CleanupOptions | None:
     """Returns what to correct; None leaves it to the model."""
-    from mt3.beyond.cleanup import CleanupOptions
-
     given = {
         name: value
         for name in _CLEANUP
@@ -194,14 +204,16 @@ class _Run:
     Attributes:
       options: of the command line.
       formats: of the results.
-      decoding: fields of `TranscribeOptions`.
+      decoding: how to transcribe.
+      output_options: settings of the formats.
       jobs: the recordings.
       failures: how many of them have failed.
     """
 
     options: argparse.Namespace
     formats: Sequence[str]
-    decoding: dict[str, Any]
+    decoding: TranscribeOptions
+    output_options: outputs.OutputOptions
     jobs: Sequence[jobs.Job]
     failures: int = 0
 
@@ -212,6 +224,10 @@ class _Run:
 
     def run(self) -> int:
         """Transcribes all jobs; returns how many failed."""
+        if self.options.device is not None:
+            from mt3 import decoding
+
+            decoding.choose_device(self.options.device)
         sources = self._sources()
         # Without a recording that can be read, the model need not be loaded.
         first = next(sources, None)
@@ -219,16 +235,13 @@ class _Run:
             return self.failures
         from mt3 import inference
 
-        decoding = inference.TranscribeOptions(**self.decoding)
-        if self.options.faithful:
-            decoding = decoding.faithful()
         model = inference.InferenceModel(
-            self.options.model, decoding, num_heads=self.options.num_heads
+            self.options.model, self.decoding, num_heads=self.options.num_heads
         )
         with self.progress as progress:
             for item in model.run(itertools.chain([first], sources)):
                 if isinstance(item, inference.SegmentNotes):
-                    progress.advance(item.file, item.end_time)
+                    progress.advance(item.file, item.end_time - self._zero)
                     self._stream(item)
                 else:
                     progress.finish(item.file)
@@ -237,22 +250,32 @@ class _Run:
 
     def _sources(self) -> Iterator[reading.AudioSource]:
         """Opens one recording after the other; names those that can't be opened."""
-        number = 0
+        options, number = self.options, 0
         for job in self.jobs:
             piped = job.source == jobs.STANDARD_INPUT
             try:
                 source = reading.open_audio(
                     sys.stdin.buffer if piped else job.source,
-                    allow_truncated=self.options.allow_truncated,
+                    allow_truncated=options.allow_truncated,
                     name=job.name,
                 )
+                part = source
+                if options.start or options.end is not None:
+                    part = source.part(options.start, options.end)
             except MT3Error as error:
                 self._fail(str(error))
                 continue
-            self.open[number] = job, source
-            self.progress.begin(number, source.duration)
-            yield source
+            # What lies beside the notes in audio made of them begins at time 0.
+            beside = source.part(0.0, options.end) if self._zero else part
+            self.open[number] = job, beside
+            self.progress.begin(number, part.duration)
+            yield part
             number += 1
+
+    @property
+    def _zero(self) -> float:
+        """When the part that is transcribed begins, as results count times."""
+        return self.options.start if self.options.times == "recording" else 0.0
 
     def _stream(self, item: Any) -> None:
         if self.options.output != STANDARD_OUTPUT or "jsonl" not in self.formats:
@@ -274,9 +297,9 @@ class _Run:
             self._fail(str(result.error))
             return
         options = self.options
-        output_options = outputs.OutputOptions(
-            tempo=options.tempo, original_audio=source
-        )
+        for warning in result.transcription.warnings:
+            self.progress.say(f"mt3: warning: {job.name}: {warning}", always=True)
+        output_options = dataclasses.replace(self.output_options, original_audio=source)
         written = []
         try:
             if options.output == STANDARD_OUTPUT:

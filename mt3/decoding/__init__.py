@@ -7,7 +7,11 @@ about them that come before the choice (`GrammarMask` allows what is grammatical
 
 from __future__ import annotations
 
-from mt3.decoding.compilation import cache_folder, enable_compilation_cache
+from mt3.decoding.compilation import (
+    cache_folder,
+    choose_device,
+    enable_compilation_cache,
+)
 from mt3.decoding.filters import LogitFilter
 from mt3.decoding.flax_cache import beam_search
 from mt3.decoding.masks import GrammarMask
@@ -37,6 +41,7 @@ __all__ = [
     "Temperature",
     "beam_search",
     "cache_folder",
+    "choose_device",
     "decode",
     "enable_compilation_cache",
     "from_name",

@@ -1,4 +1,7 @@
-"""Keeps compiled programs on disk, so that a second run starts at once."""
+"""What JAX compiles for, and where its programs are kept.
+
+Compiled programs stay on disk, so that a second run starts at once.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ import tempfile
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from mt3.errors import ConfigError, check_choice
+
+DEVICES = ("cpu", "gpu")
 CACHE_VARIABLE = "MT3_CACHE_DIR"
 """Environment variable: the folder of compiled programs, or `off` for none."""
 
@@ -66,3 +72,31 @@ def _writable(folder: pathlib.Path) -> bool:
             return True
     except OSError:
         return False
+
+
+def choose_device(name: str) -> None:
+    """Makes JAX compute on one kind of device, in the whole process.
+
+    Call it before anything is computed: then "cpu" leaves a GPU's memory alone. The
+    environment variable `JAX_PLATFORMS` does the same for any program.
+
+    Args:
+      name: "cpu" or "gpu".
+
+    Raises:
+      ConfigError: there is no such device, or JAX can't use it.
+    """
+    check_choice("device", name, DEVICES)
+    if name == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        device = jax.devices(name)[0]
+    except RuntimeError as error:
+        raise ConfigError(
+            f"device: JAX can't use a {name.upper()} here ({error}). JAX for NVIDIA "
+            "GPUs: pip install 'jax[cuda13]'; for others, and about drivers: "
+            "https://docs.jax.dev/en/latest/installation.html. The environment "
+            "variable JAX_PLATFORMS, where it is set, must name the device"
+        ) from error
+    if jax.default_backend() != name:
+        jax.config.update("jax_default_device", device)

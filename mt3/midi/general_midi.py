@@ -6,6 +6,8 @@ from mt3.vocabularies import MIDI_CLASS_SIZE, midi_class
 
 DRUM_CHANNEL = 9
 DRUMS = "Drums"
+# Sane tempos, in beats per minute, that a MIDI file's 24-bit microseconds can hold.
+TEMPO_RANGE = (4.0, 1000.0)
 FAMILY_SIZE = MIDI_CLASS_SIZE
 
 FAMILIES = (

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from mt3 import errors
 from mt3.files import atomic_file
+from mt3.midi import general_midi
 from mt3.outputs.transcription import NOTE_COLUMNS, Transcription
 
 __all__ = [
@@ -76,12 +77,19 @@ class OutputOptions:
       original_audio: recording to put left of the notes in WAV files: a path or an
         `reading.AudioSource`; None for the notes alone.
       sample_rate: Hz of WAV files.
+
+    Raises:
+      ConfigError: a tempo or rate out of range.
     """
 
     tempo: float = 120.0
     scores: Mapping[str, float] | None = None
     original_audio: Any = None
     sample_rate: int = 22050
+
+    def __post_init__(self) -> None:
+        errors.check_number("tempo", self.tempo, *general_midi.TEMPO_RANGE)
+        errors.check_number("sample_rate", self.sample_rate, 8000, 384000, whole=True)
 
 
 @dataclasses.dataclass(frozen=True)

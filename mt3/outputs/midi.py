@@ -44,8 +44,8 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
-from mt3 import errors
 from mt3.beats import Beats
+from mt3.errors import check_number
 from mt3.midi import general_midi
 from mt3.midi.reader import read_midi
 from mt3.note_sequences import Note
@@ -63,8 +63,6 @@ MELODIC_CHANNELS = tuple(
 )
 MIN_TICKS_PER_BEAT = 480
 MAX_TICKS = 9_900_000
-# Sane tempos that the 24-bit microseconds of a MIDI file can hold.
-_TEMPO_RANGE = (4.0, 1000.0)
 # How far a beat may lie from its tick, in seconds, so that a steady tempo is one.
 _BEAT_TOLERANCE = 0.0005
 # Order of events on one tick.
@@ -115,12 +113,7 @@ class Clock:
         Raises:
           ConfigError: a tempo that is no number from 4 to 1000.
         """
-        low, high = _TEMPO_RANGE
-        if not low <= beats_per_minute <= high:
-            raise errors.ConfigError(
-                f"MIDI output: tempo {beats_per_minute} beats per minute; expected "
-                f"{low:g} to {high:g}"
-            )
+        check_number("tempo", beats_per_minute, *general_midi.TEMPO_RANGE)
         tempo = round(60e6 / beats_per_minute)
         resolution = _resolution(tempo, seconds * 1e6 / tempo)
         return cls(resolution, (TempoChange(0, 0.0, tempo),))

@@ -5,26 +5,23 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import itertools
 import json
-import math
-import re
 
-import jax
 import numpy as np
 import PIL.Image
 import pytest
 import soundfile
 
-from mt3 import checkpoints, cli, decoding, frame_heads, inference, outputs
+from mt3 import checkpoints, cli, decoding, inference, outputs
 from mt3.beyond.cleanup import CleanupOptions
 from mt3.errors import ConfigError
 from mt3.midi import reader
 from mt3.note_sequences import Note
 from mt3.options import TranscribeOptions
+from mt3.outputs import midi
 from mt3.synthesis import command as synthesis
 from mt3.vocabularies import EOS_ID
-from tests.support import pairwise, tiny_heads
+from tests.support import pairwise, soundfonts, tiny_heads
 
 # Values of each option of `mt3 transcribe`; None leaves it out, True is a flag.
 # An option that is added needs a line here, and where it contradicts others, a line
@@ -105,9 +102,10 @@ def refusals(case):
             yield "on standard output"
         if formats == "jsonl" and cleaned:
             yield "a clean-up needs all of them"
-        if known.get("inputs") == "folder" and "--format" in case:
-            if formats != "jsonl":
-                yield "expected one recording, or jsonl"
+        if known.get("inputs") == "folder" and formats not in (None, "jsonl"):
+            yield "expected one recording, or jsonl"
+        if known.get("inputs") == "folder" and "--format" in case and not formats:
+            yield "expected one recording, or jsonl"
     if output == "out/one.json":
         if formats not in (None, "json"):
             yield "expected a folder, or no --format"
@@ -181,6 +179,13 @@ def folder(tmp_path_factory, tiny_weights):
     )
     info = {"name": "heads", "decode": "frames", "grammar": True}
     checkpoints.save_safetensors(folder / "heads", params, config, info=info)
+    song = [Note(0.1, 0.5, 60, 80), Note(0.2, 0.7, 64, 90, 40), Note(0.3, 0.4, 36, 70)]
+    song.append(dataclasses.replace(song[2], is_drum=True))
+    for name, notes in (("song", song), ("note", song[:1]), ("silent", [])):
+        for place in (folder / f"{name}.mid", folder / "songs" / f"{name}.mid"):
+            place.parent.mkdir(exist_ok=True)
+            place.write_bytes(midi.midi_bytes(outputs.Transcription(notes)))
+    soundfonts.tiny_font(folder / "tone.sf2", programs=range(0, 128, 8))
     return folder
 
 
@@ -202,9 +207,10 @@ def parsed(path):
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in path.read_text().splitlines()]
     if path.suffix == ".csv":
-        return list(csv.DictReader(path.open()))
+        return list(csv.DictReader(path.read_text().splitlines()))
     if path.suffix == ".png":
-        return PIL.Image.open(path).size
+        with PIL.Image.open(path) as picture:
+            return picture.size
     if path.suffix == ".html":
         assert "</html>" in path.read_text()
         return path.name
@@ -274,3 +280,265 @@ def test_an_option_without_values_is_noticed(monkeypatch):
 
     monkeypatch.setattr(cli, "_add_part", with_another)
     assert declared("transcribe") - TRANSCRIBE.keys() == {"--another"}
+
+
+WRONG = {
+    "--tempo": ["nan", "inf", "0", "-1", "fast"],
+    "--sensitivity": ["2", "nan", "-0.1"],
+    "--min-duration": ["-1", "nan", "inf"],
+    "--merge-gap": ["-1", "inf"],
+    "--instrument-flicker": ["1", "nan"],
+    "--slots": ["0", "-3", "1.5", "99999999"],
+    "--num-heads": ["0", "-1", "two", "9" * 5000],
+    "--decode": ["best", "beam0", "beam999", "temperature0", "beam" + "9" * 5000],
+    "--dtype": ["int8"],
+    "--device": ["abacus", "gpu"],
+    "--start": ["-1", "1:60", "nan", "1:2:3:4", "", "1e3"],
+    "--end": ["0", "x"],
+    "--times": ["sideways"],
+    "--instruments": ["", ",", "pianno", "128"],
+    "--format": ["", "midi"],
+    "--output": ["", "noise.wav", "noise.wav/below"],
+    "--model": ["", "no_such_model", "~nobody_of_that_name/x", "x" * 5000],
+}
+
+
+def test_wrong_options_are_told_before_anything_is_read(at, capsys, monkeypatch):
+    """By the message, the exit code and nothing else; no model is loaded."""
+    monkeypatch.setattr(checkpoints, "load", None)
+    before = sorted(at.iterdir())
+    for name, values in WRONG.items():
+        for value in values:
+            line = ["transcribe", "noise.wav", f"{name}={value}"]
+            try:
+                code = cli.main(line)
+            except SystemExit as ended:
+                code = ended.code
+            message = capsys.readouterr().err
+            assert code in (1, 2), line
+            assert "error: " in message, line
+            assert sorted(at.iterdir()) == before, line
+
+
+def test_wrong_options_in_python():
+    wrong = [
+        {"sensitivity": 1.5},
+        {"sensitivity": "0.5"},
+        {"num_slots": 0},
+        {"num_slots": True},
+        {"max_length": -1},
+        {"programs": (128,)},
+        {"programs": (), "drums": False},
+        {"unclosed_ties": "cut"},
+        {"times": "never"},
+        {"dtype": "float31"},
+        {"decode": "best"},
+        {"decode": "frames", "grammar": True},
+        {"decode": "greedy", "sensitivity": 0.6},
+        {"decode": "frames", "cleanup": CleanupOptions(merge_gap=0.1)},
+    ]
+    for values in wrong:
+        with pytest.raises(ConfigError, match="expected|Known"):
+            TranscribeOptions(**values)
+    for values in ({"tempo": float("nan")}, {"tempo": 0}, {"sample_rate": 100}):
+        with pytest.raises(ConfigError, match="expected"):
+            outputs.OutputOptions(**values)
+
+
+def test_results_that_could_not_be_kept_are_not_made(at, capsys, monkeypatch):
+    monkeypatch.setattr(inference, "InferenceModel", None)
+    (at / "out").mkdir()
+    # Whoever runs the tests may be allowed to write anywhere; nobody makes files here.
+    monkeypatch.setattr("mt3.files.tempfile.TemporaryFile", _refuse)
+    assert cli.main(["transcribe", "folder", "noise.wav", "-o", "out"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "mt3: error: out: results cannot be written here: Read-only"
+
+
+def _refuse(dir):  # noqa: A002
+    raise OSError(30, "Read-only")
+
+
+@pytest.mark.parametrize("times", ["recording", "part"])
+def test_a_part_fits_in_every_format(at, capsys, times):
+    line = ["--model", "heads", "-o", "out", "--quiet", "--times", times]
+    line += ["--start", "0:00.5", "--end", "1", "--format", "json,mid,wav,html"]
+    assert cli.main(["transcribe", "noise.wav", *line]) == 0
+    zero = 0.5 if times == "recording" else 0.0
+    record = json.loads((at / "out" / "noise.json").read_text())
+    assert record["start"] == 0.5
+    assert record["duration"] == zero + 0.5
+    starts = [note["start_time"] for note in record["notes"]]
+    assert len(starts) > 3
+    assert all(zero <= start < zero + 0.6 for start in starts)
+    read = reader.read_midi(at / "out" / "noise.mid")
+    assert min(note.start_time for note in read) == pytest.approx(starts[0], abs=1e-3)
+    # Left is the recording, from what times count from to the part's end.
+    sound, rate = soundfile.read(at / "out" / "noise.notes.wav")
+    recording, _ = soundfile.read("noise.wav")
+    count = round((zero + 0.5) * rate)
+    loud = np.sqrt(np.mean(recording**2))
+    assert np.sqrt(np.mean(sound[:count, 0] ** 2)) == pytest.approx(loud, rel=0.1)
+    assert not sound[count + 50 :, 0].any()
+    assert not sound[: round(zero * rate), 1].any()
+    # One that ends before is named; the others are done.
+    line = ["one_sample.wav", "noise.wav", *line, "--overwrite"]
+    assert cli.main(["transcribe", *line]) == 1
+    message = capsys.readouterr().err
+    assert "one_sample.wav: reading audio: found the end at 0.000 s" in message
+    assert not (at / "out" / "one_sample.mid").exists()
+
+
+def test_warnings_are_printed_and_recorded(at, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "mt3.audio.reading.AudioSource.warnings", ["0.2 s are missing at 0.5 s"]
+    )
+    line = ["transcribe", "noise.wav", "--model", "heads", "-o", "out/x.json", "-q"]
+    assert cli.main(line) == 0
+    expected = "mt3: warning: noise.wav: 0.2 s are missing at 0.5 s\n"
+    assert capsys.readouterr().err == expected
+    record = json.loads((at / "out" / "x.json").read_text())
+    assert record["warnings"] == ["0.2 s are missing at 0.5 s"]
+
+
+def test_a_device_that_is_not_there(capsys):
+    assert cli.main(["transcribe", "noise.wav", "--device", "gpu"]) == 1
+    message = capsys.readouterr().err
+    assert "pip install 'jax[cuda13]'" in message
+    assert "Platforms present are: cpu" in message
+
+
+SCORE = {
+    "reference": ["song.mid", "silent.mid", "songs"],
+    "estimate": ["song.mid", "note.mid", "silent.mid", "songs"],
+    "--json": [None, True],
+    "--main": [None, True],
+    "--metrics": [None, "Onset F1", "*f1*,drum*"],
+    "--no-sustain": [None, True],
+}
+
+
+def test_score_with_every_two_options(at, capsys):
+    assert declared("score") == SCORE.keys()
+    paths = ("reference", "estimate")
+
+    def refused(case):
+        return len({case[path] == "songs" for path in paths if path in case}) > 1
+
+    cases, impossible = pairwise.covering_array(SCORE, refused)
+    assert len(cases) >= 9
+    for case in cases:
+        assert cli.main(["score", *arguments_of(case)]) == 0, case
+        printed = capsys.readouterr().out
+        if case["--json"]:
+            scores = json.loads(printed)["mean"]
+            assert "Onset F1" in scores, case
+        else:
+            assert "Onset F1" in printed, case
+    for pair in impossible:
+        assert cli.main(["score", *arguments_of(pair)]) == 1
+        assert "expected two files or two folders" in capsys.readouterr().err
+    assert cli.main(["score", "song.mid", "song.mid", "--metrics", "Onset F3"]) == 1
+    assert "Did you mean Onset F1" in capsys.readouterr().err
+
+
+SYNTHESIZE = {
+    "inputs": [None, "song.mid", "silent.mid", "songs"],
+    "--output": ["out"],
+    "--random": [None, "1"],
+    "--seconds": ["0.5", "1"],
+    "--hours": [None, "0.0001"],
+    "--soundfont": [None, "tone.sf2"],
+    "--exact": [None, "tone.sf2"],
+    "--seed": [None, "3"],
+    "--reorchestrate": [None, True],
+    "--sample-rate": [None, "8000", "44100"],
+    "--workers": [None, "1"],
+    "--overwrite": [None, True],
+}
+
+
+def test_synthesize_with_every_two_options(at, capsys, monkeypatch):
+    assert declared("synthesize") == SYNTHESIZE.keys()
+    monkeypatch.setitem(synthesis.synthesize.__kwdefaults__, "clips_per_shard", 1)
+
+    def refusal(case):
+        default = {name for name, value in case.items() if value is None}
+        if case.get("--hours") and case.get("--random"):
+            return "expected one of the two"
+        if case.get("--exact") and "--hours" in default:
+            return "are for a corpus"
+        return {"inputs", "--random", "--hours"} <= default and "Nothing to render"
+
+    cases, impossible = pairwise.covering_array(SYNTHESIZE, refusal)
+    assert len(cases) > 10
+    for number, case in enumerate(cases):
+        case["--output"] = f"out{number}"
+        assert cli.main(["synthesize", *arguments_of(case)]) == 0, case
+        made = {path.suffix for path in (at / case["--output"]).rglob("*")}
+        assert made >= ({".json", ".npy"} if case["--hours"] else {".wav", ".mid"})
+        capsys.readouterr()
+    for pair in impossible:
+        case = {**dict.fromkeys(SYNTHESIZE), "inputs": "song.mid", **pair}
+        case["--output"] = "out"
+        reason = refusal(case)
+        assert cli.main(["synthesize", *arguments_of(case)]) == 1
+        assert reason in capsys.readouterr().err
+
+
+WRONG_SYNTHESIS = {
+    "--random": ["-1", "x"],
+    "--seconds": ["0", "nan", "inf", "-5"],
+    "--hours": ["0", "nan", "-1", "inf"],
+    "--seed": ["-1"],
+    "--sample-rate": ["0", "-16000", "100", "99999999"],
+    "--workers": ["0", "-1"],
+    "--soundfont": ["none.sf2", "song.mid"],
+    "--exact": ["tone.sf2"],
+    "--output": ["song.mid"],
+}
+
+
+def test_wrong_options_of_synthesize(at, capsys):
+    for name, values in WRONG_SYNTHESIS.items():
+        for value in values:
+            line = ["synthesize", "song.mid", "--output=out", f"{name}={value}"]
+            try:
+                code = cli.main(line)
+            except SystemExit as ended:
+                code = ended.code
+            assert code in (1, 2), line
+            assert "error: " in capsys.readouterr().err, line
+            assert not (at / "out").exists(), line
+
+
+SHORT = [
+    ["--instruments", "drums"],
+    ["--instruments", "drums", "--decode", "greedy"],
+    ["--sensitivity", "1", "--min-duration", "0.1", "--instrument-flicker", "0.2"],
+]
+
+
+@pytest.mark.slow
+def test_the_default_weights_with_some_options(at):
+    for number, options in enumerate(SHORT):
+        out = f"out{number}"
+        line = ["transcribe", "noise.wav", "one_sample.wav", "silence.wav", *options]
+        assert cli.main([*line, "-o", out, "--format", "mid,html"]) == 0
+        assert len(list((at / out).iterdir())) == 6
+        notes = reader.read_midi(at / out / "noise.mid")
+        assert all(note.is_drum for note in notes) or "drums" not in options
+
+
+def test_a_steady_sine_is_one_note():
+    model = inference.InferenceModel()
+    time = np.arange(5 * 16000) / 16000
+    sines = [
+        (0.3 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
+        for hertz in (440.0, 261.63, 1000.0)
+    ]
+    for sine, pitch in zip(sines, (69, 60, 83), strict=True):
+        (note,) = model(sine)
+        assert note.pitch == pitch
+        assert note.start_time == pytest.approx(0.0, abs=0.05)
+        assert note.end_time == pytest.approx(5.0, abs=0.1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,9 @@ def resolve(name_or_path: str | Path, *, folder: str | Path | None = None) -> st
             f"this package. It is at {RELEASED_ROOT}/{text}; give that address, or "
             f"copy the folder and give the path of the copy, such as ./{text}"
         )
-    path = Path(text).expanduser()
-    if path.exists():
+    # Path's own functions raise errors for some names that can't be.
+    path = Path(os.path.expanduser(text))
+    if text and os.path.exists(path):
         return str(path.absolute())
     if len(path.parts) > 1 or path.suffix:
         raise CheckpointError(f"model {text!r}: no such file or folder")

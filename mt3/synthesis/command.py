@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mt3.errors import ConfigError, MT3Error, check_number
+from mt3 import files
+from mt3.errors import ConfigError, MT3Error, OutputError, check_number
 from mt3.midi import note_arrays, reader
 from mt3.note_sequences import Note
 from mt3.synthesis import corpus, orchestration, random_notes, recipes, soundfont
@@ -75,11 +76,19 @@ def synthesize(
       What was written. Files that fail are listed and do not stop the others.
 
     Raises:
-      ConfigError: if there is nothing to render, exact soundfonts without `hours`, or a
-        number that makes no sense.
+      ConfigError: a setting out of range, nothing to render, exact soundfonts without
+        `hours`, or random pieces with `hours`.
       DataError: if inputs or soundfonts are missing, or no synthesizer is installed.
       OutputError: if the folder cannot be written to.
     """
+    check_number("random", random, 0, whole=True)
+    check_number("sample rate", sample_rate, 8000, 192_000, whole=True)
+    check_number("seconds", seconds, 0.1, soundfont.MOST_SAMPLES / sample_rate)
+    check_number("seed", seed, 0, whole=True)
+    check_number("workers", workers, 1, 1024, whole=True)
+    reason = files.why_unwritable(os.fspath(output))
+    if reason:
+        raise OutputError(f"{output}: results cannot be written here: {reason}")
     say = log or (lambda line: None)
     failures: list[str] = []
 
@@ -87,11 +96,13 @@ def synthesize(
         failures.append(line)
         say(line if hours is not None else f"failed: {line}")
 
-    check_number("random", random, 0, whole=True)
-    check_number("sample rate", sample_rate, 8000, 192_000, whole=True)
-    check_number("seconds", seconds, 0.1, soundfont.MOST_SAMPLES / sample_rate)
     if hours is not None:
-        check_number("hours", hours, 0)
+        check_number("hours", hours, 1e-6)
+        if random:
+            raise ConfigError(
+                "Random pieces are single files, hours are of a corpus, which is of "
+                "random notes where no MIDI files are named; expected one of the two."
+            )
         folder = corpus.build_corpus(
             output,
             hours=hours,
@@ -115,9 +126,9 @@ def synthesize(
         raise ConfigError("Exact soundfonts are for a corpus: say how many hours.")
     output = Path(output)
     fonts = [open_soundfont(path, sample_rate) for path in list(soundfonts) or [None]]
-    files = reader.find_midi(inputs, log=failed) if inputs else []
-    targets = _output_paths(files, inputs, output)
-    jobs: list[tuple[Path, Path | None]] = list(zip(targets, files, strict=True))
+    songs = reader.find_midi(inputs, log=failed) if inputs else []
+    targets = _output_paths(songs, inputs, output)
+    jobs: list[tuple[Path, Path | None]] = list(zip(targets, songs, strict=True))
     jobs += [(output / f"random_{n:05d}.wav", None) for n in range(random)]
     written, skipped = [], []
     for place, (target, path) in enumerate(jobs):
@@ -201,7 +212,6 @@ def write_pair(
     """
     import soundfile
 
-    from mt3 import files
     from mt3.outputs import midi
     from mt3.outputs.transcription import Transcription
 

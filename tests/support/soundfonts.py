@@ -19,11 +19,11 @@ def peak_hertz(audio):
     return np.argmax(spectrum) * RATE / (1 << 16)
 
 
-def tiny_font(path, seed=0):
+def tiny_font(path, seed=0, programs=(0,)):
     tone = np.sin(2 * np.pi * 440 * np.arange(800) / 16000 + seed)
     zone = soundfont_writer.Zone(np.round(9000 * tone).astype(np.int16), 16000, 69.0)
     presets = [
-        soundfont_writer.Preset("Tone", 0, 0, (zone,)),
+        *(soundfont_writer.Preset("Tone", 0, n, (zone,)) for n in programs),
         soundfont_writer.Preset("Kit", 128, 0, (zone,)),
     ]
     path.parent.mkdir(parents=True, exist_ok=True)

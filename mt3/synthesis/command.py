@@ -100,8 +100,8 @@ def synthesize(
         check_number("hours", hours, 1e-6)
         if random:
             raise ConfigError(
-                "Random pieces are single files, hours are of a corpus, which is of "
-                "random notes where no MIDI files are named; expected one of the two."
+                "Random pieces with hours: a corpus without MIDI files has random "
+                "notes anyway; expected one of the two."
             )
         folder = corpus.build_corpus(
             output,

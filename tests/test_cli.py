@@ -191,7 +191,7 @@ def test_wrong_options_are_told_before_the_model_loads(tmp_path, capsys):
     for arguments, message in (
         (["--format", "midi"], "Did you mean mid?"),
         (["--instruments", "pianno"], "Did you mean piano?"),
-        (["--tempo", "0"], "tempo is 0.0"),
+        (["--tempo", "0"], "tempo in beats per minute is 0.0"),
         (["-o", "-", "--format", "mid,csv"], "standard output"),
     ):
         assert cli.main(["transcribe", "x.wav", *arguments]) == 1

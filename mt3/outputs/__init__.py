@@ -88,7 +88,9 @@ class OutputOptions:
     sample_rate: int = 22050
 
     def __post_init__(self) -> None:
-        errors.check_number("tempo", self.tempo, *general_midi.TEMPO_RANGE)
+        errors.check_number(
+            "tempo in beats per minute", self.tempo, *general_midi.TEMPO_RANGE
+        )
         errors.check_number("sample_rate", self.sample_rate, 8000, 384000, whole=True)
 
 

@@ -113,7 +113,9 @@ class Clock:
         Raises:
           ConfigError: a tempo that is no number from 4 to 1000.
         """
-        check_number("tempo", beats_per_minute, *general_midi.TEMPO_RANGE)
+        check_number(
+            "tempo in beats per minute", beats_per_minute, *general_midi.TEMPO_RANGE
+        )
         tempo = round(60e6 / beats_per_minute)
         resolution = _resolution(tempo, seconds * 1e6 / tempo)
         return cls(resolution, (TempoChange(0, 0.0, tempo),))

@@ -79,7 +79,7 @@ class OutputOptions:
       sample_rate: Hz of WAV files.
 
     Raises:
-      ConfigError: a tempo or rate out of range.
+      ConfigError: a tempo out of range.
     """
 
     tempo: float = 120.0
@@ -91,7 +91,6 @@ class OutputOptions:
         errors.check_number(
             "tempo in beats per minute", self.tempo, *general_midi.TEMPO_RANGE
         )
-        errors.check_number("sample_rate", self.sample_rate, 8000, 384000, whole=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from mt3.errors import MidiError
 from mt3.midi import events
 from mt3.midi.reader import read_midi, read_song
 from mt3.note_sequences import Note
-from tests.support.midi_files import header, scale, track_bytes, write_midi
+from tests.support.midi_files import header, mutated, scale, track_bytes, write_midi
 
 # Notes of a beat each: 60 with a running status, and 62.
 FIRST = b"\0\x90\x3c\x40\x83\x60\x3c\0"
@@ -88,7 +88,7 @@ def test_notes_do_not_suffer(read, data):
         (between(b"\0\xff\x51\1\7"), "a tempo change that gives no tempo is left out"),
         (between(b"\0\xf0\x7f\x43\xf7"), "a system exclusive message has a wrong len"),
         (header(3) + track_bytes(FIRST + SECOND), "only 1 of 3 tracks are there"),
-        (file_of(FIRST + SECOND + END + b"\x40"), "something follows the end of track"),
+        (file_of(FIRST + SECOND + END + b"\x40"), "something follows the end of a tr"),
         (file_of(FIRST + SECOND + END + b"\xff" * 9), "something follows the end of"),
     ],
 )
@@ -123,6 +123,7 @@ def test_a_track_of_wrong_length_ends_where_the_next_begins(read, size):
         (header() + track_bytes(b"\0\x40\x40"), "track 0 has data without a status"),
         (header() + track_bytes(b"\xff\xff\xff\xff\x7f\xff\1\0"), "than four bytes"),
         (file_of(b"", b"", midi_type=2), "type 2"),
+        (header() + 2**16 * track_bytes(b""), "more than 65,535 tracks"),
     ],
 )
 def test_damaged_files_are_named_with_the_reason(tmp_path, data, reason):
@@ -180,32 +181,12 @@ def test_plain_files_satisfy_strict_readers_and_have_the_same_notes(tmp_path):
     assert found == read_midi(path) == NOTES
 
 
-def mutated(data, draw):
-    """Data with a few bytes changed, taken out, put in or repeated, perhaps cut."""
-    data = bytearray(data)
-    for _ in range(draw.randint(1, 8)):
-        place = draw.randrange(len(data))
-        kind = draw.randrange(5)
-        if kind == 0:
-            data[place] = draw.randrange(256)
-        elif kind == 1:
-            data[place] = draw.choice((0, 0x7F, 0x80, 0xF0, 0xF7, 0xFF))
-        elif kind == 2:
-            del data[place : place + draw.randint(1, 4)]
-        elif kind == 3:
-            data[place:place] = draw.randbytes(draw.randint(1, 4))
-        else:
-            data[place:place] = data[place : place + draw.randint(1, 40)]
-        data = data or bytearray(1)
-    return bytes(data[: draw.choice((len(data), draw.randrange(len(data)) + 1))])
-
-
 def test_mutated_files_are_read_or_named(tmp_path):
     sound = write_midi(tmp_path / "sound.mid", scale(0), scale(9), [*scale(3)] * 2)
     data, draw = sound.read_bytes(), random.Random(0)
     path, plain = tmp_path / "a.mid", tmp_path / "plain.mid"
     read = refused = 0
-    for _ in range(1500):
+    for _ in range(600):
         path.write_bytes(mutated(data, draw))
         try:
             notes = read_midi(path)
@@ -216,5 +197,5 @@ def test_mutated_files_are_read_or_named(tmp_path):
         read += 1
         plain.write_bytes(events.plain_bytes(path))
         assert read_midi(plain) == notes
-    assert read + refused == 1500
-    assert min(read, refused) > 300
+    assert read + refused == 600
+    assert min(read, refused) > 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
@@ -11,7 +12,7 @@ from mt3.errors import ConfigError, MidiError
 from mt3.note_sequences import Note
 from mt3.outputs import Transcription, write
 from mt3.scoring import files, instruments
-from tests.support.midi_files import off, on, tempo, write_midi
+from tests.support.midi_files import mutated, off, on, tempo, write_midi
 
 NOTES = [
     Note(0.0, 1.0, 60, 100, 0),
@@ -235,3 +236,20 @@ def test_a_folder_that_cannot_be_entered_is_named(tmp_path, monkeypatch):
     report = files.score_files(tmp_path, tmp_path)
     assert report.failures == {str(tmp_path): lock}
     assert len(report.songs) == 1
+
+
+def test_a_folder_of_damaged_files_loses_none(tmp_path):
+    sound = midi(tmp_path / "sound").read_bytes()
+    draw = random.Random(1)
+    for number in range(60):
+        for side in ("truth", "found"):
+            path = tmp_path / side / f"{number}.mid"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(sound if side == "truth" else mutated(sound, draw))
+    report = files.score_files(tmp_path / "truth", tmp_path / "found")
+    names = [song.name for song in report.songs]
+    assert len(report.songs) > 10
+    assert len(report.failures) > 10
+    assert sorted([*names, *report.failures]) == sorted(map(str, range(60)))
+    for name, message in report.failures.items():
+        assert f"{name}.mid: " in message

@@ -34,6 +34,7 @@ MOST_BYTES = 32 << 20
 MOST_EVENTS = 2_000_000
 
 DEFAULT_TEMPO = 500_000  # microseconds per quarter note
+_MOST_TRACKS = 2**16 - 1  # that a header can state
 # Kinds of events, which are (tick, kind, track, channel, a, b).
 TEMPO, OFF, PROGRAM, PEDAL, ON = range(5)
 Event = tuple[int, int, int, int, int, int]
@@ -217,6 +218,8 @@ def _tracks(data: bytes) -> list[tuple[bytes, bool]]:
             end = end if is_right else last
         if data[position : position + 4] == b"MTrk":
             tracks.append((data[first:end], is_right))
+            if len(tracks) > _MOST_TRACKS:
+                raise ValueError(f"more than {_MOST_TRACKS:,} tracks")
         position = following
     if not tracks:
         raise ValueError("it has no tracks")
@@ -269,7 +272,7 @@ def _messages(
                 kind = data[position + 1]
                 length, position = _number(data, position + 2)
                 if kind == 0x51:
-                    tempo = int.from_bytes(data[position : position + length], "big")
+                    tempo = int.from_bytes(data[position : position + 3], "big")
                     if length == 3 and tempo:
                         yield tick, _TEMPO_STATUS, tempo, 0
                     else:
@@ -278,18 +281,18 @@ def _messages(
                 position += length
             elif status in (0xF0, 0xF7):
                 length, position = _number(data, position + 1)
-                close = data.find(b"\xf7", position)
-                if position + length > size and close >= 0:
-                    problems["a system exclusive message has a wrong length"] += 1
-                    length = close + 1 - position
                 position += length
+                close = data.find(b"\xf7", position - length) if position > size else -1
+                if close >= 0:
+                    problems["a system exclusive message has a wrong length"] += 1
+                    position = close + 1
             else:
                 position += 1 + _SYSTEM_BYTES.get(status, 0)
         if position > size or not (whole or ended):
             raise IndexError
     except (IndexError, ValueError) as error:
         if ended:
-            problems[f"something follows the end of track {track}"] += 1
+            problems["something follows the end of a track"] += 1
         elif isinstance(error, IndexError):
             raise ValueError(f"track {track} is cut short") from None
         else:

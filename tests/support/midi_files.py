@@ -64,3 +64,23 @@ def track_bytes(data, size=None):
     """A track's chunk; `size` is what it states as its length."""
     size = len(data) if size is None else size
     return b"MTrk" + size.to_bytes(4, "big") + data
+
+
+def mutated(data, draw):
+    """Data with a few bytes changed, taken out, put in or repeated, perhaps cut."""
+    data = bytearray(data)
+    for _ in range(draw.randint(1, 8)):
+        place = draw.randrange(len(data))
+        kind = draw.randrange(5)
+        if kind == 0:
+            data[place] = draw.randrange(256)
+        elif kind == 1:
+            data[place] = draw.choice((0, 0x7F, 0x80, 0xF0, 0xF7, 0xFF))
+        elif kind == 2:
+            del data[place : place + draw.randint(1, 4)]
+        elif kind == 3:
+            data[place:place] = draw.randbytes(draw.randint(1, 4))
+        else:
+            data[place:place] = data[place : place + draw.randint(1, 40)]
+        data = data or bytearray(1)
+    return bytes(data[: draw.choice((len(data), draw.randrange(len(data)) + 1))])

@@ -51,28 +51,28 @@ def shaken(notes, seed, seconds):
     ],
 )
 def test_notes_go_to_the_nearest_grid_point(grid, wanted):
-    (note,) = quantize.quantize(at(1.34), BEATS, grid)
+    (note,) = quantize.quantize_notes(at(1.34), BEATS, grid)
     assert places([note]) == [pytest.approx(wanted, abs=1e-5)]
 
 
 def test_grids_are_of_quarters_whatever_the_beat_is():
     eighths = Beats.steady(240.0, 0.5, seconds=10.0, beats_per_bar=6, beat_unit=8)
     for grid in quantize.GRIDS[:-1]:
-        one = quantize.quantize(at(1.34, 2.05), BEATS, grid)
-        other = quantize.quantize(at(1.34, 2.05), eighths, grid)
+        one = quantize.quantize_notes(at(1.34, 2.05), BEATS, grid)
+        other = quantize.quantize_notes(at(1.34, 2.05), eighths, grid)
         assert places(one) == pytest.approx(places(other)), grid
 
 
 def test_grids_begin_with_the_bar():
     beats = Beats(BEATS.times, np.arange(len(BEATS.times)) % 3 + 1, 3)
     # Two thirds of a quarter go into a bar of three four times and a half.
-    got = quantize.quantize(at(0.1, 2.6, 3.1, 3.6), beats, "1/4T")
+    got = quantize.quantize_notes(at(0.1, 2.6, 3.1, 3.6), beats, "1/4T")
     assert places(got) == pytest.approx([0, 8 / 3, 3, 3 + 2 / 3], abs=1e-5)
 
 
 def test_ends_move_too_and_no_note_is_without_length():
     notes = [Note(0.52, 1.23, 60), Note(0.99, 1.0, 62)]
-    got = quantize.quantize(notes, BEATS, "1/8")
+    got = quantize.quantize_notes(notes, BEATS, "1/8")
     assert [(n.start_time, n.end_time) for n in got] == [(0.5, 1.25), (1.0, 1.25)]
 
 
@@ -82,19 +82,19 @@ def test_automatic_grids_hear_triplets_where_they_are():
     more = [10 + k / 4 for k in range(8)]
     wanted = [*straight, *triplets, *more]
     notes = shaken(at(*wanted), 3, 0.008)
-    got = places(quantize.quantize(notes, BEATS, "auto"))
+    got = places(quantize.quantize_notes(notes, BEATS, "auto"))
     assert got == pytest.approx(wanted, abs=1e-5)
 
 
 def test_automatic_grids_need_no_finer_ones_than_the_notes_do():
     wanted = [float(k) for k in range(16)]
-    got = places(quantize.quantize(shaken(at(*wanted), 4, 0.02), BEATS, "auto"))
+    got = places(quantize.quantize_notes(shaken(at(*wanted), 4, 0.02), BEATS, "auto"))
     assert got == wanted
 
 
 def test_swing_is_taken_off_and_put_on():
     swung = [k // 2 + (0.64 if k % 2 else 0.0) for k in range(16)]
-    got = places(quantize.quantize(at(*swung), BEATS, "1/8", swing=0.66))
+    got = places(quantize.quantize_notes(at(*swung), BEATS, "1/8", swing=0.66))
     assert got == pytest.approx([k // 2 + 0.66 * (k % 2) for k in range(16)])
     straight, _ = quantize.positions(at(*swung), BEATS, "1/8", swing=0.66)
     assert straight == pytest.approx([k / 2 for k in range(16)])
@@ -103,12 +103,12 @@ def test_swing_is_taken_off_and_put_on():
 def test_chords_stay_together():
     # Across the middle between two grid points.
     notes = at(1.11, 1.12, 1.14, 1.15)
-    assert len(set(places(quantize.quantize(notes, BEATS, "1/16")))) == 1
+    assert len(set(places(quantize.quantize_notes(notes, BEATS, "1/16")))) == 1
 
 
 def test_repeated_notes_stay_apart():
     roll = [dataclasses.replace(note, pitch=38) for note in at(1.0, 1.08, 1.13, 1.2)]
-    got = places(quantize.quantize(roll, BEATS, "1/8"))
+    got = places(quantize.quantize_notes(roll, BEATS, "1/8"))
     assert got == sorted(set(got))
     unison, _ = quantize.positions(roll, BEATS, "1/8", unisons=True)
     assert len(set(unison)) == 1
@@ -123,7 +123,7 @@ def test_repeated_notes_stay_apart():
 )
 def test_count_and_order_stay(notes, grid, swing, first, unit):
     beats = Beats(first + np.array([0.0, 0.4, 0.9, 1.3, 2.1]), beat_unit=unit)
-    got = quantize.quantize(notes, beats, grid, swing=swing)
+    got = quantize.quantize_notes(notes, beats, grid, swing=swing)
     assert [(n.pitch, n.program, n.is_drum, n.velocity) for n in got] == [
         (n.pitch, n.program, n.is_drum, n.velocity) for n in notes
     ]
@@ -140,17 +140,17 @@ def test_count_and_order_stay(notes, grid, swing, first, unit):
 
 def test_what_is_on_the_grid_stays():
     notes = at(0, 0.25, 1.5, 3.0, length=0.25)
-    assert quantize.quantize(notes, BEATS, "1/16") == notes
-    once = quantize.quantize(shaken(notes, 1, 0.01), BEATS, "auto")
-    assert quantize.quantize(once, BEATS, "auto") == once
+    assert quantize.quantize_notes(notes, BEATS, "1/16") == notes
+    once = quantize.quantize_notes(shaken(notes, 1, 0.01), BEATS, "auto")
+    assert quantize.quantize_notes(once, BEATS, "auto") == once
 
 
 @pytest.mark.parametrize(
     ("grid", "swing", "message"),
     [
-        ("1/5", 0.5, "'1/5'; expected 1/4, 1/8"),
-        ("1/16", 0.8, "swing: 0.8; expected the share"),
-        ("1/16", float("nan"), "swing: nan"),
+        ("1/5", 0.5, "quantize is '1/5'; expected '1/4' or"),
+        ("1/16", 0.8, "swing is 0.8; expected a number from 0.5 to 0.75"),
+        ("1/16", float("nan"), "swing is nan"),
         (None, 0.6, "needs a grid"),
     ],
 )

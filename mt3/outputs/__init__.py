@@ -1,4 +1,4 @@
-"""Transcriptions to files: MIDI, JSON, JSON lines, CSV, PNG, HTML and WAV.
+"""Transcriptions to files: MIDI, scores, JSON, CSV, pictures, reports and sound.
 
     result = Transcription(notes=notes, duration=30.0, source="song.wav")
     write(result, "out/song", ["mid", "csv"])    # out/song.mid, out/song.csv
@@ -13,21 +13,27 @@ file of the same name and of another origin is neither taken for a result nor re
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import importlib.util
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mt3 import errors
 from mt3.files import atomic_file
 from mt3.midi import general_midi
+from mt3.note_sequences import DEFAULT_VELOCITY
+from mt3.outputs.quantize import AUTO, STRAIGHT, check_grid, quantize_notes
 from mt3.outputs.transcription import NOTE_COLUMNS, Transcription
+
+if TYPE_CHECKING:
+    from mt3.outputs.score.notation import Score
 
 __all__ = [
     "FORMATS",
     "NOTE_COLUMNS",
+    "WITH_BEATS",
     "OutputOptions",
     "Transcription",
     "Written",
@@ -51,7 +57,23 @@ FORMATS: dict[str, tuple[str, str]] = {
     "png": (".png", "picture of the piano roll"),
     "html": (".html", "report to look at, listen to and search"),
     "wav": (".notes.wav", "the notes, made audible"),
+    "musicxml": (".musicxml", "sheet music for notation programs"),
+    "mxl": (".mxl", "the same, compressed"),
+    "pdf": (".pdf", "sheet music to print"),
 }
+# Formats that are written better where beats are known.
+WITH_BEATS = frozenset({"mid", "html", "musicxml", "mxl", "pdf"})
+# What sheet music needs beside the base install, and pip's name for it.
+_DRAWING = ("partitura", "verovio")
+_PACKAGES: dict[str, tuple[str, ...]] = {
+    "musicxml": ("partitura",),
+    "mxl": ("partitura",),
+    "pdf": (*_DRAWING, "cairosvg", "pypdf"),
+}
+_SCORE_EXTRA = "mt3-transcription[score]"
+# Scores of longer recordings, in seconds, are left out of reports: a page of sheet
+# music is as long as the rest of the report of a song.
+_LONGEST_SCORE_IN_REPORT = 1200.0
 # What the first bytes of each format are when we wrote it: its mark, or its columns.
 # A recording without notes has no lines.
 _COLUMNS = b",".join(name.encode() for name in NOTE_COLUMNS)
@@ -63,6 +85,9 @@ _MARKS: dict[str, bytes] = {
     "png": rb"\x89PNG.*tEXtSoftware\0mt3 ",
     "html": rb'<!DOCTYPE html>.*<meta name="generator" content="mt3 ',
     "wav": rb"RIFF.*ISFT....mt3 ",
+    "musicxml": rb"<\?xml.*<score-partwise.*<software>mt3 ",
+    "mxl": rb"PK\x03\x04.*META-INF/container\.xml.*<!-- mt3 ",
+    "pdf": rb"%PDF.*/Producer \(mt3 ",
 }
 _HEAD_BYTES = 4096
 
@@ -72,7 +97,13 @@ class OutputOptions:
     """Settings of the formats.
 
     Attributes:
-      tempo: beats per minute of MIDI files.
+      tempo: beats per minute of MIDI files and scores where no beats are known.
+      quantize: grid that starts and ends of notes move to (`quantize.GRIDS`) in every
+        format; None to leave them where they are. Sheet music is on a grid anyway,
+        "auto" without this.
+      swing: share of a beat that its first half takes on that grid, 0.5 to 0.75.
+      velocities: whether notes keep theirs; else all have the same.
+      tablature: whether guitars and basses get a second staff of their strings.
       scores: metric values to show in the report.
       original_audio: recording to put left of the notes in WAV files: a path or an
         `reading.AudioSource`; None for the notes alone.
@@ -83,6 +114,10 @@ class OutputOptions:
     """
 
     tempo: float = 120.0
+    quantize: str | None = None
+    swing: float = STRAIGHT
+    velocities: bool = True
+    tablature: bool = False
     scores: Mapping[str, float] | None = None
     original_audio: Any = None
     sample_rate: int = 22050
@@ -91,6 +126,7 @@ class OutputOptions:
         errors.check_number(
             "tempo in beats per minute", self.tempo, *general_midi.TEMPO_RANGE
         )
+        check_grid(self.quantize, self.swing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +148,8 @@ def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
     """Returns the formats without repeats.
 
     Raises:
-      OutputError: an unknown format, with those of similar names.
+      OutputError: an unknown format, with those of similar names; or one that needs
+        packages which are not installed.
     """
     formats = tuple(dict.fromkeys(formats))
     for name in formats:
@@ -120,7 +157,17 @@ def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
             raise errors.OutputError(
                 f"unknown output format {name!r}.{errors.near_misses(name, FORMATS)}"
             )
+        if missing := _missing(_PACKAGES.get(name, ())):
+            raise errors.OutputError(
+                f"output format {name}: it needs {', '.join(missing)}, not installed; "
+                f"pip install '{_SCORE_EXTRA}'"
+            )
     return formats
+
+
+def _missing(packages: Iterable[str]) -> list[str]:
+    """Returns the packages that are not installed."""
+    return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
 def output_path(path_stem: str | os.PathLike[str], format: str) -> Path:
@@ -216,14 +263,16 @@ def write_stream(
     """
     check_formats([format])
     options = options or OutputOptions()
+    result, warnings = _adjusted(result, options)
     if format == "mid":
-        return _module("midi").write_midi(result, stream, tempo=options.tempo)
-    if format in ("json", "jsonl", "csv"):
+        warnings += _module("midi").write_midi(result, stream, tempo=options.tempo)
+    elif format in ("json", "jsonl", "csv"):
         getattr(_module("tables"), f"write_{format}")(result, stream)
     elif format == "png":
         _module("pianoroll").write_png(result, stream)
     elif format == "html":
-        _module("report").write_html(result, stream, scores=options.scores)
+        score = _score(result, options) if _has_score_in_report(result) else None
+        _module("report").write_html(result, stream, scores=options.scores, score=score)
     elif format == "wav":
         _module("sonify").write_wav(
             result,
@@ -231,7 +280,50 @@ def write_stream(
             sample_rate=options.sample_rate,
             original=options.original_audio,
         )
-    return []
+    else:
+        score = _score(result, options)
+        warnings += score.warnings
+        write = _module("score.engraving" if format == "pdf" else "score.musicxml")
+        write = getattr(write, f"write_{format}")
+        write(score, stream, software=f"mt3 {result.version}")
+    return warnings
+
+
+def _adjusted(
+    result: Transcription, options: OutputOptions
+) -> tuple[Transcription, list[str]]:
+    """Returns the transcription as the options want it, and warnings."""
+    notes, warnings = result.notes, []
+    if not options.velocities:
+        notes = [dataclasses.replace(n, velocity=DEFAULT_VELOCITY) for n in notes]
+    if options.quantize is not None and result.beats is not None:
+        notes = quantize_notes(
+            notes, result.beats, options.quantize, swing=options.swing
+        )
+    elif options.quantize is not None and notes:
+        warnings.append("no beats were found: the notes stay where they are")
+    return dataclasses.replace(result, notes=notes), warnings
+
+
+def _score(result: Transcription, options: OutputOptions) -> Score:
+    """Returns the transcription as sheet music."""
+    return _module("score.notation").make_score(
+        result,
+        grid=options.quantize or AUTO,
+        swing=options.swing,
+        tablature=options.tablature,
+        tempo=options.tempo,
+    )
+
+
+def _has_score_in_report(result: Transcription) -> bool:
+    """Tells whether a report shows sheet music: with beats, if it can be drawn."""
+    return (
+        result.beats is not None
+        and bool(result.notes)
+        and result.end_time <= _LONGEST_SCORE_IN_REPORT
+        and not _missing(_DRAWING)
+    )
 
 
 def _module(name: str):

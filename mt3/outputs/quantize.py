@@ -1,7 +1,7 @@
 """Notes moved to a grid of note values.
 
-    notes = quantize(transcription.notes, transcription.beats, "1/16")
-    notes = quantize(transcription.notes, transcription.beats, "auto", swing=0.62)
+    notes = quantize_notes(transcription.notes, transcription.beats, "1/16")
+    notes = quantize_notes(transcription.notes, transcription.beats, "auto", swing=0.62)
 
 Grids: `GRIDS`, where "1/8T" is a triplet of eighths, three to a quarter; "auto" chooses
 for each beat among 1, 2, 4 and 8 (straight) and 3 and 6 (triplets) equal parts.
@@ -49,24 +49,20 @@ _PARTS_FOR_ENDS = {1: 4, 2: 4, 4: 4, 8: 8, 3: 3, 6: 6}
 
 
 def check_grid(grid: str | None, swing: float = STRAIGHT) -> None:
-    """Checks the options of `quantize`; None stands for no grid.
+    """Checks the options of `quantize_notes`; None stands for no grid.
 
     Raises:
       ConfigError: an unknown grid, a swing out of range, or a swing without a grid.
     """
-    if grid is not None and grid not in GRIDS:
-        raise errors.ConfigError(f"quantize: {grid!r}; expected {', '.join(GRIDS)}")
-    low, high = SWING_RANGE
-    if not low <= swing <= high:
-        raise errors.ConfigError(
-            f"swing: {swing}; expected the share of a beat that its first half takes, "
-            f"{low:g} to {high:g}"
-        )
+    if grid is not None:
+        errors.check_choice("quantize", grid, GRIDS)
+    # The share of a beat that its first half takes.
+    errors.check_number("swing", swing, *SWING_RANGE)
     if swing != STRAIGHT and grid is None:
         raise errors.ConfigError("swing: it needs a grid to quantize to")
 
 
-def quantize(
+def quantize_notes(
     notes: Sequence[Note], beats: Beats, grid: str, *, swing: float = STRAIGHT
 ) -> list[Note]:
     """Returns the notes with starts and ends on a grid.

@@ -1,4 +1,4 @@
-"""A report in one HTML file: piano roll, playback, note table and summary.
+"""A report in one HTML file: piano roll, playback, score, note table and summary.
 
 The file needs nothing else: no network, no other file, and a content security
 policy in it forbids loading any. The piano roll draws only what is in view, so an
@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 
 from mt3.midi import general_midi
 from mt3.outputs.pianoroll import clock_time, instrument_colours
+from mt3.outputs.score import engraving
+from mt3.outputs.score.notation import Score
 from mt3.outputs.transcription import Transcription
 
 
@@ -25,6 +27,7 @@ def write_html(
     stream: BinaryIO,
     *,
     scores: Mapping[str, float] | None = None,
+    score: Score | None = None,
 ) -> None:
     """Writes the report.
 
@@ -32,7 +35,9 @@ def write_html(
       result: what to report.
       stream: binary file to write to.
       scores: metric values to list, by name.
+      score: sheet music to show; its pages turn as the playback goes on.
     """
+    pages = engraving.engrave(score, header=False) if score else []
     heading = result.source or "Transcription"
     plural = "" if len(result.notes) == 1 else "s"
     facts = f"{clock_time(result.end_time)} long, {len(result.notes)} note{plural}"
@@ -44,8 +49,9 @@ def write_html(
         style=_part("style.css"),
         instruments=_instruments_table(result),
         scores=_scores_section(scores) if scores else "",
+        score=_score_section(pages) if pages else "",
         facts_table=_facts_table(result),
-        data=_data(result),
+        data=_data(result, score, pages),
         script=_part("script.js"),
     )
     # File names may hold bytes that are no text.
@@ -57,7 +63,9 @@ def _part(name: str) -> str:
     return (resources.files(__package__) / "report_page" / name).read_text("utf-8")
 
 
-def _data(result: Transcription) -> str:
+def _data(
+    result: Transcription, score: Score | None, pages: Sequence[engraving.Page]
+) -> str:
     """Returns the notes as JSON that cannot close the element it stands in."""
     groups = result.by_instrument()
     colours = instrument_colours(groups)
@@ -89,6 +97,10 @@ def _data(result: Transcription) -> str:
             for key, notes in groups.items()
         ],
     }
+    if score:
+        # When each bar begins, and how many there are on each page.
+        record["bars"] = [round(bar.seconds, 3) for bar in score.bars]
+        record["pages"] = [page.bars for page in pages]
     text = json.dumps(record, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -125,6 +137,24 @@ def _scores_section(scores: Mapping[str, float]) -> str:
     return (
         '<section aria-labelledby="scores-heading">\n'
         f'<h2 id="scores-heading">Scores</h2>\n{table}\n</section>'
+    )
+
+
+def _score_section(pages: Sequence[engraving.Page]) -> str:
+    """Returns the pages of sheet music; all are shown where scripts don't run."""
+    sheets = "\n".join(
+        f'<div class="sheet" role="img" aria-label="Score, page {number}">'
+        f"{page.svg}</div>"
+        for number, page in enumerate(pages, 1)
+    )
+    return (
+        '<section aria-labelledby="score-heading" id="score">\n<div class="bar">'
+        '<h2 id="score-heading">Score</h2>\n'
+        '<div class="tools" id="score-tools" hidden><span class="group">'
+        '<button type="button" id="score-previous">Previous page</button>'
+        '<button type="button" id="score-next">Next page</button></span>'
+        '<span id="score-page" role="status"></span></div></div>\n'
+        f"{sheets}\n</section>"
     )
 
 

@@ -150,6 +150,7 @@
       drawGutter(track, colours);
     }
     byId("clock").textContent = clockTime(position, 1);
+    followScore();
   };
   const begin = (canvas, colours, ground = colours.ground) => {
     const pen = canvas.getContext("2d"), ratio = window.devicePixelRatio || 1;
@@ -376,6 +377,39 @@
     draw();
   };
   byId("play").addEventListener("click", toggle);
+
+  // ---- Score ---------------------------------------------------------------
+  const sheets = [...document.querySelectorAll(".sheet")];
+  const measures = sheets.flatMap((sheet) => [...sheet.querySelectorAll(".measure")]);
+  const bars = data.bars || [];
+  let sheet = 0, barNow = -1;
+  const showSheet = (wanted) => {
+    sheet = Math.min(Math.max(0, wanted), sheets.length - 1);
+    sheets.forEach((element, i) => { element.hidden = i !== sheet; });
+    byId("score-page").textContent = `Page ${sheet + 1} of ${sheets.length}`;
+    byId("score-previous").disabled = sheet === 0;
+    byId("score-next").disabled = sheet >= sheets.length - 1;
+  };
+  // Marks the bar at the playhead, and turns the page when another bar begins.
+  const followScore = () => {
+    let bar = bars.length - 1;
+    while (bar > 0 && bars[bar] > position) bar--;
+    if (bar === barNow) return;
+    measures[barNow]?.classList.remove("now");
+    measures[bar]?.classList.add("now");
+    barNow = bar;
+    let first = 0;
+    showSheet(data.pages.findIndex((count) => (first += count) > bar));
+  };
+  if (sheets.length) {
+    byId("score-tools").hidden = false;
+    byId("score-previous").addEventListener("click", () => showSheet(sheet - 1));
+    byId("score-next").addEventListener("click", () => showSheet(sheet + 1));
+    byId("score").addEventListener("click", (event) => {
+      const bar = measures.indexOf(event.target.closest(".measure"));
+      if (bar >= 0) { seek(bars[bar]); show(bars[bar]); }
+    });
+  }
 
   // ---- Table of notes ------------------------------------------------------
   const filter = byId("filter");

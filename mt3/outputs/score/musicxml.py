@@ -38,6 +38,7 @@ _VOICES_OF_STAFF = 4
 # The tempo is written again where it has changed by this share.
 _SAME_TEMPO = 0.02
 _CONTAINER = """<?xml version="1.0" encoding="UTF-8"?>
+<!-- {} -->
 <container><rootfiles><rootfile full-path="score.musicxml" \
 media-type="application/vnd.recordare.musicxml+xml"/></rootfiles></container>
 """
@@ -64,15 +65,13 @@ def write_mxl(score: Score, stream: BinaryIO, *, software: str = "mt3") -> None:
     """Writes a score as compressed MusicXML; arguments as for `write_musicxml`."""
     plain = io.BytesIO()
     write_musicxml(score, plain, software=software)
-    members = {
-        "META-INF/container.xml": _CONTAINER.encode(),
-        "score.musicxml": plain.getvalue(),
-    }
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.comment = software.encode()
-        for name, data in members.items():
-            # A fixed date: equal scores are equal files.
-            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+    # As it is, so that the file's beginning says what wrote it.
+    container = zipfile.ZipInfo("META-INF/container.xml"), zipfile.ZIP_STORED
+    # `ZipInfo` has a fixed date: equal scores are equal files.
+    content = zipfile.ZipInfo("score.musicxml"), zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(container[0], _CONTAINER.format(software), container[1])
+        archive.writestr(content[0], plain.getvalue(), content[1])
 
 
 def _add(parent: ElementTree.Element, tag: str, text: object = None, **attributes):

@@ -8,6 +8,7 @@ lies in its second half, with the note's beat: an upbeat.
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -213,7 +214,8 @@ def make_score(
         parts = [Part("Piano", 0, False, Instrument(), None, 0, (clef,))]
     last = bars[-1]
     end = last.seconds + last.length / DIVISIONS * 60.0 / last.tempo
-    return Score(result.source, bars, tuple(parts), end, tuple(warnings))
+    title = pathlib.PurePath(result.source).stem
+    return Score(title, bars, tuple(parts), end, tuple(warnings))
 
 
 @dataclasses.dataclass

@@ -114,7 +114,8 @@ def _add_transcribe(commands) -> None:
     add(
         "--format",
         metavar="LIST",
-        help="comma-separated: mid, json, jsonl, csv, png, html, wav (default: mid)",
+        help="comma-separated: mid, json, jsonl, csv, png, html, wav, and sheet music: "
+        "musicxml, mxl, pdf (default: mid)",
     )
     add("--model", default="default", help="name (see mt3 models) or checkpoint path")
     add(
@@ -153,6 +154,7 @@ def _add_transcribe(commands) -> None:
     )
     _add_cleanup(parser)
     _add_part(parser)
+    _add_notation(parser)
     add("--tempo", type=float, default=120.0, help="beats per minute of MIDI files")
     add(
         "--slots",
@@ -216,6 +218,42 @@ def _add_part(parser) -> None:
         default="recording",
         help="what times in the results count from, and pictures and audio begin with: "
         "the recording's start (default) or the part's",
+    )
+
+
+def _add_notation(parser) -> None:
+    """Adds how notes are written, in every format."""
+    group = parser.add_argument_group(
+        "notation",
+        "Beats that are found make the bars of MIDI files and sheet music. Sheet "
+        "music needs pip install 'mt3-transcription[score]'.",
+    )
+    add = group.add_argument
+    add(
+        "--quantize",
+        metavar="GRID",
+        help="move starts and ends of notes to a grid: 1/4, 1/8, 1/16, 1/32, triplets "
+        "1/4T, 1/8T, 1/16T, or auto, chosen for each beat (default: sheet music auto, "
+        "the others not at all)",
+    )
+    add(
+        "--swing",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="share of a beat that its first half takes on the grid, 0.5 to 0.75; with "
+        "--quantize",
+    )
+    add(
+        "--no-velocity",
+        dest="velocities",
+        action="store_false",
+        help="all notes equally loud",
+    )
+    add(
+        "--tablature",
+        action="store_true",
+        help="sheet music: a second staff for the strings of guitars and basses",
     )
 
 

@@ -28,6 +28,10 @@ from mt3.terminal import Progress, printable, say, write_result
 STANDARD_OUTPUT = "-"
 _STREAMABLE = ("jsonl",)
 _NOT_ON_STANDARD_OUTPUT = ("wav", "png")
+# Formats that are sheet music or hold it.
+_SCORES = {"musicxml", "mxl", "pdf", "html"}
+# Fields of `OutputOptions`, as the command line names them.
+_OUTPUT = ("tempo", "quantize", "swing", "velocities", "tablature")
 # Fields of `TranscribeOptions`, as the command line names them.
 _DECODING = ("decode", "grammar", "sensitivity")
 _DECODING += ("unclosed_ties", "num_slots", "dtype", "allow_truncated", "times")
@@ -86,7 +90,14 @@ def run(options: argparse.Namespace) -> int:
     """
     # Cheap checks first: a wrong option must not wait for the model.
     formats = _formats(options.format, options.output)
-    output_options = outputs.OutputOptions(tempo=options.tempo)
+    output_options = outputs.OutputOptions(
+        **{name: getattr(options, name) for name in _OUTPUT}
+    )
+    if options.tablature and not _SCORES & set(formats):
+        raise ConfigError(
+            "--tablature: no sheet music is written; expected one of "
+            f"{', '.join(sorted(_SCORES))} in --format"
+        )
     decoding = _decoding_options(options)
     if options.end is not None and options.end <= options.start:
         raise ConfigError(
@@ -95,10 +106,17 @@ def run(options: argparse.Namespace) -> int:
     to_standard_output = options.output == STANDARD_OUTPUT
     if to_standard_output:
         _check_standard_output(formats)
-        if decoding.cleanup and formats[0] in _STREAMABLE:
+        changes = {
+            "a clean-up": decoding.cleanup,
+            "--quantize": options.quantize,
+            "--no-velocity": not options.velocities,
+        }
+        asked = [name for name, given in changes.items() if given]
+        if asked and formats[0] in _STREAMABLE:
             raise ConfigError(
                 f"-o - --format {formats[0]}: notes are streamed as they are found, "
-                "but a clean-up needs all of them; expected another format or a folder"
+                f"but {' and '.join(asked)} needs all of them; expected another format "
+                "or a folder"
             )
     waiting, problems = jobs.find_jobs(
         options.inputs, None if to_standard_output else options.output
@@ -193,7 +211,7 @@ def _check_standard_output(formats: Sequence[str]) -> None:
     if len(formats) != 1 or formats[0] in _NOT_ON_STANDARD_OUTPUT:
         raise ConfigError(
             f"-o -: formats {', '.join(formats)} on standard output; expected one of "
-            "mid, json, jsonl, csv, html"
+            "mid, json, jsonl, csv, html, musicxml, mxl, pdf"
         )
 
 

@@ -6,6 +6,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import zipfile
 
 import numpy as np
 import PIL.Image
@@ -21,7 +22,7 @@ from mt3.options import TranscribeOptions
 from mt3.outputs import midi
 from mt3.synthesis import command as synthesis
 from mt3.vocabularies import EOS_ID
-from tests.support import pairwise, soundfonts, tiny_heads
+from tests.support import musicxml, pairwise, soundfonts, tiny_heads
 
 # Values of each option of `mt3 transcribe`; None leaves it out, True is a flag.
 # An option that is added needs a line here, and where it contradicts others, a line
@@ -29,7 +30,7 @@ from tests.support import pairwise, soundfonts, tiny_heads
 TRANSCRIBE = {
     "inputs": ["noise.wav", "silence.wav", "one_sample.wav", "folder"],
     "--output": ["out", "-", "out/one.json"],
-    "--format": [None, "mid,csv", "jsonl", "json", "png,html,wav"],
+    "--format": [None, "mid,csv", "jsonl", "json", "png,html,wav", "musicxml", "mxl"],
     "--model": ["tiny", "heads"],
     "--instruments": [None, "drums", "piano", "0,strings,drums"],
     "--decode": [None, "frames", "greedy", "beam4"],
@@ -45,6 +46,10 @@ TRANSCRIBE = {
     "--end": [None, "0.4", "9:00:00"],
     "--times": [None, "recording", "part"],
     "--tempo": [None, "90"],
+    "--quantize": [None, "1/16", "auto"],
+    "--swing": [None, "0.6"],
+    "--no-velocity": [None, True],
+    "--tablature": [None, True],
     "--slots": [None, "1", "3"],
     "--dtype": [None, "float32", "bfloat16"],
     "--device": [None, "cpu"],
@@ -97,11 +102,17 @@ def refusals(case):
     if known.get("inputs") == "one_sample.wav" and known.get("--start") == "0:00.1":
         yield "expected a part that starts before it"
     output, formats = known.get("--output"), known.get("--format")
+    if "--swing" in known and "--quantize" in default:
+        yield "swing: it needs a grid"
+    written = formats or ("--format" in default and "mid")
+    if "--tablature" in known and written in ("mid", "mid,csv", "jsonl", "json"):
+        yield "no sheet music is written"
     if output == "-":
         if formats and ("," in formats or "wav" in formats):
             yield "on standard output"
-        if formats == "jsonl" and cleaned:
-            yield "a clean-up needs all of them"
+        changed = cleaned | ({"--quantize", "--no-velocity"} & known.keys())
+        if formats == "jsonl" and changed:
+            yield "needs all of them"
         if known.get("inputs") == "folder" and formats not in (None, "jsonl"):
             yield "expected one recording, or jsonl"
         if known.get("inputs") == "folder" and "--format" in case and not formats:
@@ -211,6 +222,10 @@ def parsed(path):
     if path.suffix == ".png":
         with PIL.Image.open(path) as picture:
             return picture.size
+    if path.suffix == ".musicxml":
+        return musicxml.sounding(musicxml.read(path.read_bytes()))
+    if path.suffix == ".mxl":
+        return zipfile.ZipFile(path).namelist()
     if path.suffix == ".html":
         assert "</html>" in path.read_text()
         return path.name
@@ -293,6 +308,8 @@ WRONG = {
     "--decode": ["best", "beam0", "beam999", "temperature0", "beam" + "9" * 5000],
     "--dtype": ["int8"],
     "--device": ["abacus", "gpu"],
+    "--quantize": ["", "1/5", "1/16t"],
+    "--swing": ["0.4", "0.8", "nan", "0.6", "hard"],
     "--start": ["-1", "1:60", "nan", "1:2:3:4", "", "1e3"],
     "--end": ["0", "x"],
     "--times": ["sideways"],

@@ -1,4 +1,4 @@
-# make demo                    transcribe the example, score it, leave a report
+# make demo                    transcribe the example; leave MIDI, sheet music, a report
 # make transcribe AUDIO=a.mp3  the same for your own file (without the score)
 # make test                    the whole test suite
 # make lint                    style and likely defects
@@ -34,6 +34,11 @@ $(VENV)/installed: $(VENV)/made setup.py pyproject.toml
 	$(PIP) install --quiet --editable .
 	@touch $@
 
+# Sheet music as well.
+$(VENV)/installed-score: $(VENV)/installed
+	$(PIP) install --quiet --editable '.[score]'
+	@touch $@
+
 # tinysoundfont renders notes for the tests. It declares pyaudio, which needs PortAudio
 # to build and is not used, hence --no-deps.
 $(VENV)/installed-test: $(VENV)/installed
@@ -41,10 +46,10 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) install --quiet --no-deps 'tinysoundfont>=0.3.7'
 	@touch $@
 
-demo: $(VENV)/installed
-	$(MT3) transcribe examples/example.flac -o $(OUT)/demo --format mid,png,html --overwrite
+demo: $(VENV)/installed-score
+	$(MT3) transcribe examples/example.flac -o $(OUT)/demo --format mid,musicxml,png,html --overwrite
 	$(MT3) score examples/example.mid $(OUT)/demo/example.mid --main
-	@echo "The MIDI file, a picture and a report are in $(OUT)/demo."
+	@echo "A MIDI file, sheet music (MusicXML), a picture and a report are in $(OUT)/demo."
 
 transcribe: $(VENV)/installed
 	@test -n "$(AUDIO)" || { echo 'Name a file: make transcribe AUDIO=song.mp3' >&2; exit 2; }

@@ -77,6 +77,17 @@ def test_packages_that_are_missing_are_named(format, package, monkeypatch, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_a_missing_cairo_library_is_named(monkeypatch):
+    def fail(name, load=importlib.import_module):
+        if name == "cairosvg":
+            raise OSError("no library called cairo was found")
+        return load(name)
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(OutputError, match="apt-get install libcairo2"):
+        outputs.check_formats(["mid", "pdf"])
+
+
 def test_sheet_music_follows_the_options():
     guitar = [Note(k / 2, k / 2 + 0.4, 52 + k, 80, 25) for k in range(8)]
     result = outputs.Transcription(guitar, beats=Beats.steady(120.0, seconds=4.0))

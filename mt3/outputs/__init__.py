@@ -162,7 +162,20 @@ def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
                 f"output format {name}: it needs {', '.join(missing)}, not installed; "
                 f"pip install '{_SCORE_EXTRA}'"
             )
+        if name == "pdf":
+            _check_cairo()
     return formats
+
+
+def _check_cairo() -> None:
+    """Raises OutputError unless the library is there that CairoSVG draws with."""
+    try:
+        importlib.import_module("cairosvg")
+    except OSError as error:
+        raise errors.OutputError(
+            "output format pdf: the Cairo library is not installed (Debian: apt-get "
+            "install libcairo2; macOS: brew install cairo)"
+        ) from error
 
 
 def _missing(packages: Iterable[str]) -> list[str]:

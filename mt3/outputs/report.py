@@ -163,6 +163,8 @@ def _facts_table(result: Transcription) -> str:
     facts: dict[str, Any] = {
         "Recording": result.source or "unknown",
         "Length": f"{clock_time(result.end_time)} ({result.end_time:.2f} s)",
+        "Part from": clock_time(result.start) if result.start else "the beginning",
+        "Warnings": "; ".join(result.warnings) or "none",
         "Model": result.model or "unknown",
         "Model SHA-256": result.model_sha256 or "unknown",
         "mt3 version": result.version,

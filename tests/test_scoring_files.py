@@ -248,7 +248,7 @@ def test_a_folder_of_damaged_files_loses_none(tmp_path):
             path.write_bytes(sound if side == "truth" else mutated(sound, draw))
     report = files.score_files(tmp_path / "truth", tmp_path / "found")
     names = [song.name for song in report.songs]
-    assert len(report.songs) > 10
+    assert len(report.songs) > 5
     assert len(report.failures) > 10
     assert sorted([*names, *report.failures]) == sorted(map(str, range(60)))
     for name, message in report.failures.items():

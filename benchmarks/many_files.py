@@ -105,7 +105,11 @@ def transcribe(root: Path, *, stop_at: int | None, num_files: int) -> None:
     """Runs `mt3 transcribe`, until a number of results are there if one is given."""
     command = [sys.executable, "-m", "mt3", "transcribe", str(root / "in"), "-q"]
     start = time.perf_counter()
-    process = subprocess.Popen([*command, "-o", str(root / "out")])
+    process = subprocess.Popen(
+        [*command, "-o", str(root / "out")],
+        # A shell's background jobs, and so their children, would not take it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     shown = 0
     while process.poll() is None:
         done = len(list((root / "out").glob("*.mid")))

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mt3.beyond.cleanup import CleanupOptions
-from mt3.errors import ConfigError, check_choice, check_number
+from mt3.errors import ConfigError, check_choice, check_number, near_misses
+from mt3.midi import general_midi
 from mt3.vocabularies import NUM_PROGRAMS
 
 if TYPE_CHECKING:
@@ -231,3 +232,46 @@ class ResolvedOptions:
         values["grammar"] = self.grammar
         values["cleanup"] = dataclasses.asdict(self.cleanup) if self.cleanup else None
         return {key: value for key, value in values.items() if value is not None}
+
+
+def parse_instruments(text: str) -> tuple[tuple[int, ...] | None, bool]:
+    """Reads a list of instruments.
+
+    Args:
+      text: comma-separated General MIDI families ("piano", "synth lead") or
+        instruments ("violin"), program numbers 0..127, or "drums".
+
+    Returns:
+      Programs (None when all are allowed), and whether drums are.
+
+    Raises:
+      ConfigError: a name that General MIDI does not have, or none at all.
+    """
+    families = {name.lower(): index for index, name in enumerate(general_midi.FAMILIES)}
+    programs_by_name = {
+        name.lower(): index for index, name in enumerate(general_midi.PROGRAMS)
+    }
+    programs: set[int] = set()
+    drums = False
+    names = [name.strip().lower().replace("_", " ") for name in text.split(",")]
+    for name in filter(None, names):
+        if name == "drums":
+            drums = True
+        elif name.isdigit() and int(name) < len(general_midi.PROGRAMS):
+            programs.add(int(name))
+        elif name in families:
+            first = families[name] * general_midi.FAMILY_SIZE
+            programs.update(range(first, first + general_midi.FAMILY_SIZE))
+        elif name in programs_by_name:
+            programs.add(programs_by_name[name])
+        else:
+            known = [*families, *programs_by_name, "drums"]
+            hint = near_misses(name, known)
+            if hint.startswith(" Known"):
+                hint = (
+                    f" Families: {', '.join(families)}; or a program 0-127, or drums."
+                )
+            raise ConfigError(f"--instruments: unknown instrument {name!r}.{hint}")
+    if not programs and not drums:
+        raise ConfigError("--instruments: the list is empty")
+    return tuple(sorted(programs)), drums

@@ -20,9 +20,8 @@ from typing import Any
 from mt3 import jobs, outputs
 from mt3.audio import reading
 from mt3.beyond.cleanup import CleanupOptions
-from mt3.errors import ConfigError, MT3Error, StreamError, near_misses
-from mt3.midi import general_midi
-from mt3.options import TranscribeOptions
+from mt3.errors import ConfigError, MT3Error, StreamError
+from mt3.options import TranscribeOptions, parse_instruments
 from mt3.terminal import Progress, printable, say, write_result
 
 STANDARD_OUTPUT = "-"
@@ -37,49 +36,6 @@ _DECODING = ("decode", "grammar", "sensitivity")
 _DECODING += ("unclosed_ties", "num_slots", "dtype", "allow_truncated", "times")
 # The fields of `CleanupOptions`, as the command line names them.
 _CLEANUP = ("min_duration", "short_notes", "merge_gap", "instrument_flicker")
-
-
-def parse_instruments(text: str) -> tuple[tuple[int, ...] | None, bool]:
-    """Reads a list of instruments.
-
-    Args:
-      text: comma-separated General MIDI families ("piano", "synth lead") or
-        instruments ("violin"), program numbers 0..127, or "drums".
-
-    Returns:
-      Programs (None when all are allowed), and whether drums are.
-
-    Raises:
-      ConfigError: a name that General MIDI does not have, or none at all.
-    """
-    families = {name.lower(): index for index, name in enumerate(general_midi.FAMILIES)}
-    programs_by_name = {
-        name.lower(): index for index, name in enumerate(general_midi.PROGRAMS)
-    }
-    programs: set[int] = set()
-    drums = False
-    names = [name.strip().lower().replace("_", " ") for name in text.split(",")]
-    for name in filter(None, names):
-        if name == "drums":
-            drums = True
-        elif name.isdigit() and int(name) < len(general_midi.PROGRAMS):
-            programs.add(int(name))
-        elif name in families:
-            first = families[name] * general_midi.FAMILY_SIZE
-            programs.update(range(first, first + general_midi.FAMILY_SIZE))
-        elif name in programs_by_name:
-            programs.add(programs_by_name[name])
-        else:
-            known = [*families, *programs_by_name, "drums"]
-            hint = near_misses(name, known)
-            if hint.startswith(" Known"):
-                hint = (
-                    f" Families: {', '.join(families)}; or a program 0-127, or drums."
-                )
-            raise ConfigError(f"--instruments: unknown instrument {name!r}.{hint}")
-    if not programs and not drums:
-        raise ConfigError("--instruments: the list is empty")
-    return tuple(sorted(programs)), drums
 
 
 def run(options: argparse.Namespace) -> int:

@@ -13,8 +13,7 @@ import pretty_midi
 import pytest
 import soundfile
 
-from mt3 import cli
-from mt3 import transcribe as transcription_jobs
+from mt3 import cli, options
 from mt3.errors import ConfigError
 
 
@@ -211,7 +210,7 @@ def test_unwritable_output(tiny_weights, noise, tmp_path, capsys):
 
 
 def test_instruments():
-    parse = transcription_jobs.parse_instruments
+    parse = options.parse_instruments
     assert parse("piano") == (tuple(range(8)), False)
     assert parse("Violin, drums,33") == ((33, 40), True)
     assert parse("synth_lead")[0] == tuple(range(80, 88))

@@ -115,7 +115,7 @@ _INSTRUMENTS: dict[int, Instrument] = {
 # By pitch of the General MIDI percussion map, after the Percussive Arts Society's guide
 # (Weinberg 1998): drums are round, cymbals crosses.
 _DRUMS: dict[int, Drum] = {
-    35: Drum("E", 4, foot=True),
+    35: Drum("F", 4, foot=True),
     36: Drum("F", 4, foot=True),
     37: Drum("C", 5, "x"),
     38: Drum("C", 5),
@@ -140,6 +140,8 @@ _DRUMS: dict[int, Drum] = {
     57: Drum("B", 5, "x"),
     59: Drum("F", 5, "x"),
 }
+# Two sounds of one drum: of those that are heard together, one is written.
+SAME_DRUM = {35: 36, 40: 38}
 _OTHER_DRUM = Drum("E", 5, "diamond")
 
 

@@ -54,11 +54,16 @@ def write_musicxml(score: Score, stream: BinaryIO, *, software: str = "mt3") -> 
       stream: binary file to write to.
       software: name and version of the program that made it.
     """
-    tree = _tree(score, software)
-    ElementTree.indent(tree, " ")
-    head = f'<?xml version="1.0" encoding="UTF-8"?>\n{_DOCTYPE}\n'
-    body = ElementTree.tostring(tree, encoding="unicode")
-    stream.write(f"{head}{body}\n".encode())
+    stream.write(f'<?xml version="1.0" encoding="UTF-8"?>\n{_DOCTYPE}\n'.encode())
+    head, end = _text(_header(score, software), 0).rsplit("</", 1)
+    stream.write(head.encode())
+    for number, part in enumerate(score.parts, 1):
+        # Bar by bar: the elements of hours of music would take gigabytes.
+        stream.write(f' <part id="P{number}">\n'.encode())
+        for measure in _measures(score, part, number):
+            stream.write(_text(measure, 2).encode())
+        stream.write(b" </part>\n")
+    stream.write(f"</{end}".encode())
 
 
 def write_mxl(score: Score, stream: BinaryIO, *, software: str = "mt3") -> None:
@@ -83,7 +88,14 @@ def _add(parent: ElementTree.Element, tag: str, text: object = None, **attribute
     return child
 
 
-def _tree(score: Score, software: str) -> ElementTree.Element:
+def _text(element: ElementTree.Element, level: int) -> str:
+    """Returns an element as lines of text."""
+    ElementTree.indent(element, " ", level)
+    return " " * level + ElementTree.tostring(element, encoding="unicode") + "\n"
+
+
+def _header(score: Score, software: str) -> ElementTree.Element:
+    """Returns the root, with all that comes before the parts."""
     root = ElementTree.Element("score-partwise", version="3.1")
     if score.title:
         _add(_add(root, "work"), "work-title", score.title)
@@ -95,8 +107,6 @@ def _tree(score: Score, software: str) -> ElementTree.Element:
         zip(score.parts, channels, strict=True), 1
     ):
         _list_part(listed, part, f"P{number}", channel)
-    for number, part in enumerate(score.parts, 1):
-        _write_part(_add(root, "part", id=f"P{number}"), score, part, number)
     return root
 
 
@@ -134,15 +144,17 @@ def _heads(part: Part) -> Iterator[Head]:
                 yield from chord.heads
 
 
-def _write_part(element, score: Score, part: Part, number: int) -> None:
+def _measures(score: Score, part: Part, number: int) -> Iterator[ElementTree.Element]:
+    """Yields the bars of a part; the first part has the tempos."""
     cursors = [
         [_pieces(voice, score.bars) for voice in staff.voices] for staff in part.staves
     ]
     tempo = 0.0
     previous: Bar | None = None
     for index, bar in enumerate(score.bars):
-        implicit = {"implicit": "yes"} if bar.number == 0 else {}
-        measure = _add(element, "measure", number=bar.number, **implicit)
+        measure = ElementTree.Element("measure", number=str(bar.number))
+        if bar.number == 0:
+            measure.set("implicit", "yes")
         _attributes(measure, part, bar, previous)
         if number == 1 and abs(bar.tempo - tempo) > _SAME_TEMPO * bar.tempo:
             _tempo(measure, bar.tempo, shown=previous is None)
@@ -164,6 +176,7 @@ def _write_part(element, score: Score, part: Part, number: int) -> None:
             if staff.clef is not instruments.TABLATURE:
                 _accidentals(measure, part, staff_number)
         previous = bar
+        yield measure
 
 
 class _Piece(NamedTuple):

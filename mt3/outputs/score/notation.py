@@ -206,7 +206,7 @@ def make_score(
         ]
         mine = _Notes(notes, starts, ends, fifths, chosen)
         if is_drum:
-            parts.append(_drum_part(mine))
+            parts.append(_drum_part(_without_doubles(mine)))
         else:
             parts.append(_pitched_part(mine, program, key, tablature))
     if not parts:
@@ -216,6 +216,19 @@ def make_score(
     end = last.seconds + last.length / DIVISIONS * 60.0 / last.tempo
     title = pathlib.PurePath(result.source).stem
     return Score(title, bars, tuple(parts), end, tuple(warnings))
+
+
+def _without_doubles(mine: _Notes) -> _Notes:
+    """Leaves out the second sound of a drum that is struck once."""
+    struck = {
+        (start, n.pitch) for start, n in zip(mine.starts, mine.notes, strict=True)
+    }
+    kept = [
+        index
+        for index, (start, note) in enumerate(zip(mine.starts, mine.notes, strict=True))
+        if (start, instruments.SAME_DRUM.get(note.pitch)) not in struck
+    ]
+    return _Notes(mine.notes, mine.starts, mine.ends, mine.fifths, kept)
 
 
 @dataclasses.dataclass

@@ -10,6 +10,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from mt3 import decoding
+from mt3.errors import ConfigError
 
 OPTIONS = (
     "jax_compilation_cache_dir",
@@ -28,6 +29,23 @@ def _clean(monkeypatch):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+def test_a_device_is_chosen(monkeypatch):
+    before = jax.config.jax_default_device
+    decoding.choose_device("cpu")
+    assert jax.config.jax_default_device is before
+    # As where a GPU was set up before.
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    try:
+        decoding.choose_device("cpu")
+        assert jax.config.jax_default_device.platform == "cpu"
+    finally:
+        jax.config.update("jax_default_device", before)
+    with pytest.raises(ConfigError, match=r"no platforms that.*jax\[cuda13\]"):
+        decoding.choose_device("gpu")
+    with pytest.raises(ConfigError, match="'cpu' or 'gpu'"):
+        decoding.choose_device("abacus")
 
 
 def test_folder(monkeypatch, tmp_path):

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from mt3 import terminal
+from mt3.errors import ConfigError
 
 # Run by the engine's launcher, with gin files.
 _GIN_COMMANDS = {
@@ -32,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     parser = _parser()
+    for before, argument in zip(["mt3", *arguments], arguments, strict=False):
+        # From `-o "$FOLDER"` without such a variable, say. It would name the folder
+        # that the shell is in.
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            raise ConfigError(f"an empty argument after {argument or before}")
     if arguments and arguments[0] in _GIN_COMMANDS:
         # They take gin's own flags, which argparse does not know.
         return _launch(arguments[0], arguments[1:])
@@ -394,19 +400,18 @@ def _models(options: argparse.Namespace) -> int:
         from mt3 import checkpoints
 
         source, target = options.convert
+        source = checkpoints.resolve(source)
         checkpoints.convert(source, target, num_heads=options.num_heads)
         terminal.print_result(target)
         return 0
     entries = registry.available()
     if options.json:
         import dataclasses
-        import json
 
         rows = [
-            {**dataclasses.asdict(entry), "path": terminal.printable(str(entry.path))}
-            for entry in entries
+            {**dataclasses.asdict(entry), "path": str(entry.path)} for entry in entries
         ]
-        terminal.print_result(json.dumps(rows, indent=2))
+        terminal.print_result(terminal.to_json(rows))
         return 0
     lines = []
     for entry in entries:

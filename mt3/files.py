@@ -34,7 +34,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     # A short name of its own: the final one may already be as long as is allowed.
     temporary = path.parent / f".mt3-{secrets.token_hex(8)}.tmp"
     try:
-        if path.is_dir():
+        if exists(path, errors.OutputError) and path.is_dir():
             raise IsADirectoryError("a folder of that name is in the way")
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
@@ -45,7 +45,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise errors.OutputError(f"{path}: cannot write: {reason}") from error
     finally:
         # Gone already after success; may never have been made after a failure.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             temporary.unlink()
 
 
@@ -66,6 +66,26 @@ def why_unwritable(folder: str) -> str | None:
             return None
     except OSError as error:
         return error.strerror or str(error)
+
+
+def exists(path: str | os.PathLike[str], error: type[errors.MT3Error]) -> bool:
+    """Says whether there is a file or a folder.
+
+    Args:
+      path: where to look.
+      error: class of the error to raise.
+
+    Raises:
+      MT3Error: of that class, if it may not be looked at, or cannot be a path.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as problem:  # ValueError: a null character.
+        reason = getattr(problem, "strerror", None) or problem
+        raise error(f"{path}: {reason}") from problem
+    return True
 
 
 class Found(NamedTuple):

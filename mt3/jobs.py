@@ -59,15 +59,18 @@ class Job(NamedTuple):
           overwrite: write those again that are there.
 
         Raises:
-          OutputError: a file that we did not write is in the way, or results that may
-            come from another recording.
+          OutputError: a file that we did not write is in the way, results that may
+            come from another recording, or a name that is too long.
         """
         wanted = {}
         for name in formats:
             # Not a Path: making one takes longer than looking.
             path = self.file or self.stem + outputs.FORMATS[name][0]
             is_there = outputs.is_ours(path, name)
-            if not is_there and os.path.lexists(path):
+            # `exists` raises for a name that is too long for the file system.
+            if not is_there and (
+                files.exists(path, OutputError) or os.path.islink(path)
+            ):
                 raise OutputError(
                     f"{path}: found a file that mt3 did not write, and keeps; expected "
                     "none (move it, or name another place with -o)"

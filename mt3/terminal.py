@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import json
 import os
+import re
 import signal
 import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from mt3.errors import MT3Error, StreamError
 
+# All but line feed and tab.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # Seconds from one line of progress to the next, where there is no terminal.
 _LOG_INTERVAL = 10.0
 FAILED = 1
@@ -42,6 +46,31 @@ def printable(text: str) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
+def to_json(record: Any, *, ensure_ascii: bool = True) -> str:
+    """Returns strict JSON of a record in which names of files may be no text.
+
+    Args:
+      record: JSON values.
+      ensure_ascii: escape what is not ASCII, so that any terminal can show it.
+    """
+
+    def text(value: Any) -> Any:
+        if isinstance(value, str):
+            return printable(value)
+        if isinstance(value, Mapping):
+            return {text(key): text(item) for key, item in value.items()}
+        return [text(v) for v in value] if isinstance(value, list | tuple) else value
+
+    return json.dumps(
+        text(record), indent=2, ensure_ascii=ensure_ascii, allow_nan=False
+    )
+
+
+def _shown(text: str) -> str:
+    """Returns text that does not steer the terminal, as names of files might."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", printable(text))
+
+
 def say(line: str) -> None:
     """Prints a message on standard error, above the progress bar if there is one.
 
@@ -49,7 +78,7 @@ def say(line: str) -> None:
       StreamError: the reader of standard error closed it.
     """
     with _saying():
-        print(printable(line), file=sys.stderr, flush=True)
+        print(_shown(line), file=sys.stderr, flush=True)
 
 
 def print_result(text: str, *, end: str = "\n") -> None:
@@ -59,7 +88,7 @@ def print_result(text: str, *, end: str = "\n") -> None:
       StreamError: standard output does not take it.
     """
     with _writing(sys.stdout):
-        print(printable(text), end=end, flush=True)
+        print(_shown(text), end=end, flush=True)
 
 
 def write_result(data: bytes) -> None:

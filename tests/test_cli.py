@@ -258,3 +258,100 @@ def test_synthesize(tmp_path, capsys):
     assert cli.main(["synthesize", *arguments]) == 0
     assert sorted(os.listdir(tmp_path)) == ["random_00000.mid", "random_00000.wav"]
     assert "1 written" in capsys.readouterr().out
+
+
+def test_any_name_of_a_recording(tiny_weights, noise, tmp_path, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    soundfile.write(tmp_path / "a.wav", noise, 16000)
+    # Not UTF-8; with what HTML and terminals take for their own; and one that fits the
+    # file system, while those of its results do not.
+    odd, marked, long = os.fsdecode(b"caf\xe9"), "<b>\x1b[31m\n", "n" * 251
+    for name in (odd, marked, long):
+        os.link(tmp_path / "a.wav", folder / f"{name}.wav")
+    formats = ("mid", "json", "csv", "png", "html", "notes.wav")
+    arguments = [folder, "-o", out, "--format", "mid,json,csv,png,html,wav"]
+    assert transcribe(*arguments, weights=tiny_weights) == 1
+    assert set(os.listdir(out)) == {f"{n}.{f}" for n in (odd, marked) for f in formats}
+    record = json.loads((out / f"{odd}.json").read_text("utf-8"))
+    assert record["source"].endswith(r"caf\xe9.wav")
+    for name, expected in ((odd, r"caf\xe9.wav"), (marked, "&lt;b&gt;")):
+        assert expected in (out / f"{name}.html").read_text("utf-8")
+    errors = capsys.readouterr().err
+    assert r"caf\xe9.wav: " in errors
+    assert "\x1b" not in errors
+    (line,) = [line for line in errors.splitlines() if "error" in line]
+    assert line.endswith(f"{long}.json: File name too long")
+    # And all of that is found again.
+    assert transcribe(*arguments, weights=tiny_weights) == 1
+    assert "2 of 3 done already" in capsys.readouterr().err
+
+
+# Paths that cannot be, or that no file can have.
+IMPOSSIBLE = {
+    "long": ("n" * 300, "File name too long"),
+    "null": ("a\0b", "null"),
+    "half of a pair": ("\ud800.mid", "surrogates not allowed"),
+}
+WITH_PATHS = (
+    ("score", "PATH", "PATH"),
+    ("models", "--convert", "PATH", "OUT"),
+    ("models", "--convert", "default", "PATH"),
+    ("synthesize", "PATH", "-o", "OUT"),
+    ("synthesize", "--random", "1", "--seconds", "1", "-o", "PATH"),
+    ("synthesize", "--random", "1", "-o", "OUT", "--soundfont", "PATH"),
+    ("transcribe", "PATH", "-o", "OUT"),
+    ("transcribe", "EXAMPLE", "-o", "PATH"),
+    ("transcribe", "EXAMPLE", "-o", "OUT", "--model", "PATH"),
+    ("train", "--gin_file", "PATH"),
+)
+
+
+@pytest.mark.parametrize("arguments", WITH_PATHS, ids=" ".join)
+def test_impossible_paths(arguments, tmp_path, repository, capsys):
+    fixed = {
+        "OUT": str(tmp_path / "out"),
+        "EXAMPLE": str(repository / "examples" / "example.flac"),
+    }
+    for path, reason in IMPOSSIBLE.values():
+        values = {**fixed, "PATH": path}
+        assert cli.main([values.get(a, a) for a in arguments]) == 1
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith(("mt3: error: ", "mt3 train: "))
+        assert reason in line or "no such" in line, line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("transcribe", "", "-o", "out"),
+        ("score", "a.mid", ""),
+        ("synthesize", "--random", "1", "--output="),
+        ("prepare", "folder", ""),
+        ("train", "--gin_file", ""),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_empty_argument_is_an_error(arguments, capsys):
+    """It would name the folder that the shell is in."""
+    assert cli.main(arguments) == 1
+    assert "empty argument after" in capsys.readouterr().err
+
+
+def test_a_missing_input_costs_only_itself(tmp_path, repository, capsys, monkeypatch):
+    example = str(repository / "examples" / "example.mid")
+    # The tests may run as root, from whom nothing is kept.
+    stat = os.stat
+
+    def denied(path, **options):
+        if str(path) == "locked.mid":
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", denied)
+    inputs = [str(tmp_path / "none.mid"), "locked.mid", example]
+    assert cli.main(["synthesize", *inputs, "-o", str(tmp_path)]) == 1
+    assert (tmp_path / "example.wav").exists()
+    errors = [s for s in capsys.readouterr().err.splitlines() if "mt3: error" in s]
+    assert len(errors) == 2
+    assert errors[1] == "mt3: error: locked.mid: Permission denied"

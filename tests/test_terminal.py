@@ -54,14 +54,16 @@ def test_any_text_prints_on_any_terminal(encoding, monkeypatch):
         monkeypatch.setattr(sys, name, streams[name])
 
     def body():
-        terminal.print_result(f"{CAFE} 音楽")
-        terminal.say(f"{CAFE} 音楽")
+        terminal.print_result(f"{CAFE} 音楽\t\x1b[31m")
+        terminal.say(f"{CAFE} 音楽\t\x1b[31m")
         return 0
 
     assert terminal.run_program(body) == 0
     name = "音楽" if encoding == "utf-8" else r"\u97f3\u697d"
     for stream in streams.values():
-        assert stream.buffer.getvalue().decode() == rf"caf\xe9.wav {name}" + "\n"
+        # Nor does a name colour the terminal.
+        expected = rf"caf\xe9.wav {name}" + "\t" + r"\x1b[31m" + "\n"
+        assert stream.buffer.getvalue().decode() == expected
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE])

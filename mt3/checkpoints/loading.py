@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mt3 import files
 from mt3.checkpoints import layout, orbax_folder, sizes, storage, t5x
 from mt3.checkpoints.safetensors_file import load_safetensors, save_safetensors
 from mt3.checkpoints.storage import Folder
@@ -73,7 +74,7 @@ def load(
     """
     if not storage.is_url(path):
         path = Path(path).expanduser()
-        if not path.exists():
+        if not files.exists(path, CheckpointError):
             raise CheckpointError(f"{path}: no such file or folder")
         if path.is_file():
             return _load_file(path, config, num_heads)

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mt3 import files
 from mt3.checkpoints import storage
 from mt3.checkpoints.safetensors_file import read_header
 from mt3.errors import CheckpointError, near_misses
@@ -120,11 +121,11 @@ def resolve(name_or_path: str | Path, *, folder: str | Path | None = None) -> st
     text = str(name_or_path)
     if storage.is_url(text):
         return text
-    files = {path.stem: path for path in _files(folder)}
-    if text in files:
-        return str(files[text])
+    named = {path.stem: path for path in _files(folder)}
+    if text in named:
+        return str(named[text])
     if text == DEFAULT:
-        return str(files[_resolve_default(files)])
+        return str(named[_resolve_default(named)])
     if text in RELEASED:
         # Before any path: in this project's own source tree `mt3` is a folder.
         raise CheckpointError(
@@ -134,11 +135,11 @@ def resolve(name_or_path: str | Path, *, folder: str | Path | None = None) -> st
         )
     # Path's own functions raise errors for some names that can't be.
     path = Path(os.path.expanduser(text))
-    if text and os.path.exists(path):
+    if text and files.exists(path, CheckpointError):
         return str(path.absolute())
     if len(path.parts) > 1 or path.suffix:
         raise CheckpointError(f"model {text!r}: no such file or folder")
-    known = [DEFAULT, *files, *RELEASED]
+    known = [DEFAULT, *named, *RELEASED]
     raise CheckpointError(
         f"model {text!r}: no such name, file or folder.{near_misses(text, known)}"
     )

@@ -145,7 +145,7 @@ def find_midi(
             found.update(map(Path, searched.files))
             for problem in searched.problems if log is not None else ():
                 log(problem)
-        elif os.path.exists(folder):
+        elif files.exists(folder, DataError):
             found.add(folder)
         else:
             raise DataError(f"{folder}: there is no such MIDI file or folder.")

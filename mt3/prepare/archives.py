@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mt3.errors import DataError
+from mt3.files import exists
 from mt3.prepare.items import DEFAULT_MAX_MISMATCH, Item, Problem, Settings
 
 
@@ -76,8 +77,8 @@ def find_root(
       DataError: no such folder, or none that fits, or several that do.
     """
     source = Path(source)
-    if not source.is_dir():
-        found = "a file" if source.exists() else "nothing there"
+    if not os.path.isdir(source):
+        found = "a file" if exists(source, DataError) else "nothing there"
         raise DataError(f"{source}: expected the folder of {what}, found {found}")
     for depth in ("", "*", "*/*"):
         folders = [source] if not depth else sorted(source.glob(depth))

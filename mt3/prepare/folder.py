@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -74,8 +75,8 @@ class Folder(Archive):
           ConfigError: a name that cannot be one or is taken, or shares outside 0..1.
         """
         root = Path(source)
-        if not root.is_dir():
-            found = "a file" if root.exists() else "nothing there"
+        if not os.path.isdir(root):
+            found = "a file" if files.exists(root, DataError) else "nothing there"
             raise DataError(f"{source}: expected a folder of songs, found {found}")
         if name is None:
             name = re.sub(r"\W+", "_", root.resolve().name).strip("_").lower()

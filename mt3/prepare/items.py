@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mt3.errors import ConfigError
+from mt3.terminal import printable
 
 DEFAULT_SAMPLE_RATE = 16000
 DEFAULT_MAX_MISMATCH = 10.0
@@ -27,6 +28,10 @@ class Item:
     id: str
     files: tuple[Path, ...] = ()
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Records and hashes take text, which not every name of a file is.
+        object.__setattr__(self, "id", printable(self.id))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from mt3.errors import DataError
 from mt3.prepare.items import Problem
 from mt3.prepare.plan import SplitPlan
 from mt3.prepare.shards import ShardState, write_text
+from mt3.terminal import to_json
 
 REPORT_NAME = "prepare-report.json"
 _LISTED = 20
@@ -213,4 +214,4 @@ def _stored(path: Path, key: str) -> dict[str, Any]:
 
 
 def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return to_json(content, ensure_ascii=False) + "\n"

@@ -17,20 +17,18 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mt3 import errors, files
+from mt3 import errors, files, terminal
 from mt3.midi.reader import MIDI_SUFFIXES, read_midi
 from mt3.note_sequences import Note
 from mt3.outputs import is_ours, reading
 from mt3.scoring import counts, instruments
 from mt3.scoring.instruments import ClassCounts
-from mt3.terminal import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,20 +100,16 @@ class ScoreReport:
             "songs": [
                 {
                     **vars(song),
-                    "name": printable(song.name),
-                    "reference": printable(str(song.reference)),
-                    "estimate": printable(str(song.estimate)),
+                    "reference": str(song.reference),
+                    "estimate": str(song.estimate),
                     "scores": _nulls(song.scores),
                 }
                 for song in self.songs
             ],
-            "failures": {
-                printable(name): printable(problem)
-                for name, problem in self.failures.items()
-            },
-            "warnings": [printable(line) for line in self.warnings],
+            "failures": dict(self.failures),
+            "warnings": list(self.warnings),
         }
-        return json.dumps(record, indent=2, allow_nan=False)
+        return terminal.to_json(record)
 
 
 def score_files(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mt3 import files
-from mt3.errors import ConfigError, MT3Error, OutputError, check_number
+from mt3.errors import ConfigError, DataError, MT3Error, OutputError, check_number
 from mt3.midi import note_arrays, reader
 from mt3.note_sequences import Note
 from mt3.synthesis import corpus, orchestration, random_notes, recipes, soundfont
@@ -78,7 +78,8 @@ def synthesize(
     Raises:
       ConfigError: a setting out of range, nothing to render, exact soundfonts without
         `hours`, or random pieces with `hours`.
-      DataError: if inputs or soundfonts are missing, or no synthesizer is installed.
+      DataError: if soundfonts, or inputs of a corpus, are missing, or no synthesizer
+        is installed.
       OutputError: if the folder cannot be written to.
     """
     check_number("random", random, 0, whole=True)
@@ -126,13 +127,13 @@ def synthesize(
         raise ConfigError("Exact soundfonts are for a corpus: say how many hours.")
     output = Path(output)
     fonts = [open_soundfont(path, sample_rate) for path in list(soundfonts) or [None]]
-    songs = reader.find_midi(inputs, log=failed) if inputs else []
+    songs = _find(inputs, failed)
     targets = _output_paths(songs, inputs, output)
     jobs: list[tuple[Path, Path | None]] = list(zip(targets, songs, strict=True))
     jobs += [(output / f"random_{n:05d}.wav", None) for n in range(random)]
     written, skipped = [], []
     for place, (target, path) in enumerate(jobs):
-        if target.exists() and not overwrite:
+        if os.path.exists(target) and not overwrite:
             skipped.append(target)
             continue
         rng = np.random.default_rng([seed, place])
@@ -150,17 +151,31 @@ def synthesize(
     return Synthesized(tuple(written), tuple(skipped), tuple(failures))
 
 
+def _find(
+    inputs: Sequence[str | os.PathLike[str]], failed: Callable[[str], None]
+) -> list[Path]:
+    """Returns the MIDI files; an input that is not there costs only itself."""
+    found: set[Path] = set()
+    for path in inputs:
+        try:
+            found.update(reader.find_midi([path], log=failed))
+        except DataError as error:
+            failed(str(error))
+    return sorted(found)
+
+
 def _output_paths(
     files: Sequence[Path], inputs: Sequence[str | os.PathLike], output: Path
 ) -> list[Path]:
     """Returns a WAV path for each file, relative to the folder it was found in."""
-    folders = [Path(path) for path in inputs if Path(path).is_dir()]
+    folders = [Path(path) for path in inputs if os.path.isdir(path)]
     targets = []
     for path in files:
         above = next((f for f in folders if path.is_relative_to(f)), path.parent)
         targets.append(output / path.relative_to(above).with_suffix(".wav"))
     for target, path in zip(targets, files, strict=True):
-        if target.with_suffix(".mid").resolve() == path.resolve():
+        notes = target.with_suffix(".mid")
+        if os.path.realpath(notes) == os.path.realpath(path):
             raise ConfigError(
                 f"{path}: would be overwritten with the notes of {target.name}. Name "
                 "another output folder."

@@ -31,8 +31,8 @@ from typing import Any
 
 import numpy as np
 
+from mt3 import files
 from mt3.errors import ConfigError, DataError, near_misses
-from mt3.files import atomic_file
 from mt3.midi import note_arrays
 from mt3.synthesis import effects, orchestration, recipes
 from mt3.synthesis.song_library import Library, load_library
@@ -150,8 +150,12 @@ def build_corpus(
     config = CorpusConfig(**settings)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_or_compare(folder / "corpus.json", config)
+    is_new = not files.exists(folder / "corpus.json", DataError)
+    if not is_new:
+        _compare(folder, config)
     problems = _open_library(str(folder), config.midi_folders)[1]
+    if is_new:
+        _write_config(folder, config)
     for problem in problems if log is not None else ():
         log(f"left out: {problem}")
     shard_seconds = config.clips_per_shard * config.clip_seconds
@@ -313,20 +317,21 @@ def _open_library(
     return load_library(midi_folders, Path(folder) / "library.npz")
 
 
-def _write_or_compare(path: Path, config: CorpusConfig) -> None:
-    """Writes the description of a new corpus, or checks that it is the same."""
-    if path.exists():
-        stored = read_config(path.parent)
-        for field in dataclasses.fields(CorpusConfig):
-            was, now = getattr(stored, field.name), getattr(config, field.name)
-            if was != now:
-                raise DataError(
-                    f"{path.parent}: contains a corpus made with {field.name} {was}, "
-                    f"now asked for with {now}. Name another folder."
-                )
-        return
+def _compare(folder: Path, config: CorpusConfig) -> None:
+    """Checks that a corpus that is there has the same description."""
+    stored = read_config(folder)
+    for field in dataclasses.fields(CorpusConfig):
+        was, now = getattr(stored, field.name), getattr(config, field.name)
+        if was != now:
+            raise DataError(
+                f"{folder}: contains a corpus made with {field.name} {was}, "
+                f"now asked for with {now}. Name another folder."
+            )
+
+
+def _write_config(folder: Path, config: CorpusConfig) -> None:
     text = json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2)
-    with atomic_file(path) as file:
+    with files.atomic_file(folder / "corpus.json") as file:
         file.write(f"{text}\n".encode())
 
 

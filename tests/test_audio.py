@@ -6,6 +6,7 @@ import gc
 import io
 import math
 import os
+import re
 import struct
 import sys
 import tempfile
@@ -18,8 +19,9 @@ import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt3.audio import reading
+from mt3.audio import reading, resampling
 from mt3.errors import AudioError
+from tests.support import damaged_audio
 
 
 def sine(seconds: float, sample_rate: int, hertz: float = 440.0) -> np.ndarray:
@@ -98,7 +100,7 @@ def test_blocks_equal_resampling_at_once(num_samples, from_rate, to_rate, block)
     blocks = list(source.blocks(to_rate, block_seconds=block / from_rate))
     assert all(len(b) and b.dtype == np.float32 for b in blocks)
     streamed = np.concatenate(blocks)
-    expected = reading.resampled_length(num_samples, from_rate, to_rate)
+    expected = resampling.resampled_length(num_samples, from_rate, to_rate)
     assert len(streamed) == expected
     assert abs(expected - num_samples * to_rate / from_rate) <= 0.5 or expected == 1
     at_once = soxr.resample(samples, from_rate, to_rate)
@@ -309,6 +311,48 @@ class TestInputs:
             list(reading.open_audio(path).part(5.0).blocks())
 
 
+class TestLevels:
+    """What would not be heard is used all the same, or named."""
+
+    def read(self, samples, rate=16000):
+        source = reading.from_samples(samples, rate)
+        return np.concatenate(list(source.blocks())), "\n".join(source.warnings)
+
+    def test_opposite_phase_uses_the_louder_channel(self):
+        wave = sine(12.0, 16000)
+        read, said = self.read(np.stack([0.9 * wave, -wave], axis=1))
+        np.testing.assert_array_equal(read, -wave)
+        assert re.search("opposite in phase.*channel 2 was used", said)
+
+    def test_silence_before_opposite_phase(self):
+        wave = np.concatenate([np.zeros(160000, np.float32), sine(12.0, 16000)])
+        read, said = self.read(np.stack([wave, -wave], axis=1))
+        np.testing.assert_array_equal(read, wave)
+        assert "opposite in phase" in said
+
+    def test_opposite_phase_later_is_named(self):
+        wave = sine(10.0, 16000)
+        both = np.stack([np.tile(wave, 2), np.concatenate([wave, -wave])], axis=1)
+        _, said = self.read(both)
+        assert said == "from 10.0 s on the channels cancel one another in the mix"
+        _, said = self.read(both[::-1])
+        assert re.search("channel 1 was used alone", said)
+
+    def test_wide_stereo_is_mixed(self, rng):
+        samples = rng.uniform(-0.5, 0.5, [32000, 2]).astype(np.float32)
+        read, said = self.read(samples)
+        np.testing.assert_allclose(read, samples.mean(axis=1), atol=1e-7)
+        assert not said
+
+    @pytest.mark.parametrize(
+        ("gain", "found"), [(0, "every sample is 0"), (5e-4, "very quiet"), (0.1, "^$")]
+    )
+    def test_quiet_recordings(self, gain, found):
+        read, said = self.read(gain * sine(1.0, 16000))
+        assert len(read) == 16000
+        assert re.search(found, said)
+
+
 class TestBadFiles:
     def test_missing_directory_and_empty(self, tmp_path):
         empty = tmp_path / "empty.wav"
@@ -402,27 +446,61 @@ class TestBadFiles:
             path = tmp_path / name
             noise = rng.uniform(-0.5, 0.5, 16000 * 40)
             soundfile.write(path, noise, 16000)
+            whole = reading.read_audio(path)
             data = bytearray(path.read_bytes())
             middle = len(data) // 2
             data[middle : middle + 8000] = rng.bytes(8000)
             path.write_bytes(data)
             message = error_of(path)
-            assert "damaged or cut after" in message
-            seconds = float(message.split("after ")[1].split(" s")[0])
-            assert 5 < seconds < 25
-            part = reading.read_audio(path, allow_truncated=True)
-            assert len(part) >= 16000 * 5
+            assert "damaged or cut from" in message
+            start, end = (float(each) for each in re.findall(r"(\d+\.\d+) s", message))
+            assert 15 < start < end < 25
+            read = reading.read_audio(path, allow_truncated=True)
+            # The last frames build upon some that are lost.
+            first, last = round(start * 16000) - 2304, round(end * 16000) + 2304
+            assert len(read) == pytest.approx(16000 * 40, abs=3 * 576)
+            assert not read[first + 2304 : last - 2304].any()
+            tolerance = 1e-4 if name == "a.flac" else 0.25
+            np.testing.assert_allclose(read[:first], whole[:first], atol=tolerance)
+            if name == "a.flac":
+                np.testing.assert_allclose(read[last:], whole[last:], atol=tolerance)
 
     def test_cut_flac(self, tmp_path, rng):
         path = tmp_path / "cut.flac"
         soundfile.write(path, rng.uniform(-0.5, 0.5, 16000 * 20), 16000)
         path.write_bytes(path.read_bytes()[:-100000])
-        assert "damaged or cut after" in error_of(path)
+        assert re.search(r"damaged or cut from .* to 20\.000 s", error_of(path))
 
     def test_wav_header_alone(self, tmp_path):
         path = tmp_path / "header.wav"
         path.write_bytes(wav_bytes(10)[:30])
         assert str(path) in error_of(path)
+
+
+class TestCorpus:
+    """Every kind of file: the seconds that are read, the message, the exit code."""
+
+    @pytest.mark.parametrize("case", damaged_audio.CASES, ids=lambda case: case.name)
+    def test_file(self, case, tmp_path, monkeypatch, capfd):
+        monkeypatch.setenv("PATH", str(tmp_path))  # No ffmpeg.
+        path = tmp_path / case.name
+        path.write_bytes(case.make())
+        if case.exit_code:
+            message = error_of(path)
+            assert re.search(case.error, message), message
+            assert str(path) in message
+        if case.seconds is not None:
+            source = reading.open_audio(path, allow_truncated=bool(case.exit_code))
+            read = np.concatenate(list(source.blocks()))
+            assert len(read) / 16000 == pytest.approx(case.seconds, abs=0.006)
+            said = "\n".join(source.warnings)
+            expected = case.error or case.warning
+            assert re.search(expected, said) if expected else not said, said
+        assert capfd.readouterr() == ("", "")  # No chatter of the libraries.
+
+    def test_corpus_is_large(self):
+        names = [case.name for case in damaged_audio.CASES]
+        assert len(set(names)) == len(names) >= 60
 
 
 # Stands in for ffmpeg: knows FILE.fake, whose content is "rate channels frames".

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from mt3 import datasets, note_sequences
-from mt3.audio import reading
+from mt3.audio import resampling
 from mt3.data import adapters, note_sequence_io, records
 from mt3.errors import ConfigError, DataError
 from mt3.note_sequences import Note, trim_overlapping_notes
@@ -101,7 +101,7 @@ def test_audio_files_of_any_rate_and_channels(file_format):
     stream = io.BytesIO()
     soundfile.write(stream, np.stack([left, 0 * left], 1), 44100, format=file_format)
     samples = adapters.decode_audio(stream.getvalue(), 16000, "x")
-    assert samples.shape == (reading.resampled_length(44100, 44100, 16000),)
+    assert samples.shape == (resampling.resampled_length(44100, 44100, 16000),)
     expected = 0.25 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     np.testing.assert_allclose(samples[500:-500], expected[500:-500], atol=1e-3)
 

@@ -28,7 +28,7 @@ FORMATS = (
     Format("WAV", (".wav", ".wave", ".bwf", ".rf64")),
     Format("FLAC", (".flac",)),
     Format("MP3", (".mp3", ".mp2", ".mpga")),
-    Format("OGG (Vorbis, Opus, FLAC)", (".ogg", ".oga", ".opus")),
+    Format("OGG (Vorbis, Opus)", (".ogg", ".oga", ".opus")),
     Format("AIFF", (".aif", ".aiff", ".aifc")),
     Format("AU", (".au", ".snd")),
     Format("CAF", (".caf",)),

@@ -1,20 +1,19 @@
 """Headers of audio files: the format, and whether the file is complete.
 
-Used by `mt3.audio.decoders` before and after libsndfile has had its look, for three
-things that libsndfile does not do: naming what a file is when it is no audio, noticing
-that a WAV or AIFF file was cut, and reading a WAV whose writer could not, or did not
-live to, fill in the length.
+For three things that libsndfile does not do: naming what a file is when it is no audio,
+noticing that a WAV or AIFF file was cut, and reading a WAV whose size is wrong, because
+its writer could not, or did not live to, fill it in, or because it wrapped.
 """
 
 from __future__ import annotations
 
 import codecs
 import dataclasses
-import io
 import os
 import pathlib
 import stat
 import struct
+from typing import BinaryIO
 
 from mt3.audio import formats
 from mt3.errors import AudioError
@@ -23,6 +22,11 @@ from mt3.errors import AudioError
 # 0xFFFFFFFF (ffmpeg), or a number just below 2^31 (sox: 0x7FFFF000).
 _STREAMING_SIZE = 0x7FFFF000
 _HEAD_BYTES = 512
+# A 4-byte size that libsndfile takes for "up to the end of the file".
+_TO_THE_END = b"\xff\xff\xff\xff"
+_W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+# Bytes after the sound that are no chunk: fewer are tags or padding, more are sound.
+_LEAST_REST = 1 << 16
 _CONTROL_BYTES = frozenset(range(32)) - frozenset(b"\t\n\r\f\x1b")
 
 
@@ -92,19 +96,23 @@ def what_it_is(path: pathlib.Path, head: bytes) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class SoundChunk:
-    """The part of a WAV or AIFF file that holds the sound.
+    """The part of a file that holds the sound, in formats that state its size.
 
     Attributes:
-      size_position: where in the file its 4-byte size stands.
+      start: position of the sound in the file.
       promised: bytes, as the header says; None for a stream's header.
       present: bytes from its start to the end of the file.
-      unwritten: the size is 0, yet bytes follow that are no further chunk.
+      patch: where the size stands if it is wrong, and what libsndfile has to read
+        there: 0, though sound follows; smaller than what follows, as when a size
+        wraps at 4 GiB; or one that libsndfile refuses.
+      follower: position of another whole file after it, None without.
     """
 
-    size_position: int
+    start: int
     promised: int | None
     present: int
-    unwritten: bool = False
+    patch: tuple[int, bytes] | None = None
+    follower: int | None = None
 
     @property
     def missing(self) -> int:
@@ -112,69 +120,101 @@ class SoundChunk:
         return max(0, (self.promised or 0) - self.present)
 
 
-def find_sound_chunk(path: pathlib.Path, head: bytes) -> SoundChunk | None:
-    """Walks the chunks of a WAV (RIFF, RIFX, RF64) or AIFF file to the sound.
+def find_sound_chunk(path: pathlib.Path, start: int = 0) -> SoundChunk | None:
+    """Finds the sound in a WAV (RIFF, RIFX, RF64), AIFF, AU, CAF or W64 file.
+
+    Args:
+      path: the file.
+      start: where the file begins, for one that follows another in the same file.
 
     Returns:
       None for other formats, and when there is no such chunk.
     """
-    kind = head[:4]
-    if kind in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE":
-        sound, order = b"data", ">" if kind == b"RIFX" else "<"
-    elif kind == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
-        sound, order = b"SSND", ">"
-    else:
-        return None
     length = path.stat().st_size
-    wide_size = None
-    position = 12
     with path.open("rb") as file:
-        while position + 8 <= length:
-            file.seek(position)
-            name, size = struct.unpack(f"{order}4sI", file.read(8))
-            position += 8
-            if name == b"ds64" and position + 16 <= length:
-                wide_size = struct.unpack("<8xQ", file.read(16))[0]
-            if name == sound:
-                present = length - position
-                if size == 0xFFFFFFFF and wide_size:
-                    return SoundChunk(position - 4, wide_size, present)
-                promised = size if 0 < size < _STREAMING_SIZE else None
-                follows = file.read(8)
-                unwritten = size == 0 and present > 0 and not _is_chunk(follows)
-                return SoundChunk(position - 4, promised, present, unwritten)
-            position += size + size % 2
+        file.seek(start)
+        head = file.read(12)
+        kind = head[:4]
+        if kind in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE":
+            return _in_chunks(file, length, b"data", ">" if kind == b"RIFX" else "<")
+        if kind == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+            return _in_chunks(file, length, b"SSND", ">")
+        if kind in (b".snd", b"dns.") and len(head) == 12:
+            sound, size = struct.unpack(">4xII" if kind == b".snd" else "<4xII", head)
+            return _of_known_size(sound + start, size, length, 8 + start)
+        if kind == b"caff":
+            return _in_wide_chunks(file, length, 8, struct.Struct(">4sq"), b"data")
+        if kind == b"riff":
+            return _in_wide_chunks(file, length, 40, struct.Struct("<16sq"), _W64_DATA)
     return None
+
+
+def _in_chunks(
+    file: BinaryIO, length: int, sound: bytes, order: str
+) -> SoundChunk | None:
+    wide_size = None
+    while len(header := file.read(8)) == 8:
+        name, size = struct.unpack(f"{order}4sI", header)
+        position = file.tell()
+        if name == b"ds64":
+            wide = file.read(16)
+            wide_size = struct.unpack("<8xQ", wide)[0] if len(wide) == 16 else None
+        if name == sound:
+            if size == 0xFFFFFFFF and wide_size:
+                return SoundChunk(position, wide_size, length - position)
+            chunk = _of_known_size(position, size, length, position - 4)
+            return _with_what_follows(file, chunk, size)
+        file.seek(position + size + size % 2)
+    return None
+
+
+def _of_known_size(start: int, size: int, length: int, position: int) -> SoundChunk:
+    """The chunk with a 4-byte size, which is wrong if much more follows."""
+    promised = size if 0 < size < _STREAMING_SIZE else None
+    is_short = promised is not None and length - start - promised >= _LEAST_REST
+    patch = (position, _TO_THE_END) if is_short else None
+    return SoundChunk(start, promised, length - start, patch)
+
+
+def _with_what_follows(file: BinaryIO, chunk: SoundChunk, size: int) -> SoundChunk:
+    """Judges a size by what comes after it: a chunk, another file, or more sound."""
+    end = chunk.start + size + size % 2
+    file.seek(end)
+    follows = file.read(12)
+    if follows[:4] in (b"RIFF", b"FORM") and follows[8:12] in (b"WAVE", b"AIFF"):
+        return dataclasses.replace(chunk, patch=None, follower=end)
+    if _is_chunk(follows[:8]):
+        return dataclasses.replace(chunk, patch=None)
+    if size == 0 and follows:
+        return dataclasses.replace(chunk, patch=(chunk.start - 4, _TO_THE_END))
+    return chunk
+
+
+def _in_wide_chunks(
+    file: BinaryIO, length: int, start: int, header: struct.Struct, sound: bytes
+) -> SoundChunk | None:
+    """Walks chunks with 64-bit sizes; W64 counts the header and fills up to 8 bytes."""
+    counted = header.size if sound == _W64_DATA else 0
+    position = start
+    while True:
+        file.seek(position)
+        data = file.read(header.size)
+        if len(data) < header.size:
+            return None
+        name, size = header.unpack(data)
+        size -= counted
+        position += header.size
+        if name == sound:
+            promised, present = size if size > 0 else None, length - position
+            patch = None
+            if not counted and (promised or present + 1) > present:
+                patch = (position - 8, struct.pack(">q", present))
+            return SoundChunk(position, promised, present, patch)
+        if size < 0:
+            return None
+        position += size + (-size % 8 if counted else 0)
 
 
 def _is_chunk(start: bytes) -> bool:
     """Whether bytes look like a chunk's four-letter name and size."""
     return len(start) == 8 and start[:4].isascii() and start[:4].strip().isalnum()
-
-
-class UnknownLengthFile(io.FileIO):
-    """A file that reads as if four of its bytes were 0xFF.
-
-    libsndfile takes a WAV whose size field is 0 as empty, and one whose size field is
-    0xFFFFFFFF as "up to the end of the file", which is what a recorder that was
-    stopped, or wrote to a pipe, leaves.
-
-    Args:
-      path: the file, which is not changed.
-      size_position: where the size field stands.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], size_position: int) -> None:
-        super().__init__(path, "rb")
-        self._size_position = size_position
-
-    def readinto(self, buffer) -> int:
-        """Reads into a writable buffer; returns how many bytes were read."""
-        start = self.tell()
-        count = super().readinto(buffer) or 0
-        view = memoryview(buffer).cast("B")
-        first = max(self._size_position - start, 0)
-        last = min(self._size_position + 4 - start, count)
-        for index in range(first, last):
-            view[index] = 0xFF
-        return count

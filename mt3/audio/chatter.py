@@ -14,7 +14,6 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator
-from typing import BinaryIO
 
 _LOCK = threading.Lock()
 _OF_MPG123 = re.compile(rb"\[[^\]]*libmpg123[^\]]*\]|Note: |Warning: |$")
@@ -31,21 +30,23 @@ def caught() -> Iterator[list[str]]:
             yield lines
             return
         file = _file()
-        os.dup2(file.fileno(), 2)
+        os.dup2(file, 2)
         try:
             yield lines
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
-            if size := os.lseek(file.fileno(), 0, os.SEEK_CUR):
-                os.lseek(file.fileno(), 0, os.SEEK_SET)
-                _sort(os.read(file.fileno(), size), lines)
-                os.lseek(file.fileno(), 0, os.SEEK_SET)
+            if size := os.lseek(file, 0, os.SEEK_CUR):
+                os.lseek(file, 0, os.SEEK_SET)
+                _sort(os.read(file, size), lines)
+                os.lseek(file, 0, os.SEEK_SET)
 
 
 @functools.cache
-def _file() -> BinaryIO:
-    return tempfile.TemporaryFile(buffering=0)
+def _file() -> int:
+    """Returns the descriptor of a file without a name, for the whole process."""
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def _sort(said: bytes, lines: list[str]) -> None:

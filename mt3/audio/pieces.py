@@ -88,7 +88,7 @@ class PieceFile(io.RawIOBase):
     """A piece's ranges as one file, to be read through a buffer.
 
     Args:
-      path: of the file that the ranges are of.
+      path: the file that has the ranges.
       ranges: what to read, in order.
     """
 

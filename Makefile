@@ -1,6 +1,7 @@
 # make demo                    transcribe the example; leave MIDI, sheet music, a report
 # make transcribe AUDIO=a.mp3  the same for your own file (without the score)
 # make test                    the whole test suite
+# make docs-check              the commands on the pages, in a fresh copy of the checkout
 # make lint                    style and likely defects
 # make clean                   remove what make made
 #
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 MT3 := $(BIN)/mt3
 
 .DELETE_ON_ERROR:
-.PHONY: help demo transcribe test lint format clean
+.PHONY: help demo transcribe test docs-check lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -60,6 +61,9 @@ test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto --dist loadfile
 	@echo 'Golden tests and decoding once more, with programs optimised as they are for use:'
 	XLA_FLAGS= $(BIN)/python -m pytest -q tests/golden tests/test_decoding_stream.py
+
+docs-check: $(VENV)/installed-test
+	$(BIN)/python -m tests.support.page_commands
 
 lint: $(VENV)/installed-test
 	$(BIN)/python -m ruff check .

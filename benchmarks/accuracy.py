@@ -30,6 +30,8 @@ soundfont and model give the same tables to the digit; speeds are told on standa
 error.
 """
 
+# check: needs music, soundfonts and an hour
+
 from __future__ import annotations
 
 import argparse

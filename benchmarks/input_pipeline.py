@@ -12,7 +12,7 @@ before anything is timed. Below them stands what trains the default weights, wit
 TensorFlow: random notes rendered as they are asked for, and clips of a rendered corpus
 (`synthesis_inputs.py`). There is no original of that.
 
-    python benchmarks/input_pipeline.py [--profile] [--json rates.json]
+    python benchmarks/input_pipeline.py --profile --json rates.json
 
 Rates are per second of processor time, which is per core; both sides use all cores.
 Examples are taken in padded batches, as training takes them: one at a time, handing
@@ -20,6 +20,8 @@ them to Python would cost a third of a millisecond on either side. The two sides
 turns, and the median over the turns is printed, with `--profile` also where an
 example's time goes.
 """
+
+# check: needs half an hour
 
 from __future__ import annotations
 

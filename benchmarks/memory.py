@@ -10,6 +10,8 @@ What a process holds before it has transcribed anything (Python, JAX, compiled
 programs, weights) is about what the shortest recording shows.
 """
 
+# check: needs hours
+
 from __future__ import annotations
 
 import argparse

@@ -12,6 +12,8 @@ does not lower; both with the start of the processes.
 Needs a synthesizer (`pip install --no-deps tinysoundfont`).
 """
 
+# check: needs music and soundfonts
+
 from __future__ import annotations
 
 import argparse

@@ -23,6 +23,8 @@ pitches and velocities, not instruments: notes are written as program 0, without
 bends.
 """
 
+# check: needs other programs
+
 from __future__ import annotations
 
 import argparse

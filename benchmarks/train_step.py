@@ -30,6 +30,8 @@ T5X is found as Python finds it (docs/t5x.md says how it is installed); where it
 be imported there are our rows alone. Both engines' states are in memory together.
 """
 
+# check: needs hours
+
 from __future__ import annotations
 
 import argparse

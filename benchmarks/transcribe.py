@@ -25,6 +25,8 @@ step also runs in T5X's own beam search; `--torch-python` names a Python with mt
 whose PyTorch port of the network is then timed too.
 """
 
+# check: needs hours
+
 from __future__ import annotations
 
 import argparse

@@ -1,6 +1,6 @@
 """Writes the example recordings: their MIDI, and their sound through a soundfont.
 
-    python examples/make_example.py path/to/A320U.sf2      # with mt3 installed
+    python examples/make_example.py A320U.sf2      # with mt3 installed
 
 `example`: the theme of Beethoven's "Ode to Joy" (Symphony No. 9, 1824), arranged here
 for flute, violin, piano, nylon-string guitar, acoustic bass and drums; 30 seconds.
@@ -11,6 +11,10 @@ Players are a little early or late and uneven in strength, from a fixed random s
 that running this again gives the same notes. The sound is rendered from the MIDI file
 as it was written, so that the file is exactly what is heard.
 """
+
+# check: first
+# python -c "import shutil; from mt3.synthesis import soundfont; \
+# shutil.copy(soundfont.default_soundfont(), 'A320U.sf2')"
 
 from __future__ import annotations
 

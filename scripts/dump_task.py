@@ -1,6 +1,6 @@
 r"""Prints examples of a task or mixture: shapes, and what the tokens mean.
 
-    python scripts/dump_task.py --task=slakh_notes_ties_vb1_train --data_root=/data \
+    python scripts/dump_task.py --task=slakh_notes_ties_vb1_train --data_root=data \
       --max_examples=3 --format_string='{unique_id} at {input_times}: {events}'
 
 For each example it prints the shape of every feature, then the format string with the
@@ -14,6 +14,10 @@ Without `--task` it lists the tasks and mixtures that are registered.
 Beyond the original: the list, `--data_root`, `--module_import`, `--seed`, the field
 `{events}`, and errors that name what exists.
 """
+
+# check: first
+# python -c "from pathlib import Path; from tests.support import tiny_datasets as t; \
+# t.write_all(Path('data'), data_sets=['slakh'])"
 
 from __future__ import annotations
 

@@ -22,6 +22,8 @@ names; soundfonts by name and content. The same command resumes where it was sto
 retries what failed. The exit code is 1 if a source failed entirely.
 """
 
+# check: needs a network and days
+
 from __future__ import annotations
 
 import argparse

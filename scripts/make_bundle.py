@@ -8,6 +8,8 @@ packages that such a machine lacks, and `bundle_run.py`, which trains. See
 docs/bundle.md.
 """
 
+# check: needs a network
+
 from __future__ import annotations
 
 import argparse

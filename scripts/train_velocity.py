@@ -10,6 +10,8 @@ heads were trained on. `--validation` gives the rank correlation of velocities o
 another corpus, best of another soundfont.
 """
 
+# check: needs music, soundfonts and hours
+
 from __future__ import annotations
 
 import argparse

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-import re
-import shlex
 
 import jax
 import numpy as np
@@ -17,7 +16,7 @@ from mt3.engine import partitioning, recorded_data, restoring, utils
 from mt3.errors import ConfigError
 from mt3.note_sequences import Note, notes_to_array
 from mt3.synthesis.augmentation import HISTORY_SAMPLES
-from tests.support import tiny_datasets
+from tests.support import page_commands, tiny_datasets
 
 TINY = {
     "emb_dim": 16,
@@ -30,10 +29,7 @@ TINY = {
     "note_channels": 4,
     "stem_blocks": 1,
 }
-FEW_STEPS = (
-    *("TRAIN_STEPS=2", "WARMUP_STEPS=1", "DECAY_STEPS=1"),
-    *("BATCH_SIZE=2", "EVAL_STEPS=1"),
-)
+FEW_STEPS = ("WARMUP_STEPS=1", "DECAY_STEPS=1", "EVAL_STEPS=1")
 
 
 @pytest.fixture(scope="module")
@@ -154,17 +150,13 @@ def test_evaluation_loads_the_network_alone(config, tiny_default):
         np.testing.assert_array_equal(found[name], value)
 
 
-def commands(page):
-    for block in re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
-        yield from map(shlex.split, block.splitlines())
-
-
-def test_the_pages_commands(repository, tiny_default, tmp_path, monkeypatch):
+def test_the_pages_commands(config, tiny_default, tmp_path, monkeypatch):
     """A few steps on rendered music, and a transcription with the result."""
-    page = (repository / "docs" / "fine-tuning.md").read_text(encoding="utf-8")
+    blocks = page_commands.blocks("docs/fine-tuning.md")
+    blocks = [block for block in blocks if not block.needs]
     monkeypatch.chdir(tmp_path)
     names = []
-    for program, *arguments in commands(page):
+    for program, *arguments in itertools.chain(*map(page_commands.commands, blocks)):
         if program == "python":
             assert arguments[0] == "-c"
             exec(arguments[1], {})

@@ -19,6 +19,7 @@ from mt3 import network
 from mt3.engine import checkpoints, gin_utils, launch, seqio_data
 from mt3.engine.train_state import shapes_of
 from mt3.errors import ConfigError
+from tests.support import page_commands
 
 FOLDER = gin_utils.search_paths()[0]
 FILES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.gin"))
@@ -81,6 +82,34 @@ def parameter_shapes(model):
 
 def num_parameters(model):
     return sum(math.prod(shape) for shape in parameter_shapes(model).values())
+
+
+PAGES = [
+    block for page in page_commands.pages() for block in page_commands.blocks(page)
+]
+RUNS = [
+    words[1:]
+    for block in PAGES
+    if block.language == "sh"
+    for words in page_commands.commands(block)
+    if words[0] == "mt3" and words[1] in OUTPUTS and not {"...", "$FILES"} & {*words}
+]
+
+
+@pytest.mark.parametrize("words", RUNS, ids=" ".join)
+def test_commands_on_pages_bind_what_there_is(words, monkeypatch, tmp_path):
+    """Those that need data or hours, too: files are there, and names are bound."""
+    mode, *rest = words
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    # Data sets of one's own are only known where they are.
+    rest = [re.sub("'(jazz_trio|synthetic)_", "'guitarset_", word) for word in rest]
+    got = []
+    monkeypatch.setattr(
+        gin, "get_configurable", lambda name: lambda: got.append(gin.get_bindings(name))
+    )
+    launch.run(rest, mode)
+    assert got[0]["model"]
 
 
 @pytest.mark.parametrize("name", FILES)

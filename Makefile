@@ -58,7 +58,7 @@ transcribe: $(VENV)/installed
 	@echo "The MIDI file, a picture and a report are in $(OUT)/transcribed."
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 	@echo 'Golden tests and decoding once more, with programs optimised as they are for use:'
 	XLA_FLAGS= $(BIN)/python -m pytest -q tests/golden tests/test_decoding_stream.py
 

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 # with an accelerator as on one without.
 os.environ["JAX_PLATFORMS"] = "cpu"
 # The suite compiles tiny networks much longer than it runs them, so LLVM need not
-# optimise. `make test` repeats the golden tests and decoding with programs as for use.
+# optimise, and fusions need no dialect of their own. `make test` repeats the golden
+# tests and decoding with programs as for use.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false",
 )
 # The suite's processes, subprocesses included, share compiled programs, however small:
 # the same tiny networks are compiled in many tests. The home folder is left alone.
@@ -40,6 +42,12 @@ hypothesis.settings.load_profile("mt3")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN_DATA = pathlib.Path(__file__).resolve().parent / "golden" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts files with slow tests first, so that all workers end at about one time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture

@@ -162,6 +162,17 @@ class TestArrays:
         (block,) = reading.from_samples(samples, 16000).blocks()
         np.testing.assert_allclose(block, [-1, 0, 1], atol=0.01)
 
+    @pytest.mark.parametrize("kind", ["int64", "uint64"])
+    @pytest.mark.parametrize("bits", [16, 24, 32, 64])
+    def test_64_bit_integers_are_scaled_by_their_values(self, kind, bits):
+        half = 2 ** (bits - 1)
+        middle = 0 if kind == "int64" else half
+        samples = np.array([middle - half, middle, middle + half - 1], kind)
+        source = reading.from_samples(samples, 16000)
+        (block,) = source.blocks()
+        np.testing.assert_allclose(block, [-1, 0, 1], atol=1e-4)
+        assert f"taken for {bits}-bit samples" in source.warnings[0]
+
     def test_half_and_double_precision(self):
         for kind in (np.float16, np.float64):
             (block,) = reading.from_samples(np.array([0.5, -1], kind), 16000).blocks()
@@ -353,6 +364,33 @@ class TestLevels:
         assert re.search(found, said)
 
 
+class TestOffset:
+    """Segments have no constant offset; ordinary recordings stay as they are."""
+
+    def cut(self, samples):
+        source = reading.from_samples(samples, 16000)
+        parts = reading.segments(source, segment_samples=32768)
+        return np.concatenate([part for _, part in parts]), source.warnings
+
+    def test_is_subtracted_without_seams(self):
+        wave = sine(25.0, 16000)
+        cut, said = self.cut(wave + np.float32(0.3))
+        np.testing.assert_allclose(cut, wave, atol=1e-4)
+        assert said == ["a constant offset of 0.300 was subtracted"]
+
+    def test_silence_before_the_sound_stays(self):
+        wave = sine(25.0, 16000) + np.float32(0.1)
+        cut, _ = self.cut(np.concatenate([np.zeros(200000, np.float32), wave]))
+        assert not cut[:200000].any()
+        np.testing.assert_allclose(cut[200000:], wave - 0.1, atol=2e-3)
+
+    def test_ordinary_recordings_are_unchanged(self, rng):
+        samples = rng.normal(0.005, 0.1, 400000).astype(np.float32)
+        cut, said = self.cut(samples)
+        np.testing.assert_array_equal(cut, samples)
+        assert not said
+
+
 class TestBadFiles:
     def test_missing_directory_and_empty(self, tmp_path):
         empty = tmp_path / "empty.wav"
@@ -511,6 +549,11 @@ path = options["-i"].removeprefix("file:")
 words = open(path, "rb").read()[4:].decode().split()
 if options["-v"] == "info":
     print("  Duration: 00:01:02.50, start: 0.0", file=sys.stderr)
+if options["-f"] == "null":
+    for time in (0.0, 0.5, 1.0) if "gap" not in words[3:] else (0.0, 1.0):
+        frame = f"n:0 pts_time:{time} fmt:flt rate:16000 nb_samples:8000"
+        print(frame, file=sys.stderr)
+    sys.exit()
 if "broken" in words[3:]:
     sys.exit("moov atom not found")
 rate, channels, frames = map(int, words[:3])
@@ -518,6 +561,8 @@ out = sys.stdout.buffer
 out.write(struct.pack(">4s5I8x", b".snd", 32, 0xFFFFFFFF, 6, rate, channels))
 if "-t" not in options:
     out.write(struct.pack(">f", 0.25) * (channels * frames))
+    if "gap" in words[3:]:
+        print("Error while decoding stream #0:0", file=sys.stderr)
     if "cut" in words[3:]:
         sys.exit("Error while decoding stream")
 """
@@ -567,3 +612,9 @@ class TestFfmpeg:
         assert "ffmpeg stopped after 1.500 s" in message
         assert "Error while decoding" in message
         assert len(reading.read_audio(path, allow_truncated=True)) == 24000
+        path.write_bytes(b"\0\xff\0\xff16000 2 24000 gap")
+        assert "cannot decode what lies from 0.500 s to 1.000 s" in error_of(path)
+        source = reading.open_audio(path, allow_truncated=True)
+        assert len(np.concatenate(list(source.blocks()))) == 24000
+        assert "from 0.500 s to 1.000 s" in source.warnings[0]
+        assert list(source.part(1.0).blocks())  # The gap lies before it.

@@ -115,6 +115,13 @@ class ArrayDecoder:
             )
         self._samples = samples[:, None] if samples.ndim == 1 else samples
         self.warnings: list[str] = []
+        self._bits = 8 * samples.dtype.itemsize
+        if samples.dtype.kind in "iu" and self._bits == 64:
+            self._bits = _least_bits(samples)
+            self.warnings.append(
+                "64-bit integers have no full scale of their own: the values were "
+                f"taken for {self._bits}-bit samples"
+            )
         self.info = AudioInfo(
             name=name,
             format="array",
@@ -126,12 +133,22 @@ class ArrayDecoder:
     def blocks(self, block_frames: int, start: int = 0) -> Iterator[np.ndarray]:
         """See `Decoder.blocks`."""
         for first in range(start, len(self._samples), block_frames):
-            yield _to_float32(self._samples[first : first + block_frames])
+            block = self._samples[first : first + block_frames]
+            yield _to_float32(block, self._bits)
 
 
-def _to_float32(samples: np.ndarray) -> np.ndarray:
+def _least_bits(samples: np.ndarray) -> int:
+    """Returns the first usual size of samples that holds these."""
+    low, high = int(samples.min()), int(samples.max())
+    needed = high.bit_length()
+    if samples.dtype.kind == "i":
+        needed = max(high, -1 - low).bit_length() + 1
+    return next(bits for bits in (16, 24, 32, 64) if needed <= bits)
+
+
+def _to_float32(samples: np.ndarray, bits: int) -> np.ndarray:
     """Integers at full scale become -1..1; unsigned ones are centred first."""
-    kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
+    kind = samples.dtype.kind
     if kind == "f":
         # A float64 beyond float32 becomes an infinity, which the caller names.
         with np.errstate(over="ignore"):

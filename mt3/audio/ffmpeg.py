@@ -17,6 +17,11 @@ from mt3.audio.decoders import AudioInfo
 from mt3.audio.headers import audio_error as _error
 
 _AU_HEADER_BYTES = 24
+# Keeps times: silence up to the first sample, and where samples are missing.
+_FILL_GAPS = "aresample=async=1:first_pts=0"
+_DAMAGE = re.compile("partial file|prematurely|rror while decoding|Invalid data")
+_FRAME_TIMES = re.compile(rb"pts_time:(\S+) .*rate:(\d+) nb_samples:(\d+)")
+_LEAST_GAP_SECONDS = 0.01
 
 
 class FfmpegDecoder:
@@ -24,13 +29,14 @@ class FfmpegDecoder:
 
     AU, since its header is 24 bytes that carry the rate and the channels and need
     no length. ffmpeg may open the file itself and nothing else: a playlist or a
-    container cannot make it reach for the network.
+    container cannot make it reach for the network. Where the container's times leave
+    a gap, at the start of a video say, there is silence.
 
     Args:
       path: the file.
       name: what messages call it.
       program: path of ffmpeg.
-      allow_truncated: stops quietly at damage instead of raising.
+      allow_truncated: puts silence where the file is damaged instead of raising.
 
     Raises:
       AudioError: ffmpeg finds no sound in the file.
@@ -72,8 +78,37 @@ class FfmpegDecoder:
         return [
             *(self._program, "-hide_banner", "-nostdin", "-v", verbosity),
             *("-protocol_whitelist", "file,pipe", "-i", f"file:{self._path}"),
-            *("-map", "0:a:0", *options, "-c:a", "pcm_f32be", "-f", "au", "pipe:1"),
+            *(
+                "-map",
+                "0:a:0",
+                "-af",
+                _FILL_GAPS,
+                *options,
+                "-c:a",
+                "pcm_f32be",
+                "-f",
+                "au",
+                "pipe:1",
+            ),
         ]
+
+    def _gaps(self) -> list[tuple[float, float]]:
+        """Returns the stretches, in seconds, between the frames that are decoded."""
+        times = ("-af", "ashowinfo", "-f", "null", "-")
+        command = self._command("info")
+        result = subprocess.run(
+            [*command[: command.index("-af")], *times],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        gaps, end = [], 0.0
+        for match in _FRAME_TIMES.finditer(result.stderr):
+            start, rate, samples = (float(number) for number in match.groups())
+            if start - end > _LEAST_GAP_SECONDS:
+                gaps.append((end, start))
+            end = max(end, start + samples / rate)
+        return gaps
 
     def blocks(self, block_frames: int, start: int = 0) -> Iterator[np.ndarray]:
         """See `Decoder.blocks`."""
@@ -97,15 +132,29 @@ class FfmpegDecoder:
             status = process.wait()
             errors.seek(0)
             said = errors.read().decode(errors="replace")
-        # A container cut short makes ffmpeg say so and end with status 0.
-        broken = status != 0 or "partial file" in said
-        if broken and not self._allow_truncated:
+        # At damage, and where a container was cut, ffmpeg ends with status 0.
+        if status != 0 or _DAMAGE.search(said):
+            self._report(start, done, said)
+
+    def _report(self, start: int, done: int, said: str) -> None:
+        """Raises, or warns of, damage that ffmpeg met."""
+        rate = self.info.sample_rate
+        # A gap before the first frame is where the sound of a video starts late.
+        gaps = [gap for gap in self._gaps() if gap[0] and gap[1] > start / rate]
+        where = ", ".join(f"from {first:.3f} s to {last:.3f} s" for first, last in gaps)
+        if where:
+            problem = f"ffmpeg cannot decode what lies {where}"
+        else:
+            problem = f"ffmpeg stopped after {done / rate:.3f} s"
+        problem += f" ({_last_line(said)})"
+        if not self._allow_truncated:
             raise _error(
                 self.info.name,
-                f"ffmpeg stopped after {done / self.info.sample_rate:.3f} s "
-                f"({_last_line(said)})",
-                "expected it to be whole",
+                problem,
+                "expected it to be whole (--allow-truncated reads what is there)",
             )
+        if problem not in self.warnings:
+            self.warnings.append(problem)
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[tuple]:

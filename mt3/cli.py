@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    parser = _parser()
+    parser, commands = _parsers()
     for before, argument in zip(["mt3", *arguments], arguments, strict=False):
         # From `-o "$FOLDER"` without such a variable, say. It would name the folder
         # that the shell is in.
@@ -44,14 +44,18 @@ def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] == "prepare":
         # Its options differ from data set to data set.
         return _prepare(arguments[1:])
-    options = parser.parse_args(arguments)
-    if not hasattr(options, "run"):
+    command = commands.get(arguments[0]) if arguments else None
+    if command is None:
+        parser.parse_args(arguments)
         parser.print_help()
         return 2
+    # Intermixed: `mt3 transcribe a.mp3 -o out b.mp3`, which subparsers don't take.
+    options = command.parse_intermixed_args(arguments[1:])
     return options.run(options)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Returns the parser of the program and those of its commands by name."""
     parser = argparse.ArgumentParser(
         prog="mt3",
         description=DESCRIPTION,
@@ -70,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, text in _GIN_COMMANDS.items():
         commands.add_parser(name, add_help=False, help=text)
-    return parser
+    return parser, commands.choices
 
 
 class _Version(argparse.Action):
@@ -485,7 +489,7 @@ def _synthesize(options: argparse.Namespace) -> int:
     from mt3.synthesis import command
 
     values = {**vars(options)}
-    del values["run"], values["version"]
+    del values["run"]
     result = command.synthesize(**values, log=terminal.say)
     for failure in result.failures:
         terminal.say(f"mt3: error: {failure}")

@@ -355,3 +355,10 @@ def test_a_missing_input_costs_only_itself(tmp_path, repository, capsys, monkeyp
     errors = [s for s in capsys.readouterr().err.splitlines() if "mt3: error" in s]
     assert len(errors) == 2
     assert errors[1] == "mt3: error: locked.mid: Permission denied"
+
+
+def test_options_stand_anywhere(tmp_path, capsys):
+    assert cli.main(["transcribe", "a.wav", "-o", str(tmp_path), "b.wav"]) == 1
+    errors = capsys.readouterr().err
+    assert "a.wav: " in errors
+    assert "b.wav: " in errors

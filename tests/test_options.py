@@ -141,9 +141,7 @@ def arguments_of(case):
 
 def declared(command):
     """The options and arguments that a command declares, by their longest name."""
-    parser = cli._parser()
-    (commands,) = parser._subparsers._group_actions
-    actions = commands.choices[command]._actions
+    actions = cli._parsers()[1][command]._actions
     return {
         max(action.option_strings, key=len, default=action.dest).replace("--no-", "--")
         if isinstance(action, argparse.BooleanOptionalAction)

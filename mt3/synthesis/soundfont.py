@@ -38,7 +38,7 @@ from mt3.synthesis.synthesizers import DRUM_BANK, open_synthesizer
 # Of whole songs: audio after the last note's end, and the peak.
 TAIL_SECONDS = 1.0
 PEAK = 0.9
-# 4 GiB in memory: 18 hours at 16 kHz, 6 at 44.1 kHz. A WAV file holds twice as many.
+# 4 GiB in memory: 18.6 hours at 16 kHz, 6.8 at 44.1 kHz. WAV files have room for it.
 MOST_SAMPLES = 2**30
 # A drum hit rings at least this long, whatever length its MIDI note has.
 DRUM_SECONDS = 0.4

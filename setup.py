@@ -20,6 +20,7 @@ INSTALL = [
     "flax>=0.12.8",
     "gin-config>=0.5.0",
     "jax>=0.10.2",
+    "librosa>=0.11",
     "mir_eval>=0.8.2",
     "msgpack>=1.2.4",
     "numpy>=2.4.6",

@@ -1,10 +1,11 @@
 """Which multiple of a pulse is the beat: octave errors, and beats off by half.
 
 Every candidate, a period and a phase, is described by numbers (`FEATURES`) that say how
-the notes lie on its beats: what begins on the beat, halfway, on thirds and quarters,
-of all pitched notes, the bass, the bass drum and the snare; whether every other beat
-is stronger; whether long notes begin on it; how many notes there are in a beat, and
-how many beats have one; the tempo. A weighted sum of them is its score.
+the notes lie on its beats: what begins on the beat, halfway, on the first and the last
+third and quarter of it, of all pitched notes, the bass, the bass drum and the snare (a
+shuffle has last thirds, and few first ones); whether every other beat is stronger;
+whether long notes begin on it; how many notes there are in a beat, and how many beats
+have one; the tempo. A weighted sum of them is its score.
 `scripts/fit_beats.py` fits the weights to MIDI files whose beats are known.
 """
 
@@ -36,36 +37,44 @@ _LONGEST_BEATS = 4.0
 
 # Fitted by `scripts/fit_beats.py`.
 WEIGHTS = {
-    "pitched on": -6.34,
-    "pitched half": 3.36,
-    "pitched thirds": 3.67,
-    "pitched quarters": 1.53,
-    "pitched alternating": -2.04,
-    "bass on": 3.55,
-    "bass half": 2.03,
-    "bass thirds": -2.22,
-    "bass quarters": 0.24,
-    "bass alternating": 1.71,
-    "kick on": 2.35,
-    "kick half": 0.02,
-    "kick thirds": -0.09,
-    "kick quarters": 0.10,
-    "kick alternating": 1.37,
-    "snare on": 6.60,
-    "snare half": 4.63,
-    "snare thirds": -0.23,
-    "snare quarters": 2.19,
-    "snare alternating": 1.55,
-    "long on": 6.05,
-    "long half": -3.79,
-    "long alternating": 0.50,
-    "tempo": 0.96,
-    "tempo squared": -2.80,
-    "density": -0.59,
-    "density squared": -0.45,
-    "occupied": 3.97,
-    "occupied squared": 4.50,
-    "snare interval squared": -0.55,
+    "pitched on": -5.66,
+    "pitched half": 2.64,
+    "pitched first third": -2.71,
+    "pitched last third": 8.50,
+    "pitched first quarter": -1.65,
+    "pitched last quarter": 2.80,
+    "pitched alternating": -2.03,
+    "bass on": 1.75,
+    "bass half": -0.17,
+    "bass first third": -1.55,
+    "bass last third": -4.82,
+    "bass first quarter": -2.52,
+    "bass last quarter": 1.40,
+    "bass alternating": 0.83,
+    "kick on": 1.23,
+    "kick half": -0.57,
+    "kick first third": -5.87,
+    "kick last third": 3.78,
+    "kick first quarter": -1.52,
+    "kick last quarter": 1.01,
+    "kick alternating": 0.89,
+    "snare on": 4.75,
+    "snare half": 2.74,
+    "snare first third": -2.58,
+    "snare last third": 0.80,
+    "snare first quarter": -0.63,
+    "snare last quarter": 2.53,
+    "snare alternating": 1.44,
+    "long on": 7.01,
+    "long half": -2.64,
+    "long alternating": 1.08,
+    "tempo": 0.81,
+    "tempo squared": -3.77,
+    "density": -0.06,
+    "density squared": -0.46,
+    "occupied": 4.65,
+    "occupied squared": 3.40,
+    "snare interval squared": -0.38,
 }
 FEATURES = tuple(WEIGHTS)
 _WEIGHTS = np.array(list(WEIGHTS.values()))
@@ -140,7 +149,7 @@ def describe(onsets: Onsets, position: np.ndarray, period: float) -> np.ndarray:
         features += _shares(place[chosen], onsets.weight[chosen])
     pitched = onsets.kinds["pitched"]
     length = np.minimum((onsets.end - onsets.time) / period, _LONGEST_BEATS)
-    on, half, _, _, alternating = _shares(
+    on, half, *_, alternating = _shares(
         place[pitched], (onsets.weight * length)[pitched]
     )
     features += [on, half, alternating]
@@ -157,17 +166,17 @@ def describe(onsets: Onsets, position: np.ndarray, period: float) -> np.ndarray:
 
 
 def _shares(place: np.ndarray, weight: np.ndarray) -> list[float]:
-    """Returns how much begins on the beat, halfway, on thirds and on quarters of it.
+    """Returns how much begins on the beat, halfway, and on thirds and quarters of it.
 
     Also how much the two beats of a pair differ, 0 to 1. Few onsets say little.
     """
     total = weight.sum()
     if not total:
-        return [0.0] * 5
+        return [0.0] * 7
     belief = len(place) / (len(place) + _FEW)
     share = np.bincount(place, weight, 2 * PARTS) / total
     folded = share[:PARTS] + share[PARTS:]
     on, other = share[0], share[PARTS]
     alternating = abs(on - other) / (on + other) if on + other else 0.0
-    parts = (folded[0], folded[6], folded[4] + folded[8], folded[3] + folded[9])
+    parts = folded[[0, 6, 4, 8, 3, 9]]
     return [float(belief * value) for value in (*parts, alternating)]

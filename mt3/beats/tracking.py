@@ -24,9 +24,9 @@ from mt3.beats.onsets import Onsets
 from mt3.note_sequences import Note
 
 MODES = ("track", "steady", "follow")
-# A pulse that follows its onsets fits more closely than one that does not, so more is
-# asked of it: coherence with its own halves, thirds or quarters.
-_LEAST_FOLLOWED = 0.4
+# Pulses can follow whatever there is, most closely where there are few onsets to each:
+# the coherence that is asked of them, with this added for one onset per pulse.
+_LEAST_FOLLOWED, _FOR_FEW = 0.5, 0.3
 _PARTS = (1, 2, 3, 4, 6)
 # Followed tempos are as far as this from a given one.
 _SAME_TEMPO = 1.2
@@ -93,7 +93,8 @@ def _pulses(
     if len(times) < pulse.FEWEST_ONSETS:
         return None
     pulses = Beats(times)
-    if _coherence(onsets, pulses) < max(_LEAST_FOLLOWED, pulse.chance(onsets)):
+    few = _FOR_FEW * len(times) / len(onsets.chord_times())
+    if _coherence(onsets, pulses) < _LEAST_FOLLOWED + few:
         return None
     near = (tempo / _SAME_TEMPO, tempo * _SAME_TEMPO) if tempo else ()
     among = levels.candidates(60.0 / pulses.tempo, *near)

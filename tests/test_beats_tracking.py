@@ -74,7 +74,7 @@ def test_tempo_beats_and_bars_of_a_band(tempo, length):
     bar = length * 60.0 / tempo
     off = (beats.downbeats - 0.4 + bar / 2) % bar - bar / 2
     assert np.abs(off).max() < 0.02
-    # One tempo from the beginning to the end; only a beat at 0 may have been moved there.
+    # One tempo throughout; only a beat at 0 may have been moved there.
     assert len(beats.tempo_map()) == 1 + (beats.times[0] == 0.0)
     assert beats.times[0] < 60.0 / tempo <= beats.times[0] + 60.0 / tempo
     assert beats.times[-1] > 30.0 - 60.0 / tempo

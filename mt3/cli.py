@@ -165,7 +165,6 @@ def _add_transcribe(commands) -> None:
     _add_cleanup(parser)
     _add_part(parser)
     _add_notation(parser)
-    add("--tempo", type=float, default=120.0, help="beats per minute of MIDI files")
     add(
         "--slots",
         dest="num_slots",
@@ -237,6 +236,20 @@ def _add_notation(parser) -> None:
         "notation",
         "Beats that are found make the bars of MIDI files and sheet music. Sheet "
         "music needs pip install 'mt3-transcription[score]'.",
+    )
+    group.add_argument(
+        "--beats",
+        metavar="HOW|FILE",
+        help="steady (of one tempo), follow (a tempo that changes), track (whichever "
+        "fits; default), off, or a text file of the beats: on each line the seconds "
+        "and, if known, the number in the bar",
+    )
+    group.add_argument(
+        "--tempo",
+        type=float,
+        metavar="N",
+        help="beats per minute, if known: the beats have exactly this tempo; with "
+        "--beats off it is only the grid of MIDI files (default: 120)",
     )
     add = group.add_argument
     add(

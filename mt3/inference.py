@@ -39,6 +39,7 @@ import numpy as np
 
 from mt3 import checkpoints, decoding, network, spectrograms, tokenizer
 from mt3.audio import reading
+from mt3.beats import NO_BEATS, Beats
 from mt3.beyond import frames
 from mt3.beyond.cleanup import clean_up
 from mt3.configs import ModelConfig
@@ -492,9 +493,12 @@ class Feed:
 
     def _finish(self, recording: _Recording) -> Transcription:
         model, zero = self._model, self._zero(recording)
+        notes = model.cleaned(recording.notes.all())
+        duration = recording.samples / self._config.spectrogram.sample_rate
         return Transcription(
-            notes=_moved(model.cleaned(recording.notes.all()), zero),
-            duration=zero + recording.samples / self._config.spectrogram.sample_rate,
+            notes=_moved(notes, zero),
+            duration=zero + duration,
+            beats=self._beats(notes, duration, zero, recording.audio.start),
             start=recording.audio.start,
             warnings=tuple(recording.audio.warnings),
             source=recording.source,
@@ -504,6 +508,27 @@ class Feed:
             invalid_events=recording.notes.invalid_events,
             dropped_events=recording.notes.dropped_events,
         )
+
+    def _beats(
+        self, notes: list[Note], duration: float, zero: float, start: float
+    ) -> Beats | None:
+        """Returns the beats of a recording, or of a part of it, as results count them.
+
+        Args:
+          notes: as they are before they are moved to `zero`.
+          duration: of what was transcribed, seconds.
+          zero: time of its first sample, as results count times.
+          start: time of its first sample in the whole recording.
+        """
+        options = self._model.options
+        if isinstance(options.beats, Beats):
+            return options.beats.moved(zero - start)
+        if options.beats == NO_BEATS:
+            return None
+        from mt3.beats import tracking
+
+        beats = tracking.track(notes, duration, mode=options.beats, tempo=options.tempo)
+        return None if beats is None else beats.moved(zero)
 
     def _zero(self, recording: _Recording) -> float:
         """Returns the time of the first sample, as results count times."""

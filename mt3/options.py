@@ -12,9 +12,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mt3.beats import MODES, NO_BEATS, Beats
 from mt3.beyond.cleanup import CleanupOptions
 from mt3.errors import ConfigError, check_choice, check_number, near_misses
 from mt3.midi import general_midi
+from mt3.midi.general_midi import TEMPO_RANGE
 from mt3.vocabularies import NUM_PROGRAMS
 
 if TYPE_CHECKING:
@@ -54,6 +56,11 @@ class TranscribeOptions:
       allow_truncated: transcribe what is there of a file that was cut.
       times: what the times of a part of a recording count from: "recording" for the
         recording's start, "part" for the part's.
+      beats: "track" finds the beats of the recording, "steady" those of one tempo,
+        "follow" those of a tempo that changes ("track" decides between the two); "off"
+        for none. Or the beats, if known, in seconds of the whole recording.
+      tempo: beats per minute, if known: beats have exactly this tempo, or, with
+        "follow", one near it.
       cleanup: what to correct in the notes of a whole recording (`beyond.cleanup`);
         None leaves it to the model. Streamed notes are as the model wrote them.
 
@@ -74,6 +81,8 @@ class TranscribeOptions:
     dtype: str | None = None
     allow_truncated: bool = False
     times: str = "recording"
+    beats: str | Beats = "track"
+    tempo: float | None = None
     cleanup: CleanupOptions | None = None
 
     def __post_init__(self) -> None:
@@ -90,6 +99,7 @@ class TranscribeOptions:
             )
         check_choice("unclosed_ties", self.unclosed_ties, UNCLOSED_TIES)
         check_choice("times", self.times, TIMES)
+        self._check_beats()
         if self.dtype is not None:
             check_choice("dtype", self.dtype, DTYPES)
         if self.decode is None:
@@ -101,6 +111,20 @@ class TranscribeOptions:
 
         decoding.from_name(self.decode, others=[FRAMES])
         self._check_tokens(self.decode)
+
+    def _check_beats(self) -> None:
+        """Raises ConfigError for beats that are unknown, or known in two ways."""
+        given = isinstance(self.beats, Beats)
+        if not given:
+            check_choice("beats", self.beats, (*MODES, NO_BEATS))
+        if self.tempo is None:
+            return
+        check_number("tempo in beats per minute", self.tempo, *TEMPO_RANGE)
+        if given or self.beats == NO_BEATS:
+            raise ConfigError(
+                f"tempo is {self.tempo:g} with {'given beats' if given else 'no beats'}"
+                "; expected one or the other"
+            )
 
     def _check_frames(self) -> None:
         """Raises ConfigError for what the frames alone have no use for."""
@@ -128,7 +152,9 @@ class TranscribeOptions:
         """Returns the options with all that the original does not do left out.
 
         Instruments that were not asked for stay left out, which needs the grammar.
+        Beats that were asked for stay.
         """
+        tracked = self.beats == MODES[0] and self.tempo is None
         return dataclasses.replace(
             self,
             decode="beam1",
@@ -136,6 +162,7 @@ class TranscribeOptions:
             sensitivity=0.5,
             details=False,
             unclosed_ties="keep",
+            beats=NO_BEATS if tracked else self.beats,
             cleanup=CleanupOptions(),
         )
 
@@ -231,6 +258,8 @@ class ResolvedOptions:
         values["decode"] = self.decode
         values["grammar"] = self.grammar
         values["cleanup"] = dataclasses.asdict(self.cleanup) if self.cleanup else None
+        if isinstance(self.given.beats, Beats):
+            values["beats"] = "given"
         return {key: value for key, value in values.items() if value is not None}
 
 

@@ -13,12 +13,14 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mt3 import jobs, outputs
 from mt3.audio import reading
+from mt3.beats import MODES, NO_BEATS, Beats, read_beats
 from mt3.beyond.cleanup import CleanupOptions
 from mt3.errors import ConfigError, MT3Error, StreamError
 from mt3.options import TranscribeOptions, parse_instruments
@@ -29,8 +31,9 @@ _STREAMABLE = ("jsonl",)
 _NOT_ON_STANDARD_OUTPUT = ("wav", "png")
 # Formats that are sheet music or hold it.
 _SCORES = {"musicxml", "mxl", "pdf", "html"}
+_WITH_BEATS = outputs.WITH_BEATS | {"json"}
 # Fields of `OutputOptions`, as the command line names them.
-_OUTPUT = ("tempo", "quantize", "swing", "velocities", "tablature")
+_OUTPUT = ("quantize", "swing", "velocities", "tablature")
 # Fields of `TranscribeOptions`, as the command line names them.
 _DECODING = ("decode", "grammar", "sensitivity")
 _DECODING += ("unclosed_ties", "num_slots", "dtype", "allow_truncated", "times")
@@ -46,15 +49,16 @@ def run(options: argparse.Namespace) -> int:
     """
     # Cheap checks first: a wrong option must not wait for the model.
     formats = _formats(options.format, options.output)
-    output_options = outputs.OutputOptions(
-        **{name: getattr(options, name) for name in _OUTPUT}
-    )
+    values = {name: getattr(options, name) for name in _OUTPUT}
+    if options.tempo is not None:
+        values["tempo"] = options.tempo
+    output_options = outputs.OutputOptions(**values)
     if options.tablature and not _SCORES & set(formats):
         raise ConfigError(
             "--tablature: no sheet music is written; expected one of "
             f"{', '.join(sorted(_SCORES))} in --format"
         )
-    decoding = _decoding_options(options)
+    decoding = _decoding_options(options, formats)
     if options.end is not None and options.end <= options.start:
         raise ConfigError(
             f"--end is {options.end:g} s; expected more than --start, {options.start:g}"
@@ -97,6 +101,11 @@ def run(options: argparse.Namespace) -> int:
         )
     for problem in problems:
         say(f"mt3: error: {problem}")
+    if isinstance(decoding.beats, Beats) and len(waiting) > 1:
+        raise ConfigError(
+            f"--beats {options.beats}: the beats of one recording, for "
+            f"{len(waiting)}; expected one recording"
+        )
     failures = len(problems)
     if waiting:
         failures += _Run(options, formats, decoding, output_options, waiting).run()
@@ -121,7 +130,9 @@ def _formats(asked: str | None, output: str | None) -> tuple[str, ...]:
     return formats or ("mid",)
 
 
-def _decoding_options(options: argparse.Namespace) -> TranscribeOptions:
+def _decoding_options(
+    options: argparse.Namespace, formats: Sequence[str]
+) -> TranscribeOptions:
     """Returns how to transcribe.
 
     Raises:
@@ -129,10 +140,33 @@ def _decoding_options(options: argparse.Namespace) -> TranscribeOptions:
     """
     values = {name: getattr(options, name) for name in _DECODING}
     values["cleanup"] = _cleanup_options(options)
+    values["beats"] = _beats(options, formats)
+    if values["beats"] != NO_BEATS:
+        values["tempo"] = options.tempo
     if options.instruments is not None:
         values["programs"], values["drums"] = parse_instruments(options.instruments)
     decoding = TranscribeOptions(**values)
     return decoding.faithful() if options.faithful else decoding
+
+
+def _beats(options: argparse.Namespace, formats: Sequence[str]) -> str | Beats:
+    """Returns how beats are found, or the beats of the file that `--beats` names."""
+    wanted = _WITH_BEATS & set(formats) or options.quantize is not None
+    if options.beats is None:
+        return MODES[0] if wanted else NO_BEATS
+    if not wanted and options.beats != NO_BEATS:
+        raise ConfigError(
+            f"--beats: none of the formats {', '.join(formats)} has beats; expected "
+            f"one of {', '.join(sorted(_WITH_BEATS))} or --quantize"
+        )
+    if options.beats in (*MODES, NO_BEATS):
+        return options.beats
+    if not os.path.lexists(options.beats):
+        raise ConfigError(
+            f"--beats {options.beats}: no such file; expected "
+            f"{', '.join((*MODES, NO_BEATS))} or a file of beats"
+        )
+    return read_beats(options.beats)
 
 
 def _cleanup_options(options: argparse.Namespace) -> CleanupOptions | None:
@@ -293,6 +327,11 @@ class _Run:
         for file in written:
             for warning in file.warnings:
                 self.progress.say(f"mt3: warning: {file.path}: {warning}", always=True)
+        if self.decoding.beats != NO_BEATS and not result.transcription.beats:
+            self.progress.say(
+                f"{job.name}: no beats found; bars are of {output_options.tempo:g} "
+                "beats a minute, and times in seconds what they are"
+            )
         count = len(result.transcription.notes)
         names = ", ".join(str(file.path) for file in written)
         self.progress.say(f"{job.name}: {count} notes -> {names}")

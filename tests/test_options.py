@@ -45,6 +45,7 @@ TRANSCRIBE = {
     "--start": [None, "0:00.1", "0"],
     "--end": [None, "0.4", "9:00:00"],
     "--times": [None, "recording", "part"],
+    "--beats": [None, "track", "steady", "off", "known.beats"],
     "--tempo": [None, "90"],
     "--quantize": [None, "1/16", "auto"],
     "--swing": [None, "0.6"],
@@ -107,6 +108,13 @@ def refusals(case):
     written = formats or ("--format" in default and "mid")
     if "--tablature" in known and written in ("mid", "mid,csv", "jsonl", "json"):
         yield "no sheet music is written"
+    beats = known.get("--beats")
+    if beats not in (None, "off") and written == "jsonl" and "--quantize" in default:
+        yield "none of the formats jsonl has beats"
+    if beats == "known.beats" and "--tempo" in known:
+        yield "with given beats"
+    if beats == "known.beats" and known.get("inputs") == "folder":
+        yield "the beats of one recording"
     if output == "-":
         if formats and ("," in formats or "wav" in formats):
             yield "on standard output"
@@ -188,6 +196,7 @@ def folder(tmp_path_factory, tiny_weights):
     )
     info = {"name": "heads", "decode": "frames", "grammar": True}
     checkpoints.save_safetensors(folder / "heads", params, config, info=info)
+    (folder / "known.beats").write_text("0.1 1\n0.4 2\n0.7 3\n1.0 1\n")
     song = [Note(0.1, 0.5, 60, 80), Note(0.2, 0.7, 64, 90, 40), Note(0.3, 0.4, 36, 70)]
     song.append(dataclasses.replace(song[2], is_drum=True))
     for name, notes in (("song", song), ("note", song[:1]), ("silent", [])):
@@ -297,6 +306,7 @@ def test_an_option_without_values_is_noticed(monkeypatch):
 
 WRONG = {
     "--tempo": ["nan", "inf", "0", "-1", "fast"],
+    "--beats": ["", "sideways", "noise.wav", "folder"],
     "--sensitivity": ["2", "nan", "-0.1"],
     "--min-duration": ["-1", "nan", "inf"],
     "--merge-gap": ["-1", "inf"],

@@ -11,4 +11,15 @@ where that is done, `librosa` only for beats that follow a changing tempo.
 
 from mt3.beats.grid import Beats, TempoChange, TimeSignature, read_beats
 
-__all__ = ["Beats", "TempoChange", "TimeSignature", "read_beats"]
+MODES = ("track", "steady", "follow")
+"""Ways of tracking: the first decides between the others."""
+NO_BEATS = "off"
+
+__all__ = [
+    "MODES",
+    "NO_BEATS",
+    "Beats",
+    "TempoChange",
+    "TimeSignature",
+    "read_beats",
+]

@@ -218,6 +218,17 @@ class Beats:
             numbers=np.concatenate([numbers, self.numbers]),
         )
 
+    def moved(self, seconds: float) -> Beats | None:
+        """Returns beats that many seconds later, without those that get before 0.
+
+        None if fewer than two are left.
+        """
+        times = self.times + seconds
+        kept = times >= 0.0
+        if np.count_nonzero(kept) < 2:
+            return None
+        return dataclasses.replace(self, times=times[kept], numbers=self.numbers[kept])
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON values, of which `Beats(**values)` makes them."""
         return {

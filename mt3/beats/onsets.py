@@ -10,7 +10,7 @@ import numpy as np
 from mt3.note_sequences import Note, note_array
 
 KINDS = ("pitched", "bass", "kick", "snare")
-"""Kinds of onsets; the bass is pitched, other drums are of no kind."""
+"""Kinds of onsets; the bass is pitched, other drums have no kind."""
 
 # General MIDI keys. Rim shots and claps are played where snares are.
 _KICKS, _SNARES = (35, 36), (37, 38, 39, 40)

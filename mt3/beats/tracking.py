@@ -23,7 +23,6 @@ from mt3.beats.grid import Beats
 from mt3.beats.onsets import Onsets
 from mt3.note_sequences import Note
 
-MODES = ("track", "steady", "follow")
 # Pulses can follow whatever there is, most closely where there are few onsets to each:
 # the coherence that is asked of them, with this added for one onset per pulse.
 _LEAST_FOLLOWED, _FOR_FEW = 0.5, 0.3

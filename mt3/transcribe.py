@@ -329,7 +329,7 @@ class _Run:
                 self.progress.say(f"mt3: warning: {file.path}: {warning}", always=True)
         if self.decoding.beats != NO_BEATS and not result.transcription.beats:
             self.progress.say(
-                f"{job.name}: no beats found; bars are of {output_options.tempo:g} "
+                f"{job.name}: no beats found; bars have {output_options.tempo:g} "
                 "beats a minute, and times in seconds what they are"
             )
         count = len(result.transcription.notes)

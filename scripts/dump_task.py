@@ -33,9 +33,9 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from mt3 import event_codec, tasks, vocabularies
+from mt3 import event_codec, tasks, terminal, vocabularies
 from mt3.data.tf_bridge import original_error
-from mt3.errors import ConfigError, DataError, MT3Error, near_misses
+from mt3.errors import ConfigError, DataError, near_misses
 
 EVENTS = "events"
 # Arrays with more values than this are shortened.
@@ -49,14 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 1 after an error.
     """
     options = _parser().parse_args(argv)
-    try:
-        for line in dump(options):
-            print(line)
-    except (MT3Error, tf.errors.OpError) as error:
-        # TensorFlow hands on errors of the pipeline as its own.
-        print(f"dump_task: error: {original_error(error) or error}", file=sys.stderr)
-        return 1
-    return 0
+
+    def run() -> int:
+        try:
+            for line in dump(options):
+                terminal.print_result(line)
+        except tf.errors.OpError as error:
+            # TensorFlow hands on errors of the pipeline as its own.
+            raise original_error(error) or DataError(str(error)) from error
+        return 0
+
+    return terminal.run_program(run, "dump_task")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -37,8 +37,9 @@ from pathlib import Path
 
 from gather import exact_banks, font_packages, score_sources
 from gather.held_out import HeldOut, digest
+from mt3 import terminal
 from mt3.errors import DataError, MidiError, MT3Error, near_misses
-from mt3.files import atomic_file
+from mt3.files import atomic_file, exists
 from mt3.midi import reader as midi_reader
 from mt3.synthesis import command
 
@@ -457,54 +458,50 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit code."""
     options = _parser().parse_args(arguments)
+    return terminal.run_program(lambda: _run(options), "gather_music")
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
 
+def _run(options: argparse.Namespace) -> int:
     names = [package.name for package in font_packages.FONT_PACKAGES]
-    try:
-        for name in options.skip:
-            if name not in (*names, "music21", "mma"):
-                raise DataError(
-                    f"--skip {name}: no such source."
-                    f"{near_misses(name, (*names, 'music21', 'mma'))}"
-                )
-        for path in (*options.local, *options.exact, *options.held_out):
-            if not path.exists():
-                raise DataError(f"{path}: there is no such file or folder.")
-        gathering = Gathering(
-            options.output, options.local, options.held_out, say, options.exact
-        )
-        try:
-            gathering.local_music()
-            gathering.exact_banks()
-            if not options.offline:
-                gathering.packages(n for n in names if n not in options.skip)
-                if "music21" not in options.skip:
-                    gathering.music21(options.died_before)
-            if "mma" not in options.skip and options.mma_songs:
-                gathering.mma(options.mma_songs, options.seed)
-        finally:
-            gathering.write_manifest()
-        failures = [f"{name}: see manifest.json" for name in gathering.failed()]
-        if options.hours > 0:
-            music = options.output / "midi"
-            result = command.synthesize(
-                [music] if _files([music], midi_reader.MIDI_SUFFIXES) else [],
-                output=options.output / "corpus",
-                hours=options.hours,
-                soundfonts=gathering.soundfonts(),
-                exact_soundfonts=gathering.exact_soundfonts(),
-                seed=options.seed,
-                workers=options.workers,
-                log=say,
+    for name in options.skip:
+        if name not in (*names, "music21", "mma"):
+            raise DataError(
+                f"--skip {name}: no such source."
+                f"{near_misses(name, (*names, 'music21', 'mma'))}"
             )
-            failures += result.failures
-    except MT3Error as error:
-        print(f"gather_music: error: {error}", file=sys.stderr)
-        return 1
+    for path in (*options.local, *options.exact, *options.held_out):
+        if not exists(path, DataError):
+            raise DataError(f"{path}: there is no such file or folder.")
+    gathering = Gathering(
+        options.output, options.local, options.held_out, terminal.say, options.exact
+    )
+    try:
+        gathering.local_music()
+        gathering.exact_banks()
+        if not options.offline:
+            gathering.packages(n for n in names if n not in options.skip)
+            if "music21" not in options.skip:
+                gathering.music21(options.died_before)
+        if "mma" not in options.skip and options.mma_songs:
+            gathering.mma(options.mma_songs, options.seed)
+    finally:
+        gathering.write_manifest()
+    failures = [f"{name}: see manifest.json" for name in gathering.failed()]
+    if options.hours > 0:
+        music = options.output / "midi"
+        result = command.synthesize(
+            [music] if _files([music], midi_reader.MIDI_SUFFIXES) else [],
+            output=options.output / "corpus",
+            hours=options.hours,
+            soundfonts=gathering.soundfonts(),
+            exact_soundfonts=gathering.exact_soundfonts(),
+            seed=options.seed,
+            workers=options.workers,
+            log=terminal.say,
+        )
+        failures += result.failures
     for failure in failures:
-        print(f"gather_music: error: {failure}", file=sys.stderr)
+        terminal.say(f"gather_music: error: {failure}")
     return 1 if failures else 0
 
 

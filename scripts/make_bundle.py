@@ -25,7 +25,8 @@ from pathlib import Path
 
 from bundle import songs
 from bundle.contents import Contents
-from mt3.errors import ConfigError, DataError, MT3Error, OutputError
+from mt3 import terminal
+from mt3.errors import ConfigError, DataError, OutputError
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_BYTES = 60_000_000
@@ -44,13 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 1 after an error.
     """
     options = _parser().parse_args(argv)
-    try:
-        size = make(options, print)
-    except MT3Error as error:
-        print(f"make_bundle: error: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.output}: {size / 1e6:.1f} MB")
-    return 0
+
+    def run() -> int:
+        size = make(options, terminal.print_result)
+        terminal.print_result(f"{options.output}: {size / 1e6:.1f} MB")
+        return 0
+
+    return terminal.run_program(run, "make_bundle")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,9 +19,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mt3 import checkpoints, frame_heads
+from mt3 import checkpoints, frame_heads, terminal
 from mt3.engine import velocity
-from mt3.errors import CheckpointError, MT3Error
+from mt3.errors import CheckpointError
 
 _DTYPES = {"F16": "float16", "BF16": "bfloat16"}
 
@@ -33,13 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 1 after an error.
     """
     options = _parser().parse_args(argv)
-    try:
-        path = run(options)
-    except MT3Error as error:
-        print(f"train_velocity: error: {error}", file=sys.stderr)
-        return 1
-    print(path)
-    return 0
+
+    def train() -> int:
+        terminal.print_result(str(run(options)))
+        return 0
+
+    return terminal.run_program(train, "train_velocity")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,13 +74,18 @@ def run(options: argparse.Namespace) -> Path:
     )
     for drums, notes in heard.items():
         heads |= velocity.train(
-            notes, drums=drums, steps=options.steps, seed=options.seed, log=print
+            notes,
+            drums=drums,
+            steps=options.steps,
+            seed=options.seed,
+            log=terminal.print_result,
         )
     if options.validation is not None:
         unseen = velocity.hear([options.validation], loaded.config, augment=False)
         for drums, notes in unseen.items():
             found = velocity.rank_correlation(heads, notes, drums=drums)
-            print(f"{'drums' if drums else 'notes'}: rank correlation {found:.3f}")
+            what = "drums" if drums else "notes"
+            terminal.print_result(f"{what}: rank correlation {found:.3f}")
     header = checkpoints.read_header(source)
     return checkpoints.save_safetensors(
         options.output,

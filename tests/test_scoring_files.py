@@ -81,6 +81,8 @@ def test_tables_are_aligned(tmp_path):
     assert lines[-1] == "1 song, 2 notes in the reference, 2 in the estimate"
     short = files.format_short_table(report.mean)
     assert len(short.splitlines()) == 2 + 5
+    assert short.endswith("\n")
+    assert files.format_short_table({}) == ""
 
 
 def test_many_songs_show_the_mean_first(tmp_path):

@@ -340,9 +340,9 @@ def format_table(report: ScoreReport, *, classes: bool = True) -> str:
 
 
 def format_short_table(scores: Mapping[str, float]) -> str:
-    """Returns the main scores (`counts.MAIN_METRICS`) as aligned text."""
+    """Returns the main scores (`counts.MAIN_METRICS`) as aligned text, "" for none."""
     main = {name: scores[name] for name in counts.MAIN_METRICS if name in scores}
-    return "\n".join(_score_lines({"score": main})) + "\n"
+    return "\n".join([*_score_lines({"score": main}), ""]) if main else ""
 
 
 _MAX_COLUMNS = 6

@@ -124,7 +124,7 @@ def _formats(asked: str | None, output: str | None) -> tuple[str, ...]:
                 f"-o {output}: one file of format {named}, but --format says {asked}; "
                 "expected a folder, or no --format"
             )
-        return (named,)
+        return outputs.check_formats([named])
     if asked is not None and not formats:
         raise ConfigError("--format: the list is empty")
     return formats or ("mid",)

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from mt3 import outputs
+from mt3 import outputs, transcribe
 from mt3.beats import Beats
 from mt3.errors import ConfigError, OutputError
 from mt3.note_sequences import Note
@@ -74,6 +74,8 @@ def test_packages_that_are_missing_are_named(format, package, monkeypatch, tmp_p
     )
     with pytest.raises(OutputError, match=rf"{package}.*pip install '.*\[score\]'"):
         outputs.write(outputs.Transcription(NOTES), tmp_path / "x", ["mid", format])
+    with pytest.raises(OutputError, match=package):
+        transcribe._formats(None, f"song.{format}")
     assert not list(tmp_path.iterdir())
 
 
@@ -117,6 +119,13 @@ def test_reports_show_the_score(report):
     assert record["bars"][:3] == [0.5, 2.5, 4.5]
     assert report.count('<div class="sheet"') == len(record["pages"]) > 0
     assert report.count('class="measure"') == len(record["bars"])
+
+
+def test_pages_on_a_screen_end_with_the_music():
+    result = outputs.Transcription(NOTES[:8], beats=BEATS)
+    text = written(result, "html")[0].decode()
+    width, height = re.search(r'viewBox="0 0 (\d+) (\d+)"', text).groups()
+    assert int(height) < int(width)
 
 
 def test_reports_without_beats_or_packages_have_no_score(monkeypatch):

@@ -37,7 +37,7 @@ def write_html(
       scores: metric values to list, by name.
       score: sheet music to show; its pages turn as the playback goes on.
     """
-    pages = engraving.engrave(score, header=False) if score else []
+    pages = engraving.engrave(score, to_print=False) if score else []
     heading = result.source or "Transcription"
     plural = "" if len(result.notes) == 1 else "s"
     facts = f"{clock_time(result.end_time)} long, {len(result.notes)} note{plural}"

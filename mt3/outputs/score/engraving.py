@@ -38,12 +38,12 @@ class Page(NamedTuple):
     bars: int
 
 
-def engrave(score: Score, *, header: bool = True) -> list[Page]:
+def engrave(score: Score, *, to_print: bool = True) -> list[Page]:
     """Draws a score.
 
     Args:
       score: what to draw.
-      header: whether the first page shows the title.
+      to_print: whether pages have their full height, and the first one the title.
 
     Returns:
       The pages in order.
@@ -66,7 +66,8 @@ def engrave(score: Score, *, header: bool = True) -> list[Page]:
             "scale": scale,
             "breaks": "auto",
             "footer": "none",
-            "header": "auto" if header else "none",
+            "header": "auto" if to_print else "none",
+            "adjustPageHeight": not to_print,
             "smuflTextFont": "none",
             "svgFormatRaw": True,
             "systemDivider": "none",

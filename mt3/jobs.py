@@ -9,8 +9,8 @@
 3. An output that ends like a result (`song.mid`) is the one file to write.
 4. A result that is there is done if we wrote it (`outputs.is_ours`). Any other file in
    its place is an error: it is neither taken for the result nor ever replaced.
-5. Standard input is never done already: a result of that name may have come from
-   another recording.
+5. Standard input is never done already, nor is the one file to write: a result of that
+   name may have come from another recording.
 """
 
 from __future__ import annotations
@@ -75,10 +75,11 @@ class Job(NamedTuple):
                     f"{path}: found a file that mt3 did not write, and keeps; expected "
                     "none (move it, or name another place with -o)"
                 )
-            if is_there and not overwrite and self.source == STANDARD_INPUT:
+            has_own_name = self.file is None and self.source != STANDARD_INPUT
+            if is_there and not overwrite and not has_own_name:
                 raise OutputError(
-                    f"{path}: is there already, maybe of another recording than that "
-                    "on standard input; expected another -o, or --overwrite"
+                    f"{path}: is there already, maybe of another recording than "
+                    f"{self.name}; expected another -o, or --overwrite"
                 )
             if overwrite or not is_there:
                 wanted[name] = path

@@ -187,6 +187,10 @@ def test_one_file_to_write(folder, transcribe, tmp_path, capsys):
         assert transcribe(source, "-o", tmp_path / "x.mid", "--format", listed) == 1
         assert "expected a folder, or no --format" in capsys.readouterr().err
     assert transcribe(source, "-o", tmp_path / "x.mid", "--format", "mid") == 0
+    # It may be another recording's.
+    assert transcribe(folder / "b.wav", "-o", tmp_path / "x.mid") == 1
+    assert "maybe of another recording than" in capsys.readouterr().err
+    assert transcribe(folder / "b.wav", "-o", tmp_path / "x.mid", "--overwrite") == 0
 
 
 def test_the_recording_is_never_replaced(folder, transcribe, capsys):

@@ -18,6 +18,9 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 MT3 := $(BIN)/mt3
 
+# A file's tests share what they compile. Files with slow tests come first.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
+
 .DELETE_ON_ERROR:
 .PHONY: help demo transcribe test docs-check lint format clean
 .DEFAULT_GOAL := help
@@ -58,9 +61,9 @@ transcribe: $(VENV)/installed
 	@echo "The MIDI file, a picture and a report are in $(OUT)/transcribed."
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest $(PARALLEL)
 	@echo 'Golden tests and decoding once more, with programs optimised as they are for use:'
-	XLA_FLAGS= $(BIN)/python -m pytest -q tests/golden tests/test_decoding_stream.py
+	XLA_FLAGS= $(BIN)/python -m pytest -q $(PARALLEL) tests/golden tests/test_decoding_stream.py
 
 docs-check: $(VENV)/installed-test
 	$(BIN)/python -m tests.support.page_commands

@@ -133,6 +133,28 @@ def test_a_source_that_fails_is_reported_and_tried_again(tmp_path, monkeypatch):
     assert manifest(out)["sources"]["timgm6mb-soundfont"]["files"] == 1
 
 
+def test_the_output_may_be_a_relative_folder(material, tmp_path, monkeypatch):
+    """Each of these programs runs in a folder of its own."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    font = tiny_font(tmp_path / "font.sf2")
+    (programs / "apt-get").write_text('#!/bin/sh\necho > "$2_1_all.deb"\n')
+    (programs / "dpkg").write_text(
+        f'#!/bin/sh\ntest -f "$2" && mkdir "$3" && cp "{font}" "$3/TimGM6mb.sf2"\n'
+    )
+    for path in programs.iterdir():
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path)
+    skip = [p.name for p in font_packages.FONT_PACKAGES[1:]] + ["music21", "mma"]
+    arguments = ["-o", "gathered", "--local", material.name]
+    arguments += (a for name in skip for a in ("--skip", name))
+    assert gather_music.main(arguments) == 0
+    out = tmp_path / "gathered"
+    assert gathered(out, "soundfonts") == ["Plain.sf2", "TimGM6mb.sf2"]
+    assert gathered(out, "midi") == ["free.mid", "free2.mid"]
+
+
 def test_wrong_names_are_explained(tmp_path, capsys):
     assert gather_music.main(["-o", str(tmp_path), "--skip", "frepats"]) == 1
     assert "Did you mean freepats" in capsys.readouterr().err

@@ -144,6 +144,16 @@ def test_hands_are_divided_where_they_can_reach():
     assert voices.right_hand(starts, high).all()
 
 
+def test_a_melody_across_middle_c_stays_in_one_hand():
+    pitches = np.array([62, 60, 59, 57, 59, 60, 62, 64, 60, 57, 60, 62])
+    starts = np.arange(len(pitches)) * 12
+    assert voices.right_hand(starts, pitches).all()
+    bass = np.tile([40, 43], 6)
+    both = np.stack([bass, pitches], axis=1).ravel()
+    got = voices.right_hand(np.repeat(starts, 2), both)
+    assert got.tolist() == [False, True] * len(pitches)
+
+
 def test_a_held_note_under_a_melody_is_a_voice_of_its_own():
     melody = scale(73, 4, low=72)
     (part,) = score_of([*melody, Note(0, 4, 60, 80, 73)]).parts

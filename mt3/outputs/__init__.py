@@ -295,7 +295,8 @@ def write_stream(
         )
     else:
         score = _score(result, options)
-        warnings += score.warnings
+        # It is on a grid in any case.
+        warnings = list(score.warnings)
         write = _module("score.engraving" if format == "pdf" else "score.musicxml")
         write = getattr(write, f"write_{format}")
         write(score, stream, software=f"mt3 {result.version}")

@@ -18,6 +18,9 @@ _EIGHTH = DIVISIONS // 2
 _SPAN = 12
 _SPLITS = np.arange(48, 73)
 _MIDDLE_C = 60
+# Melodies move by steps up to this many semitones; what it costs to give one step's
+# notes to different hands.
+_STEP, _TORN = 7, 0.5
 # Notes that end this much later than the next one begins belong to a second voice, if
 # they are at least this share of a staff's notes.
 _HELD = _EIGHTH
@@ -32,7 +35,8 @@ _FILLED = 0.6
 def right_hand(starts: np.ndarray, pitches: np.ndarray) -> np.ndarray:
     """Tells which notes of a keyboard the right hand plays.
 
-    The pitch that divides the hands moves as little as lets each hand reach its notes.
+    The pitch that divides the hands moves as little as lets each hand reach its notes
+    and keeps melodies in one hand.
 
     Args:
       starts: ascending [n].
@@ -47,6 +51,7 @@ def right_hand(starts: np.ndarray, pitches: np.ndarray) -> np.ndarray:
     step = 0.15 * np.abs(_SPLITS[:, None] - _SPLITS)
     totals = np.zeros(len(_SPLITS))
     choices = []
+    before = pitches[:0]
     for first, last in zip(bounds, [*bounds[1:], len(starts)], strict=True):
         chord = np.sort(pitches[first:last])
         above = np.searchsorted(chord, _SPLITS)
@@ -55,15 +60,35 @@ def right_hand(starts: np.ndarray, pitches: np.ndarray) -> np.ndarray:
         cost = 0.02 * np.abs(_SPLITS - _MIDDLE_C) * len(chord)
         cost = cost + np.maximum(low_span - _SPAN, 0) * (above > 0)
         cost += np.maximum(high_span - _SPAN, 0) * (above < len(chord))
-        before = totals[:, None] + step
-        choices.append(before.argmin(axis=0))
-        totals = before.min(axis=0) + cost
+        sums = totals[:, None] + step
+        if first and starts[first] - starts[first - 1] <= DIVISIONS:
+            sums = sums + _TORN * _torn(before, chord)
+        before = chord
+        choices.append(sums.argmin(axis=0))
+        totals = sums.min(axis=0) + cost
     split = np.empty(len(bounds), int)
     split[-1] = totals.argmin()
     for index in range(len(bounds) - 1, 0, -1):
         split[index - 1] = choices[index][split[index]]
     chord_of = np.cumsum(np.isin(np.arange(len(starts)), bounds)) - 1
     return pitches >= _SPLITS[split[chord_of]]
+
+
+def _torn(chord: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """Returns how many steps of melodies go from hand to hand.
+
+    Args:
+      chord: pitches.
+      following: pitches of the next chord.
+
+    Returns:
+      Counts [splits at the chord, splits at the next one].
+    """
+    nearest = chord[np.abs(following[:, None] - chord).argmin(axis=1)]
+    steps = np.abs(following - nearest) <= _STEP
+    right = nearest[steps, None] >= _SPLITS
+    right_then = following[steps, None] >= _SPLITS
+    return (right[:, :, None] != right_then[:, None, :]).sum(axis=0)
 
 
 def voices(starts: np.ndarray, ends: np.ndarray, pitches: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import tarfile
 import types
 import zipfile
 
+import bundle_run
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -252,6 +253,7 @@ def test_the_newest_compiled_programs_are_kept(tmp_path):
 def midi(tmp_path_factory):
     folder = tmp_path_factory.mktemp("midi")
     make_library(folder)
+    (folder / "broken.mid").unlink()
     return folder
 
 
@@ -530,7 +532,7 @@ def run_program(bundle, *args):
 
 
 @pytest.mark.slow
-def test_two_pieces_are_one_run(bundle, tmp_path):
+def test_two_pieces_are_one_run(bundle, tmp_path, capsys):
     common = [
         "--minutes=4",
         f"--work={tmp_path / 'work'}",
@@ -573,16 +575,14 @@ def test_two_pieces_are_one_run(bundle, tmp_path):
     assert "steps 4 to 6" in output
     pieces = state.check(second)["pieces"]
     assert [(p["first_step"], p["last_step"]) for p in pieces] == [(0, 4), (4, 6)]
-    code, output = run_program(bundle, "unpack", second, tmp_path / "model")
-    assert (code, checkpoints.checkpoint_path(tmp_path / "model").name) == (
-        0,
-        "checkpoint_6",
-    )
+    # In this process, as from a checkout.
+    assert bundle_run.main(["unpack", str(second), str(tmp_path / "model")]) == 0
+    assert checkpoints.checkpoint_path(tmp_path / "model").name == "checkpoint_6"
     # A damaged state is refused before anything is started.
     (second / "state_00000006.part1").unlink()
-    code, output = run_program(
-        bundle, "train", *common, f"--out={first}", f"--resume={second}"
-    )
-    assert code == 1
-    assert "state_00000006.part1: missing" in output
-    assert "rendering" not in output
+    capsys.readouterr()
+    again = [f"--bundle={bundle}", f"--out={first}", f"--resume={second}"]
+    assert bundle_run.main(["train", *common, *again]) == 1
+    printed = "".join(capsys.readouterr())
+    assert "state_00000006.part1: missing" in printed
+    assert "rendering" not in printed

@@ -21,6 +21,7 @@ from mt3.engine import adafactor, checkpoints, partitioning, trainer, utils
 from mt3.engine.partitioning import logical_axis_names
 from mt3.engine.train_state import TrainState
 from mt3.errors import ConfigError
+from tests.support import drawn
 
 STEPS = 3
 # Data axis x model axis -> devices, partitions.
@@ -80,13 +81,19 @@ class Run:
             params = variables.pop("params")
             return TrainState.create(params, self.model.optimizer_def), variables
 
+        # Equal on all meshes.
+        params = drawn.parameters(
+            lambda key: self.model.get_initial_variables(key, shapes)
+        )
         self.like, other = jax.eval_shape(create)
         self.shardings = self.partitioner.state_shardings(
             self.like, logical_axis_names(other)
         )
         self.trainer = trainer.Trainer(
             model=self.model,
-            train_state=jax.jit(lambda: create()[0], out_shardings=self.shardings)(),
+            train_state=jax.device_put(
+                TrainState.create(params, self.model.optimizer_def), self.shardings
+            ),
             partitioner=self.partitioner,
             eval_names=(),
             summary_dir=None,

@@ -457,6 +457,22 @@ class TestBadFiles:
         read = reading.read_audio(path, 8000)
         np.testing.assert_array_equal(read * 32768, np.arange(1000) % 100 * 100)
 
+    def test_a_size_that_wrapped_at_4_gib(self, tmp_path):
+        path = tmp_path / "long.wav"
+        sound = 2**32 + 32000
+        tone = (20000 * sine(1.0, 8000)).astype("<i2").tobytes()
+        with path.open("wb") as file:
+            file.write(wav_bytes(0, 32000)[:44])
+            file.seek(44 + sound - len(tone))  # A hole: zeros that take no space.
+            file.write(tone)
+        source = reading.open_audio(path)
+        assert source.duration == sound / 16000
+        assert (
+            "promises 32000 bytes of sound; all 4294999296 were" in source.warnings[0]
+        )
+        (read,) = source.part(source.duration - 1).blocks(8000)
+        np.testing.assert_array_equal(read, np.frombuffer(tone, "<i2") / 32768)
+
     def test_empty_sound_before_another_chunk_is_no_stream(self, tmp_path):
         path = tmp_path / "none.wav"
         tags = b"LIST" + struct.pack("<I", 4) + b"INFO"

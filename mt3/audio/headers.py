@@ -196,7 +196,7 @@ def _in_wide_chunks(
     """Walks chunks with 64-bit sizes; W64 counts the header and fills up to 8 bytes."""
     counted = header.size if sound == _W64_DATA else 0
     position = start
-    while True:
+    while position < length:
         file.seek(position)
         data = file.read(header.size)
         if len(data) < header.size:
@@ -213,6 +213,13 @@ def _in_wide_chunks(
         if size < 0:
             return None
         position += size + (-size % 8 if counted else 0)
+    return None
+
+
+def rf64_start(size: int) -> bytes:
+    """Returns the start of a WAV file whose sound has more bytes than 4 GiB."""
+    start = b"RF64\xff\xff\xff\xffWAVEds64"
+    return start + struct.pack("<IQQQI", 28, size + 72, size, 0, 0)
 
 
 def _is_chunk(start: bytes) -> bool:

@@ -41,6 +41,8 @@ Recording = str | os.PathLike[str] | bytes | BinaryIO
 
 DEFAULT_SAMPLE_RATE = 16000
 DEFAULT_BLOCK_SECONDS = 10.0
+# In memory at once, of all channels: 32 MiB.
+_MOST_SAMPLES = 1 << 23
 # A mean of 10 s: of music a thousandth at most, of recorders with a fault much more.
 _LEAST_OFFSET = 0.01
 # Peaks below this share of full scale are named: 0.5 % costs the default weights no
@@ -161,7 +163,9 @@ class AudioSource:
         """
         _check_positive(target_sample_rate, "a target sample rate", "Hz")
         _check_positive(block_seconds, "a block length", "seconds")
-        mono = self._mono(max(1, round(block_seconds * self.sample_rate)))
+        # A damaged header may state a thousand channels.
+        most = max(1, _MOST_SAMPLES // self.channels)
+        mono = self._mono(max(1, min(most, round(block_seconds * self.sample_rate))))
         if target_sample_rate == self.sample_rate:
             yield from mono
         else:

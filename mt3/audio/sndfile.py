@@ -19,6 +19,9 @@ from mt3.audio.resampling import resample
 
 # libsndfile's length for "not known".
 _UNKNOWN_FRAMES = 0x7FFFFFFFFFFFFFFF
+# Formats whose structure is followed. Others are one piece, in which seeking is exact.
+_DIVIDED = ("OGG", "FLAC", "MP3")
+_HIGHEST_RATE = 1_000_000
 _BUFFER_BYTES = 1 << 16
 # What is read at a time: damage is found this exactly where the format is no help.
 _STEP_SECONDS = 0.25
@@ -64,6 +67,12 @@ class SoundFileDecoder:
                 channels=file.channels,
                 duration=file.frames / file.samplerate if known else None,
             )
+        if file.samplerate > _HIGHEST_RATE:
+            raise audio_error(
+                name,
+                f"found a sample rate of {file.samplerate} Hz",
+                f"expected at most {_HIGHEST_RATE} Hz",
+            )
         if chunk and self.info.format != "MP3":
             self._compare(chunk)
 
@@ -73,6 +82,10 @@ class SoundFileDecoder:
         if chunk and chunk.patch:
             position, size = chunk.patch
             end = chunk.start + chunk.present
+            if chunk.present >= 1 << 32:
+                # Beyond what 4 bytes say there is RF64, with the size at its start.
+                start = headers.rf64_start(chunk.present)
+                return [start, (12, position), size, (position + len(size), end)]
             return [(0, position), size, (position + len(size), end)]
         if chunk and chunk.follower is not None:
             return [(0, chunk.follower)]
@@ -134,9 +147,9 @@ class SoundFileDecoder:
             return ogg.pieces(window)
         if self.info.format == "FLAC":
             return flac.pieces(window)
-        if self.info.format != "MP3":
-            return self._plain_pieces()
-        return self._mpeg_pieces(file)
+        if self.info.format == "MP3":
+            return self._mpeg_pieces(file)
+        return self._plain_pieces()
 
     def _mpeg_pieces(self, file: BinaryIO) -> Generator[Piece | Shortage, int, None]:
         chunk = self._chunk
@@ -329,7 +342,8 @@ class _Timeline:
         """Yields what libsndfile decodes, up to the first damage that ends it."""
         import soundfile
 
-        if piece.ranges is None and self._start > self._done:
+        is_plain = self._info.format not in _DIVIDED and file.seekable()
+        if self._start > self._done == 0 and is_plain:
             self._done = file.seek(min(self._start, file.frames))
         # soundfile seeks after every read where it can, to where the file stands
         # already. mpg123 then begins anew: 0.1 s of each block of an MP3 was noise.

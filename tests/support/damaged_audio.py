@@ -350,6 +350,16 @@ _REFUSED = (
     Case("notes.wav", lambda: b"MThd\0\0\0\6\0\1\0\1", None, "a MIDI file"),
     Case("page.html.ogg", lambda: b"<html>", None, "a web page"),
     Case("nothing.wav", lambda: _wav(seconds=0.0), None, "0 samples"),
+    Case(
+        "fast.wav", lambda: with_field(_wav(), 24, "<I", 2**30), None, "1073741824 Hz"
+    ),
+    Case("lost.w64", lambda: overwritten(encoded("W64"), 0, 99), None, "cannot read"),
+    Case(
+        "far.w64",
+        lambda: with_field(encoded("W64"), 56, "<q", 2**63 - 1),
+        None,
+        "cannot read",
+    ),
     Case("headless.ogg", lambda: _vorbis()[500:], None, "cannot read it"),
     Case("headless.flac", lambda: _flac()[200:], None, "cannot read it"),
     Case("video.mp4", lambda: b"\0\0\0 ftypisom" + bytes(99), None, "need the ffmpeg"),

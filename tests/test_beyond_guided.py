@@ -24,9 +24,9 @@ from tests.support.tiny_guided import (
     NOTES,
     SMALL_GUIDE,
     STEM_CONFIG,
-    initial,
     make_model,
     make_stem_model,
+    random,
 )
 
 
@@ -100,7 +100,7 @@ def test_event_times(batch):
 
 def test_without_notes_the_loss_is_the_plain_one(batch, key):
     model = make_model()
-    params = initial(model)
+    params = random(model)
     plain = models.ContinuousInputsEncoderDecoderModel(
         model.module, None, None, None, 32, z_loss=1e-4
     )
@@ -120,29 +120,31 @@ def test_without_notes_the_loss_is_the_plain_one(batch, key):
 
 
 def test_each_aid_has_gradients(batch, key):
-    names = ("frame_weight", "next_event_weight", "attention_weight", "local_weight")
-    off = dict.fromkeys(names, 0.0)
-    params = initial(make_model())
+    model = make_model()
+    names = ("frame_loss", "next_event_loss", "attention_loss", "local_loss")
 
-    def gradients(**weights):
-        model = make_model(dataclasses.replace(SMALL_GUIDE, **{**off, **weights}))
-        return jax.jit(jax.grad(lambda p: model.loss_fn(p, batch, key)[0]))(params)
+    def aids(params):
+        _, metrics = model.loss_fn(params, batch, key)
+        return jnp.stack([metrics[name] for name in names])
 
-    def changed(**weights):
-        return jax.tree.map(
-            lambda a, b: float(jnp.abs(a - b).max()), gradients(**weights), without
-        )
+    jacobian = jax.jit(jax.jacrev(aids))(random(model))
 
-    without = gradients()
-    assert changed(frame_weight=1.0)["auxiliary"]["kernel"] > 0
-    assert changed(next_event_weight=1.0)["auxiliary"]["next_event"] > 0
-    decoder = changed(attention_weight=1.0)["decoder"]
-    layer = decoder["layers_1"]["encoder_decoder_attention"]
-    assert layer["query"]["kernel"] > 0
-    assert layer["key"]["kernel"] > 0
-    layer = changed(local_weight=1.0)["encoder"]["layers_0"]["attention"]
-    assert layer["query"]["kernel"] > 0
-    assert layer["key"]["kernel"] > 0
+    def largest(aid, *path):
+        leaf = jacobian
+        for name in path:
+            leaf = leaf[name]
+        return float(jnp.abs(leaf[names.index(aid)]).max())
+
+    assert largest("frame_loss", "auxiliary", "kernel") > 0
+    assert largest("frame_loss", "auxiliary", "next_event") == 0
+    assert largest("next_event_loss", "auxiliary", "next_event") > 0
+    cross = ("decoder", "layers_1", "encoder_decoder_attention")
+    assert largest("attention_loss", *cross, "query", "kernel") > 0
+    assert largest("attention_loss", *cross, "key", "kernel") > 0
+    own = ("encoder", "layers_0", "attention")
+    assert largest("local_loss", *own, "query", "kernel") > 0
+    assert largest("local_loss", *own, "key", "kernel") > 0
+    assert largest("local_loss", *cross, "query", "kernel") == 0
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +169,7 @@ def test_samples_become_frames(sample_batch, key):
 
 def test_note_heads_teach_the_stem(sample_batch, key):
     model = make_stem_model()
-    params = initial(model)
+    params = random(model)
     loss = jax.jit(jax.value_and_grad(lambda p: model.loss_fn(p, sample_batch, key)[0]))
     value, gradient = loss(params)
     assert np.isfinite(value)
@@ -187,7 +189,7 @@ def test_losses_of_single_notes(sample_batch):
         "note_logits": (jnp.zeros((*shape[:3], 2)),),
     }
     targets = jnp.zeros((2, 64, 128, 2))
-    heads = jax.tree.map(jnp.zeros_like, initial(model)["auxiliary"])
+    heads = jax.tree.map(jnp.zeros_like, random(model)["auxiliary"])
     encoded = jnp.zeros((2, 64, 16))
 
     def found(rows=rows, **changes):
@@ -224,7 +226,7 @@ def test_losses_of_single_notes(sample_batch):
 def test_without_token_weight_the_decoder_is_left_alone(sample_batch, key):
     model = make_stem_model(guide=dataclasses.replace(SMALL_GUIDE, token_weight=0.0))
     gradient = jax.jit(jax.grad(lambda p: model.loss_fn(p, sample_batch, key)[0]))(
-        initial(model)
+        random(model)
     )
     assert all(
         float(jnp.abs(x).max()) == 0 for x in jax.tree.leaves(gradient["decoder"])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mt3 import decoding, network
 from mt3.decoding.strategies import NEG_INF
+from tests.support import drawn
 
 EOS = 1
 MAX_LENGTH = 12
@@ -63,7 +63,7 @@ def params():
     tokens = jnp.ones((1, 4), jnp.int32)
     frames = jnp.zeros((1, 5, CONFIG.input_depth))
     init = functools.partial(network.Transformer(CONFIG).init, enable_dropout=False)
-    params = jax.jit(init)(jax.random.key(3), frames, tokens, tokens)["params"]
+    params = drawn.parameters(init, frames, tokens, tokens)
     kernel = np.array(params["decoder"]["logits_dense"]["kernel"]) * 3
     params["decoder"]["logits_dense"]["kernel"] = jnp.asarray(kernel)
     return params

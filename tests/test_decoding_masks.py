@@ -16,7 +16,7 @@ from mt3.decoding import Beam, Temperature, decode
 from mt3.decoding.masks import GrammarMask
 from mt3.errors import ConfigError
 from mt3.note_sequences import Note
-from tests.support import note_strategies
+from tests.support import drawn, note_strategies
 
 EOS = 1
 MAX_IDS = 200
@@ -240,8 +240,8 @@ def network_of(mask):
     )
     tokens = jnp.ones((1, 4), jnp.int32)
     init = functools.partial(network.Transformer(config).init, enable_dropout=False)
-    variables = jax.jit(init)(jax.random.key(0), jnp.zeros((1, 3, 4)), tokens, tokens)
-    return variables["params"], config
+    params = drawn.parameters(init, jnp.zeros((1, 3, 4)), tokens, tokens)
+    return params, config
 
 
 def first_segment(tok, events):

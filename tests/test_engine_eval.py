@@ -17,7 +17,7 @@ from mt3 import network
 from mt3.engine import eval as eval_module
 from mt3.engine import evaluation, partitioning, prediction, restoring, trainer, utils
 from mt3.errors import CheckpointError, ConfigError, DataError, OutputError
-from tests.support import tiny_model, tiny_training
+from tests.support import drawn, tiny_model, tiny_training
 
 FAMILY = tiny_training.FAMILY
 TASKS = (f"{FAMILY}_eval_train", f"{FAMILY}_validation")
@@ -73,8 +73,7 @@ def predictor():
     """A predictor of random weights that write more than EOS, and the weights."""
     model = tiny_training.make_model()
     shapes = {"encoder_input_tokens": (1, 8, 32), "decoder_input_tokens": (1, 12)}
-    create = jax.jit(lambda rng: model.get_initial_variables(rng, shapes)["params"])
-    params = create(jax.random.key(3))
+    params = drawn.parameters(lambda rng: model.get_initial_variables(rng, shapes))
     partitioner = partitioning.PjitPartitioner()
     shardings = jax.tree.map(lambda leaf: partitioner.replicated, params)
     params = jax.device_put(params, shardings)

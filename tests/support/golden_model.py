@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mt3 import checkpoints, network
+from tests.support import drawn
 
 DATA = pathlib.Path(__file__).resolve().parents[1] / "golden" / "data"
 CONFIG = network.T5Config.from_dict(
@@ -88,13 +89,11 @@ def shift_right(targets: jax.Array) -> jax.Array:
 
 @functools.lru_cache(maxsize=4)
 def tiny_params(config: network.T5Config = TINY) -> dict[str, Any]:
-    """Fresh parameters of a tiny network."""
+    """Random parameters of a tiny network."""
     tokens = jnp.zeros((1, 2), jnp.int32)
     frames = jnp.zeros((1, 3, config.input_depth))
     init = functools.partial(network.Transformer(config).init, enable_dropout=False)
-    return jax.jit(init, compiler_options=QUICK)(
-        jax.random.key(0), frames, tokens, tokens
-    )["params"]
+    return drawn.parameters(init, frames, tokens, tokens)
 
 
 def tiny_batch(batch: int = 3, frames: int = 6, length: int = 5, seed: int = 0):

@@ -9,6 +9,7 @@ import jax
 from mt3 import configs, harmonic_stem, network, spectrograms
 from mt3.beyond import guided
 from mt3.note_sequences import Note
+from tests.support import drawn
 
 CONFIG = configs.ModelConfig(
     network={
@@ -79,11 +80,19 @@ def make_stem_model(**options):
     )
 
 
+SHAPES = {
+    "encoder_input_tokens": (1, 64, 32),
+    "decoder_input_tokens": (1, 32),
+    "decoder_target_tokens": (1, 32),
+}
+
+
 def initial(model):
-    shapes = {
-        "encoder_input_tokens": (1, 64, 32),
-        "decoder_input_tokens": (1, 32),
-        "decoder_target_tokens": (1, 32),
-    }
-    init = jax.jit(lambda key: model.get_initial_variables(key, shapes)["params"])
+    """The parameters that training begins with."""
+    init = jax.jit(lambda key: model.get_initial_variables(key, SHAPES)["params"])
     return init(jax.random.key(0))
+
+
+def random(model):
+    """Random parameters of the same shapes, which are there much sooner."""
+    return drawn.parameters(lambda key: model.get_initial_variables(key, SHAPES))

@@ -126,6 +126,13 @@ def test_few_notes_have_no_beats(count):
     assert tracking.track(notes, 60.0) is None
 
 
+@pytest.mark.parametrize("tempo", [20.0, 30.0, 600.0])
+def test_less_than_a_bar_has_bars(tempo):
+    notes = [Note(0.25 * n, 0.25 * n + 0.2, 60, 90) for n in range(12)]
+    beats = tracking.track(notes, 3.0, tempo=tempo)
+    assert beats is None or beats.tempo == pytest.approx(tempo)
+
+
 def test_a_drone_has_no_beats():
     chord = [Note(0.0, 600.0, pitch, 80) for pitch in range(40, 60)]
     assert tracking.track(chord, 600.0) is None

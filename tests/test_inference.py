@@ -14,6 +14,7 @@ import soundfile
 import gin
 from mt3 import checkpoints, configs, decoding, inference, options, tokenizer
 from mt3.audio import reading
+from mt3.beats import Beats
 from mt3.beyond.cleanup import CleanupOptions
 from mt3.errors import AudioError, CheckpointError, ConfigError, DataError
 from mt3.event_codec import Event
@@ -32,6 +33,35 @@ def model(tiny_weights):
 @pytest.fixture
 def audio(rng):
     return (0.1 * rng.normal(size=5 * 16000)).astype(np.float32)
+
+
+def test_beats_are_found_given_or_left_out(model, audio, monkeypatch):
+    def beats_of(part=(0.0, None), **options):
+        options = dataclasses.replace(model.options, **options)
+        monkeypatch.setattr(model, "options", options)
+        monkeypatch.setattr(model, "resolved", options.resolve(model.info))
+        result = model.transcribe(audio, start=part[0], end=part[1])
+        assert result.settings["beats"] == (
+            options.beats if isinstance(options.beats, str) else "given"
+        )
+        return result.beats
+
+    assert beats_of(beats="off") is None
+    assert beats_of(beats="track", tempo=90.0).tempo == pytest.approx(90.0)
+    # Tracked beats count as notes do, given ones from the recording's start.
+    late = beats_of((1.0, 4.0), tempo=240.0)
+    assert 1.0 <= late.times[0] < 1.25
+    assert late.times[-1] <= 4.0 + 1e-9
+    assert beats_of((1.0, 4.0), tempo=240.0, times="part").times[0] < 0.25
+    given = Beats([0.5, 1.5, 2.5, 3.5], [1, 2, 1, 2], beats_per_bar=2)
+    assert beats_of(beats=given, tempo=None, times="recording") == given
+    assert beats_of((1.0, 4.0)) == given
+    moved = beats_of((1.0, 4.0), times="part")
+    assert (moved.times.tolist(), moved.numbers.tolist()) == (
+        [0.5, 1.5, 2.5],
+        [2, 1, 2],
+    )
+    assert beats_of((3.0, 4.0), times="part") is None
 
 
 def test_array_and_file_give_the_same_notes(model, tiny_weights, audio, tmp_path):

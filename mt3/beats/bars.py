@@ -85,6 +85,8 @@ def choose(onsets: Onsets, position: np.ndarray, count: int) -> Bar:
 
 def describe(onsets: Onsets, position: np.ndarray, count: int) -> np.ndarray:
     """Returns `FEATURES` of all candidates, [candidates, features]."""
+    # Where a bar has not room, what there is not is silence.
+    count = max(count, LENGTHS[-1])
     signals = _signals(onsets, position, count)
     level = signals.mean(axis=1, keepdims=True)
     belief = level > 0

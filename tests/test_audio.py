@@ -19,6 +19,7 @@ import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mt3 import cli
 from mt3.audio import reading, resampling
 from mt3.errors import AudioError
 from tests.support import damaged_audio
@@ -551,6 +552,20 @@ class TestCorpus:
             expected = case.error or case.warning
             assert re.search(expected, said) if expected else not said, said
         assert capfd.readouterr() == ("", "")  # No chatter of the libraries.
+
+    def test_the_command(self, tmp_path, tiny_weights, capsys):
+        cases = {case.name: case for case in damaged_audio.CASES}
+        line = ["transcribe", "--quiet", "--model", str(tiny_weights)]
+        for name in ("hole.flac", "no_end_page.ogg"):
+            case, path = cases[name], tmp_path / name
+            path.write_bytes(case.make())
+            assert cli.main([*line, str(path)]) == case.exit_code
+            assert re.search(case.error or case.warning, capsys.readouterr().err)
+            assert path.with_suffix(".mid").exists() == (case.exit_code == 0)
+        path = tmp_path / "hole.flac"
+        assert cli.main([*line, "--allow-truncated", str(path)]) == 0
+        assert re.search(cases["hole.flac"].error, capsys.readouterr().err)
+        assert path.with_suffix(".mid").exists()
 
     def test_corpus_is_large(self):
         names = [case.name for case in damaged_audio.CASES]

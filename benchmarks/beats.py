@@ -20,6 +20,7 @@ MIDI file's beats say nothing of tracking, and are left out (`LEAST_ON_GRID`).
 `--rubato 0.08` plays the tunes with a tempo that varies by as much.
 """
 
+# check: needs music and a soundfont
 from __future__ import annotations
 
 import argparse

@@ -12,6 +12,7 @@ weights are those under which the right choices are likeliest, with a small pena
 their squares. They are printed as the two modules have them.
 """
 
+# check: needs music
 from __future__ import annotations
 
 import argparse

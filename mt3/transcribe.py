@@ -108,7 +108,13 @@ def run(options: argparse.Namespace) -> int:
         )
     failures = len(problems)
     if waiting:
-        failures += _Run(options, formats, decoding, output_options, waiting).run()
+        failed = _Run(options, formats, decoding, output_options, waiting).run()
+        failures += failed
+        if failures and len(waiting) > 1 and not options.quiet:
+            say(
+                f"mt3: {len(waiting) - failed} transcribed; {failures} errors, which "
+                "stand above"
+            )
     return 1 if failures else 0
 
 

@@ -649,3 +649,11 @@ class TestFfmpeg:
         assert len(np.concatenate(list(source.blocks()))) == 24000
         assert "from 0.500 s to 1.000 s" in source.warnings[0]
         assert list(source.part(1.0).blocks())  # The gap lies before it.
+
+
+def test_a_part_behind_the_end_of_an_mp3_names_its_start(tmp_path):
+    # Whose header only estimates the length.
+    soundfile.write(tmp_path / "a.mp3", np.full(16000, 0.1), 16000)
+    part = reading.open_audio(tmp_path / "a.mp3").part(5.0)
+    with pytest.raises(AudioError, match=r"expected sound from 5\.000 s on"):
+        list(part.blocks())

@@ -79,6 +79,7 @@ def test_bad_files_are_named_and_good_ones_done(tiny_weights, noise, tmp_path, c
         ]
         assert len(lines) == 1, (name, errors)
     assert "Traceback" not in errors
+    assert errors.endswith("mt3: 3 transcribed; 5 errors, which stand above\n")
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == ["good.mid", "one_sample.mid", "stereo48k.mid"]
 

@@ -172,6 +172,7 @@ def test_one_file_to_write(folder, transcribe, tmp_path, capsys):
         ("new/song.MID", b"MThd"),
         ("song.midi", b"MThd"),
         ("song.json", b"{"),
+        ("song.xml", b"<?xml"),
         ("song.wav", b"RIFF"),
     ):
         assert transcribe(source, "-o", tmp_path / name) == 0

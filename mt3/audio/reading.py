@@ -187,8 +187,11 @@ class AudioSource:
             if done == self._end:
                 break
         if done == self._start:
+            expected = (
+                f"sound from {self.start:.3f} s on" if self._start else "at least 1"
+            )
             raise AudioError(
-                f"{self.name}: reading audio: found 0 samples, expected at least 1"
+                f"{self.name}: reading audio: found 0 samples, expected {expected}"
             )
         self._judge_level(mixer.peak)
 

@@ -151,6 +151,8 @@ def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
       OutputError: an unknown format, with those of similar names; or one that needs
         packages which are not installed.
     """
+    # One name is a list of letters, too.
+    formats = [formats] if isinstance(formats, str) else formats
     formats = tuple(dict.fromkeys(formats))
     for name in formats:
         if name not in FORMATS:
@@ -193,7 +195,7 @@ def format_of(path: str | os.PathLike[str]) -> str | None:
     """Returns the format that a file's name asks for; None where it asks for none."""
     endings = {end[end.rindex(".") :]: name for name, (end, _) in FORMATS.items()}
     suffix = os.path.splitext(os.fspath(path))[1].lower()
-    return (endings | {".midi": "mid"}).get(suffix)
+    return (endings | {".midi": "mid", ".xml": "musicxml"}).get(suffix)
 
 
 def is_ours(path: str | os.PathLike[str], format: str) -> bool:

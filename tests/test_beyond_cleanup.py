@@ -237,6 +237,7 @@ def test_a_model_brings_its_own_cleanup(tiny_weights, tmp_path, noise):
         details=False,
         num_slots=2,
         cleanup=CleanupOptions(),
+        beats="off",
     )
     assert not InferenceModel(path, faithful).resolved.grammar
 

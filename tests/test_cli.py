@@ -281,7 +281,7 @@ def test_any_name_of_a_recording(tiny_weights, noise, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert r"caf\xe9.wav: " in errors
     assert "\x1b" not in errors
-    (line,) = [line for line in errors.splitlines() if "error" in line]
+    (line,) = [line for line in errors.splitlines() if "mt3: error" in line]
     assert line.endswith(f"{long}.json: File name too long")
     # And all of that is found again.
     assert transcribe(*arguments, weights=tiny_weights) == 1

@@ -201,9 +201,7 @@ def test_other_sample_rates_are_refused(built):
 
 def test_training_learns_to_tell_soft_from_loud(built):
     notes = training.hear([built], CONFIG, augment=False, mix=0.0)[False]
-    lines = []
-    heads = training.train(notes, drums=False, steps=100, log=lines.append)
-    assert len(lines) == 1
+    heads = training.train(notes, drums=False, steps=40, log=print)
     assert training.rank_correlation(heads, notes, drums=False) > 0.8
     silent = {name: np.zeros_like(value) for name, value in heads.items()}
     assert training.rank_correlation(silent, notes, drums=False) == 0

@@ -26,7 +26,7 @@ _LINGERS = 0.1
 _NEAR = 1.5 / PARTS
 _MOST = 3.0
 
-# Fitted by `scripts/fit_beats.py`.
+# Fitted by an earlier form of `scripts/fit_beats.py`, which was not run anew.
 WEIGHTS = {
     "pitched downbeat": 1.27,
     "bass downbeat": 2.45,

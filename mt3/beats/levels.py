@@ -35,7 +35,7 @@ _USUAL_TEMPO = 110.0
 _FEW = 8.0
 _LONGEST_BEATS = 4.0
 
-# Fitted by `scripts/fit_beats.py`.
+# Fitted by an earlier form of `scripts/fit_beats.py`, which was not run anew.
 WEIGHTS = {
     "pitched on": -5.66,
     "pitched half": 2.64,

@@ -176,7 +176,8 @@ class InferenceModel:
           AudioError: the recording cannot be read, or ends before the part begins.
           ConfigError: a NoteSequence is asked for and note-seq is not installed.
         """
-        result = self.transcribe(audio, sample_rate=sample_rate, start=start, end=end)
+        source = self.opened(audio, sample_rate, start, end)
+        result = self._transcribe(source, beats=False)
         return (
             to_note_sequence(result.notes) if as_note_sequence else list(result.notes)
         )
@@ -190,7 +191,12 @@ class InferenceModel:
         end: float | None = None,
     ) -> Transcription:
         """As calling the model, but returns the whole record."""
-        for item in self.run([self.opened(audio, sample_rate, start, end)]):
+        return self._transcribe(self.opened(audio, sample_rate, start, end))
+
+    def _transcribe(
+        self, source: reading.AudioSource, *, beats: bool = True
+    ) -> Transcription:
+        for item in self.run([source], beats=beats):
             if isinstance(item, FileResult):
                 if item.error is not None:
                     raise item.error
@@ -218,26 +224,30 @@ class InferenceModel:
                 f"iter_notes: {self.options.cleanup} needs all notes of a recording; "
                 "expected no clean-up where notes are streamed (or call the model)"
             )
-        for item in self.run([self.opened(audio, sample_rate, start, end)]):
+        source = self.opened(audio, sample_rate, start, end)
+        for item in self.run([source], beats=False):
             if isinstance(item, SegmentNotes):
                 yield item
             elif item.error is not None:
                 raise item.error
 
-    def run(self, recordings: Iterable[Audio]) -> Iterator[SegmentNotes | FileResult]:
+    def run(
+        self, recordings: Iterable[Audio], *, beats: bool = True
+    ) -> Iterator[SegmentNotes | FileResult]:
         """Transcribes many recordings with one stream of segments.
 
         A recording that cannot be read does not stop the others.
 
         Args:
           recordings: as for `opened`; pulled as needed.
+          beats: whether results have beats, as the options say.
 
         Yields:
           Each recording's segments in its order, then its result. Recordings may
           interleave. Only the result is cleaned up; segments are as the model wrote
           them.
         """
-        feed = Feed(self, recordings)
+        feed = Feed(self, recordings, beats=beats)
         for key, found in self._found(feed.segments()):
             yield from feed.take(key, found)
             yield from feed.failed()
@@ -408,8 +418,11 @@ class Feed:
     memory does not grow with the length of a recording.
     """
 
-    def __init__(self, model: InferenceModel, recordings: Iterable[Audio]):
+    def __init__(
+        self, model: InferenceModel, recordings: Iterable[Audio], *, beats: bool = True
+    ):
         """Takes the model's settings and the recordings, which are pulled lazily."""
+        self._with_beats = beats
         self._model = model
         self._config = model.config
         self._recordings = enumerate(recordings)
@@ -523,7 +536,7 @@ class Feed:
         options = self._model.options
         if isinstance(options.beats, Beats):
             return options.beats.moved(zero - start)
-        if options.beats == NO_BEATS:
+        if options.beats == NO_BEATS or not self._with_beats:
             return None
         from mt3.beats import tracking
 

@@ -69,20 +69,32 @@ SCORE = [
     "pypdf>=7.1",
     "verovio>=6.4",
 ]
-TEST = [
-    *CACHE,
+# The local page and its HTTP interface.
+SERVE = [
     *SCORE,
-    "hypothesis>=6.170",
-    "pytest>=9.2",
-    "pytest-timeout>=2.4",
-    "pytest-xdist>=3.8",
-    "ruff>=0.17.6",
-    "symusic>=0.6",
+    "fastapi>=0.165",
+    "python-multipart>=0.0.34",
+    "uvicorn>=0.54",
 ]
 NOTEBOOKS = [
     "ipython>=9.0",
     "jupyterlab>=4.4",
     "matplotlib>=3.11",
+]
+TEST = [
+    *CACHE,
+    *SERVE,
+    "httpx>=0.28.1",
+    "hypothesis>=6.170",
+    "ipykernel>=7.4",
+    "matplotlib>=3.11",
+    "nbclient>=0.11",
+    "playwright>=1.65",
+    "pytest>=9.2",
+    "pytest-timeout>=2.4",
+    "pytest-xdist>=3.8",
+    "ruff>=0.17.6",
+    "symusic>=0.6",
 ]
 # T5X is on no package index.
 T5X = ["t5x @ git+https://github.com/google-research/t5x.git"]
@@ -131,6 +143,7 @@ setup(
         "train": TRAIN,
         "cache": CACHE,
         "score": SCORE,
+        "serve": SERVE,
         "test": TEST,
         "notebooks": NOTEBOOKS,
         "t5x": T5X,

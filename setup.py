@@ -134,6 +134,7 @@ setup(
             "gin/ismir2022/*.gin",
             "pretrained/*",
             "outputs/report_page/*",
+            "serve/page/*",
         ]
     },
     python_requires=">=3.11",

@@ -67,6 +67,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     _add_score(commands)
     _add_models(commands)
     _add_synthesize(commands)
+    _add_serve(commands)
     commands.add_parser(
         "prepare",
         add_help=False,
@@ -510,6 +511,64 @@ def _synthesize(options: argparse.Namespace) -> int:
         f"{len(result.written)} written, {len(result.skipped)} there already"
     )
     return 1 if result.failures else 0
+
+
+def _add_serve(commands) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="a page in the browser to transcribe with, and an interface for programs",
+        description="Serves a page on which recordings are dropped and notes appear, "
+        "and an HTTP interface (its description: /openapi.json). Prints its address; "
+        "Ctrl-C ends it. Nothing is kept. Needs pip install "
+        "'mt3-transcription[serve]'.",
+    )
+    parser.set_defaults(run=_serve)
+    add = parser.add_argument
+    add(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on; with any but the default others can reach it, "
+        "without a password and without encryption",
+    )
+    add(
+        "--allow-host",
+        dest="names",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name under which browsers reach it; repeat for several",
+    )
+    add(
+        "--port",
+        type=int,
+        default=8000,
+        metavar="N",
+        help="port to listen on; 0 for any that is free (default: 8000)",
+    )
+    add("--model", default="default", help="name (see mt3 models) or checkpoint path")
+    add("--device", choices=("cpu", "gpu"), help="what to compute on")
+    _add_num_heads(parser)
+    add(
+        "--max-megabytes",
+        type=_at_least_one,
+        default=512,
+        metavar="N",
+        help="largest recording that is taken (default: 512)",
+    )
+    add(
+        "--max-minutes",
+        type=_at_least_one,
+        default=240,
+        metavar="N",
+        help="longest recording that is transcribed (default: 240)",
+    )
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from mt3.serve import command
+
+    return command.run(options)
 
 
 def _prepare(arguments: Sequence[str]) -> int:

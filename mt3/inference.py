@@ -27,12 +27,14 @@ Differences from the original, numbered:
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,32 +119,64 @@ class InferenceModel:
         decoding.enable_compilation_cache()
         self.options = options or TranscribeOptions()
         path = checkpoints.resolve(model)
-        loaded = checkpoints.load(path, num_heads=num_heads)
+        self._load = functools.partial(checkpoints.load, path, num_heads=num_heads)
+        loaded = self._load()
         self.config: ModelConfig = loaded.config
         self.info: dict[str, Any] = loaded.info
         self.resolved = self.options.resolve(self.info)
         self.sha256 = _sha256(path)
         self.tokenizer = tokenizer.NoteTokenizer(self.config)
         self.network_config = network.T5Config.from_dict(self.config.network)
+        self._arrange(loaded.params)
+
+    def _arrange(self, params: Mapping[str, Any]) -> None:
+        """Takes the parameters that the options need."""
         self._decoder: decoding.SegmentDecoder | None = None
         self._hearing: frames.FrameHearing | None = None
-        from_frames = self.resolved.decode == FRAMES
-        has_heads = self.network_config.frame_heads and self.options.details
-        if from_frames or has_heads:
+        self.arrangement = self.arrangement_for(self.options)
+        decode_options, with_heads, dtype = self.arrangement
+        if with_heads:
             self._hearing = frames.FrameHearing(
-                loaded.params,
+                params,
                 self.network_config,
-                batch=frames.BATCH if from_frames else 1,
-                dtype=self.options.dtype,
+                batch=frames.BATCH if decode_options is None else 1,
+                dtype=dtype,
             )
-        if not from_frames:
+        if decode_options is not None:
             self._decoder = decoding.SegmentDecoder(
-                loaded.params,
-                self.network_config,
-                self.resolved.decode_options(
-                    self.config, self.tokenizer.codec, self.network_config.vocab_size
-                ),
+                params, self.network_config, decode_options
             )
+
+    def arrangement_for(self, options: TranscribeOptions) -> Hashable:
+        """Returns what must be equal for two options to share programs and parameters.
+
+        Raises:
+          ConfigError: options that do not fit the model.
+        """
+        resolved = options.resolve(self.info)
+        if resolved.decode == FRAMES:
+            return None, True, options.dtype
+        decode_options = resolved.decode_options(
+            self.config, self.tokenizer.codec, self.network_config.vocab_size
+        )
+        with_heads = self.network_config.frame_heads and options.details
+        return decode_options, with_heads, options.dtype
+
+    def with_options(self, options: TranscribeOptions) -> InferenceModel:
+        """Returns the same model, which transcribes in another way.
+
+        It shares parameters and programs with this one where `arrangement_for` both
+        options is the same; else the weights are read again.
+
+        Raises:
+          CheckpointError: the weights are gone, or damaged.
+          ConfigError: options that do not fit the model.
+        """
+        other = copy.copy(self)
+        other.options, other.resolved = options, options.resolve(self.info)
+        if self.arrangement_for(options) != self.arrangement:
+            other._arrange(self._load().params)
+        return other
 
     @property
     def name(self) -> str:

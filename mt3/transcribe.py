@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
             "--tablature: no sheet music is written; expected one of "
             f"{', '.join(sorted(_SCORES))} in --format"
         )
-    decoding = _decoding_options(options, formats)
+    decoding = decoding_options(options, formats)
     if options.end is not None and options.end <= options.start:
         raise ConfigError(
             f"--end is {options.end:g} s; expected more than --start, {options.start:g}"
@@ -136,10 +136,14 @@ def _formats(asked: str | None, output: str | None) -> tuple[str, ...]:
     return formats or ("mid",)
 
 
-def _decoding_options(
+def decoding_options(
     options: argparse.Namespace, formats: Sequence[str]
 ) -> TranscribeOptions:
     """Returns how to transcribe.
+
+    Args:
+      options: of the command line, by their names.
+      formats: of the results; only for some of them are beats looked for.
 
     Raises:
       ConfigError: options that cannot work, or not together.

@@ -15,6 +15,7 @@ DISTRIBUTIONS = {
     "gin": "gin-config",
     "google": "protobuf",
     "google_crc32c": "google-crc32c",
+    "python_multipart": "python-multipart",
     "mido": "pretty_midi",
     "note_seq": "note-seq",
     "orbax": "orbax-checkpoint",
@@ -24,6 +25,8 @@ DISTRIBUTIONS = {
 # Come with what is declared: ml_dtypes and jaxlib with jax, etils, absl and PyYAML
 # with flax.
 IMPLIED = {"absl-py", "etils", "jaxlib", "ml_dtypes", "pyyaml"}
+# Come with FastAPI, and with uvicorn.
+IMPLIED_BY_SERVE = {"pydantic", "starlette", "h11"}
 # Comes with TensorFlow and note_seq.
 IMPLIED_BY_TRAIN = {"protobuf"}
 # Found where they are installed, with a message how; never required.
@@ -143,11 +146,11 @@ def lean_modules(repository, modules) -> list[pathlib.Path]:
 
 def test_every_import_is_declared(repository, modules):
     lists = declared(repository)
-    known = names(lists["INSTALL"]) | names(lists["TRAIN"]) | names(lists["SCORE"])
+    known = names(lists["INSTALL"]) | names(lists["TRAIN"]) | names(lists["SERVE"])
     known |= IMPLIED | OPTIONAL
     for path in modules:
         needed = {DISTRIBUTIONS.get(name, name) for name in imports(path)}
-        assert needed <= known | IMPLIED_BY_TRAIN, path
+        assert needed <= known | IMPLIED_BY_TRAIN | IMPLIED_BY_SERVE, path
 
 
 def test_transcribing_needs_the_base_install_only(repository, lean_modules):
@@ -155,7 +158,7 @@ def test_transcribing_needs_the_base_install_only(repository, lean_modules):
     # flax requires it.
     known.add("optax")
     for path in lean_modules:
-        if path.relative_to(repository / "mt3").parts[0] != "engine":
+        if path.relative_to(repository / "mt3").parts[0] not in ("engine", "serve"):
             needed = imports(path, module_level=True)
             assert {DISTRIBUTIONS.get(n, n) for n in needed} <= known, path
 
@@ -207,7 +210,16 @@ def test_the_tests_can_train(repository):
 
 def test_every_requirement_has_a_floor(repository):
     lists = declared(repository)
-    for key in ("INSTALL", "ENGINE", "TRAIN", "CACHE", "SCORE", "TEST", "NOTEBOOKS"):
+    for key in (
+        "INSTALL",
+        "ENGINE",
+        "TRAIN",
+        "CACHE",
+        "SCORE",
+        "SERVE",
+        "TEST",
+        "NOTEBOOKS",
+    ):
         assert lists[key]
         for requirement in lists[key]:
             assert re.fullmatch(r"[\w-]+>=[\d.]+(,<[\d.]+)?", requirement)

@@ -1,0 +1,478 @@
+"""The queue of recordings: one model, one thread, clients in turn.
+
+Each client, an address, has a line of its own. One job of each of up to `MOST_RUNNING`
+clients is running; these take turns segment by segment, so that an hour of one client
+does not keep a minute of another waiting. Who is next to run goes round, too.
+
+Nothing is kept: a recording lies in a private folder until it is transcribed, a result
+in memory until it is some minutes old, and neither survives the queue.
+
+Jobs are changed by the queue's thread and read by others: what they read is replaced in
+one step, or only grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mt3.audio.reading import AudioSource
+from mt3.errors import AudioError, MT3Error
+from mt3.inference import FileResult, SegmentNotes
+from mt3.options import TranscribeOptions
+from mt3.outputs import OutputOptions, Transcription
+from mt3.outputs.transcription import TIME_DECIMALS, note_to_dict
+
+MOST_RUNNING = 4
+QUEUED, RUNNING = "queued", "running"
+DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
+# How long those wait who are refused, if the queue cannot tell, in seconds.
+_RETRY_SECONDS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How much is taken in, and for how long it is kept.
+
+    Attributes:
+      upload_bytes: of one recording.
+      held_bytes: of all recordings that are kept, those being uploaded included.
+      recording_seconds: length of one recording, or of the part to transcribe.
+      jobs: that wait or run, of all clients, uploads included.
+      jobs_of_client: likewise, of one client.
+      results: that are kept, of all clients; the oldest go first.
+      results_of_client: likewise, of one client.
+      keep_seconds: how long a result is kept.
+      requests: that are answered at once, of all clients.
+      requests_of_client: likewise, of one client.
+      upload_grace: seconds that an upload may take however small it is.
+      upload_rate: bytes per second that it must reach beyond that.
+    """
+
+    upload_bytes: int = 512 << 20
+    held_bytes: int = 4 << 30
+    recording_seconds: float = 4 * 3600.0
+    jobs: int = 400
+    jobs_of_client: int = 200
+    results: int = 1000
+    results_of_client: int = 200
+    keep_seconds: float = 600.0
+    requests: int = 500
+    requests_of_client: int = 250
+    upload_grace: float = 30.0
+    upload_rate: float = 64 << 10
+
+
+class RefusedError(MT3Error):
+    """A request that is not taken, now or at all.
+
+    Attributes:
+      status: of the HTTP response.
+      retry_after: seconds after which to try again; None for never.
+    """
+
+    def __init__(self, status: int, message: str, retry_after: int | None = None):
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """How a recording is to be transcribed and written.
+
+    Attributes:
+      transcribe: how to transcribe.
+      output: settings of the formats.
+      start: where the part to transcribe begins, seconds.
+      end: where it ends; None for the recording's end.
+    """
+
+    transcribe: TranscribeOptions
+    output: OutputOptions
+    start: float = 0.0
+    end: float | None = None
+
+
+class Upload:
+    """A recording on its way in, or waiting to be transcribed.
+
+    Attributes:
+      client: address of the one who sends it.
+      path: where it lies.
+      size: bytes so far.
+    """
+
+    def __init__(self, client: str, path: pathlib.Path):
+        self.client = client
+        self.path = path
+        self.size = 0
+
+
+class Job:
+    """A recording to transcribe, and what has come of it.
+
+    Attributes:
+      id: unguessable; who knows it may read the result.
+      name: of the recording, for people.
+      client: address of the one who sent it.
+      state: "queued", "running", "done", "failed" or "cancelled".
+      seconds_done: transcribed so far.
+      seconds_total: length of the part to transcribe; None if not known yet.
+      num_notes: found so far.
+      segments: what each segment brought, as JSON text.
+      error: why it failed.
+      warnings: what a user should know of the recording.
+      result: the transcription, once done.
+    """
+
+    def __init__(
+        self, name: str, request: Request, source: AudioSource, upload: Upload
+    ):
+        self.id = secrets.token_urlsafe(24)
+        self.name = name
+        self.client = upload.client
+        self.request = request
+        self.state = QUEUED
+        self.seconds_done = 0.0
+        self.seconds_total = source.duration
+        self.num_notes = 0
+        self.segments: list[str] = []
+        self.error: str | None = None
+        self.warnings: tuple[str, ...] = ()
+        self.result: Transcription | None = None
+        self.ended_at: float | None = None
+        self.cancelled = False
+        self.source: AudioSource | None = source
+        self.upload: Upload | None = upload
+        self.steps: Iterator[SegmentNotes | FileResult] | None = None
+        self._watchers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.ended_at is not None
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[asyncio.Event]:
+        """Gives an event that is set whenever the job changes."""
+        watcher = (asyncio.get_running_loop(), asyncio.Event())
+        self._watchers.append(watcher)
+        try:
+            yield watcher[1]
+        finally:
+            self._watchers.remove(watcher)
+
+    def changed(self) -> None:
+        """Tells those who watch, from any thread."""
+        for loop, event in list(self._watchers):
+            with contextlib.suppress(RuntimeError):  # The loop is closed.
+                loop.call_soon_threadsafe(event.set)
+
+
+Transcriber = Callable[[AudioSource, TranscribeOptions], Iterator[Any]]
+
+
+class JobQueue:
+    """Takes recordings in and transcribes them in a thread of its own."""
+
+    def __init__(
+        self,
+        transcriber: Transcriber,
+        limits: Limits | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Makes the folder and starts the thread.
+
+        Args:
+          transcriber: yields the segments of a recording and then its result, as
+            `InferenceModel.run` does.
+          limits: how much to take in.
+          clock: seconds, for how long results are kept.
+        """
+        self.limits = limits or Limits()
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="mt3-serve-"))
+        self._transcriber = transcriber
+        self._clock = clock
+        self._held_bytes = 0
+        self._uploads: collections.Counter[str] = collections.Counter()
+        self._jobs: dict[str, Job] = {}
+        # Jobs that have not ended, of each client; the clients in the order of turns.
+        self._lines: collections.OrderedDict[str, collections.deque[Job]] = (
+            collections.OrderedDict()
+        )
+        self._closed = False
+        self._wake = threading.Condition(threading.RLock())
+        self._thread = threading.Thread(
+            target=self._work, name="mt3-serve", daemon=True
+        )
+        self._thread.start()
+
+    # Uploads.
+
+    def begin_upload(self, client: str) -> Upload:
+        """Makes room for a recording.
+
+        Raises:
+          RefusedError: too many wait already.
+        """
+        with self._wake:
+            self.forget_old()
+            waiting = {name: len(line) for name, line in self._lines.items()}
+            total = sum(waiting.values()) + self._uploads.total()
+            own = waiting.get(client, 0) + self._uploads[client]
+            if own >= self.limits.jobs_of_client:
+                raise RefusedError(
+                    429,
+                    f"{own} recordings of yours wait already; expected fewer than "
+                    f"{self.limits.jobs_of_client}: try again when some are done",
+                    _RETRY_SECONDS,
+                )
+            if total >= self.limits.jobs:
+                raise RefusedError(
+                    503,
+                    f"{total} recordings wait already, as many as are taken; try again "
+                    "later",
+                    _RETRY_SECONDS,
+                )
+            self._uploads[client] += 1
+        return Upload(client, self.folder / secrets.token_hex(16))
+
+    def grow(self, upload: Upload, count: int) -> None:
+        """Accounts for bytes of a recording that have come.
+
+        Raises:
+          RefusedError: it is larger than allowed, or all together are.
+        """
+        with self._wake:
+            if upload.size + count > self.limits.upload_bytes:
+                raise RefusedError(
+                    413,
+                    "the recording is larger than allowed; expected at most "
+                    f"{self.limits.upload_bytes / (1 << 20):g} megabytes",
+                )
+            if self._held_bytes + count > self.limits.held_bytes:
+                raise RefusedError(
+                    503,
+                    "the recordings that wait fill the space for them; try again later",
+                    _RETRY_SECONDS,
+                )
+            upload.size += count
+            self._held_bytes += count
+
+    def end_upload(self, upload: Upload) -> None:
+        """Notes that a recording has come, or will not."""
+        with self._wake:
+            self._uploads[upload.client] -= 1
+            if not self._uploads[upload.client]:
+                del self._uploads[upload.client]
+
+    def discard(self, upload: Upload) -> None:
+        """Deletes a recording."""
+        with self._wake:
+            self._held_bytes -= upload.size
+            upload.size = 0
+        upload.path.unlink(missing_ok=True)
+
+    # Jobs.
+
+    def add(self, job: Job) -> None:
+        """Puts a job at the end of its client's line."""
+        with self._wake:
+            self._jobs[job.id] = job
+            self._lines.setdefault(job.client, collections.deque()).append(job)
+            self._wake.notify_all()
+
+    def get(self, job_id: str) -> Job | None:
+        """Returns a job; None if there is none, or none any longer."""
+        with self._wake:
+            self.forget_old()
+            return self._jobs.get(job_id)
+
+    def remove(self, job: Job) -> None:
+        """Forgets a job; one that has not ended is cancelled."""
+        with self._wake:
+            self._jobs.pop(job.id, None)
+            job.cancelled = True
+            if job.state == QUEUED:
+                self._end(job, CANCELLED)
+
+    def position(self, job: Job) -> int | None:
+        """Returns how many jobs start before this one; None if it has started."""
+        with self._wake:
+            if job.state != QUEUED:
+                return None
+            lines = {
+                client: [other for other in line if other.state == QUEUED]
+                for client, line in self._lines.items()
+            }
+            rank = lines[job.client].index(job)
+            before, seen = rank, False
+            for client, line in lines.items():
+                if client == job.client:
+                    seen = True
+                else:
+                    before += min(len(line), rank + (not seen))
+            return before
+
+    def forget_old(self) -> None:
+        """Forgets results that were kept long enough, and the oldest of too many."""
+        with self._wake:
+            ended = sorted(
+                (job for job in self._jobs.values() if job.has_ended),
+                key=lambda job: job.ended_at,
+            )
+            now, left = self._clock(), len(ended)
+            left_of = collections.Counter(job.client for job in ended)
+            for job in ended:
+                if (
+                    now - job.ended_at > self.limits.keep_seconds
+                    or left > self.limits.results
+                    or left_of[job.client] > self.limits.results_of_client
+                ):
+                    del self._jobs[job.id]
+                    left -= 1
+                    left_of[job.client] -= 1
+
+    def stop(self) -> None:
+        """Cancels all jobs; those who watch them are told. Returns at once."""
+        with self._wake:
+            self._closed = True
+            for job in list(self._jobs.values()):
+                self.remove(job)
+            self._wake.notify_all()
+
+    def close(self) -> None:
+        """Ends the thread, after the segment at hand, and deletes everything."""
+        self.stop()
+        self._thread.join()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # The thread.
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            self._step(job)
+
+    def _next(self) -> Job | None:
+        """Waits for a job whose turn it is; returns None when the queue is closed."""
+        with self._wake:
+            while True:
+                for client, line in self._lines.items():
+                    job = line[0]
+                    if job.state == RUNNING or self._may_start():
+                        job.state = RUNNING
+                        self._lines.move_to_end(client)
+                        return job
+                if self._closed:
+                    return None
+                # Results are to go also when nobody asks.
+                self._wake.wait(timeout=60.0)
+                self.forget_old()
+
+    def _may_start(self) -> bool:
+        running = sum(line[0].state == RUNNING for line in self._lines.values())
+        return running < MOST_RUNNING and not self._closed
+
+    def _step(self, job: Job) -> None:
+        """Transcribes one segment; whatever happens, the thread goes on."""
+        try:
+            if job.cancelled:
+                self._end(job, CANCELLED)
+                return
+            if job.steps is None:
+                job.changed()
+                self._tell_waiting()
+                job.steps = self._transcriber(job.source, job.request.transcribe)
+            item = next(job.steps)
+            if isinstance(item, FileResult):
+                self._finish(job, item)
+            else:
+                self._advance(job, item)
+        except MT3Error as error:
+            job.error = str(error)
+            self._end(job, FAILED)
+        except Exception as error:
+            # The traceback is for the one who runs the server, not for the client.
+            traceback.print_exc(file=sys.stderr)
+            job.error = f"internal error ({type(error).__name__}); please report it"
+            self._end(job, FAILED)
+
+    def _advance(self, job: Job, item: SegmentNotes) -> None:
+        zero = job.request.start if job.request.transcribe.times == "recording" else 0.0
+        done = item.end_time - zero
+        if done > self.limits.recording_seconds:
+            raise AudioError(too_long(job.name, self.limits.recording_seconds))
+        segment = {
+            "start_time": round(zero + job.seconds_done, TIME_DECIMALS),
+            "end_time": round(item.end_time, TIME_DECIMALS),
+            "notes": [note_to_dict(note) for note in item.notes],
+        }
+        job.segments.append(json.dumps(segment))
+        job.seconds_done = done
+        job.num_notes += len(item.notes)
+        job.changed()
+
+    def _finish(self, job: Job, item: FileResult) -> None:
+        if item.error is not None:
+            raise item.error
+        job.result = item.transcription
+        job.num_notes = len(item.transcription.notes)
+        job.seconds_total = job.seconds_done
+        self._end(job, DONE)
+
+    def _end(self, job: Job, state: str) -> None:
+        if job.steps is not None:
+            with contextlib.suppress(Exception):
+                job.steps.close()
+        if job.source is not None:
+            job.warnings = tuple(job.source.warnings)
+        upload, job.upload, job.source, job.steps = job.upload, None, None, None
+        with self._wake:
+            line = self._lines.get(job.client)
+            if line is not None and job in line:
+                line.remove(job)
+                if not line:
+                    del self._lines[job.client]
+            job.state = state
+            job.ended_at = self._clock()
+            if upload is not None:
+                self.discard(upload)
+        job.changed()
+        self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
+        """Tells those whose place in the queue may have changed."""
+        with self._wake:
+            waiting = [job for line in self._lines.values() for job in line]
+        for job in waiting:
+            if job.state == QUEUED:
+                job.changed()
+
+
+def too_long(name: str, limit: float) -> str:
+    """Returns the message for a recording that is too long."""
+    return (
+        f"{name}: reading audio: found a recording that is too long, expected at most "
+        f"{limit / 60:g} minutes; choose a part of it with start and end"
+    )
+
+
+def private_file(path: pathlib.Path) -> Any:
+    """Opens a new file that only this user can read, for writing."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")

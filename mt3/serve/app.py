@@ -384,7 +384,7 @@ async def result(
     responses=_errors(404),
 )
 async def delete(request: Request, job_id: str) -> None:
-    """Ends a job that has not ended, and deletes all that there is of it."""
+    """Ends a job that has not ended, and deletes what is kept of any."""
     request.app.state.queue.remove(_job(request, job_id))
 
 

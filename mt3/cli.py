@@ -397,10 +397,14 @@ def _score(options: argparse.Namespace) -> int:
 def _add_models(commands) -> None:
     parser = commands.add_parser(
         "models",
-        help="list the models in the package, or convert a checkpoint",
-        description="Lists models with size, licence and hash.",
+        help="list the models in the package, describe or convert a checkpoint",
+        description="Lists models with size, licence and hash, or says what a "
+        "checkpoint is.",
     )
     parser.set_defaults(run=_models)
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="name or path of one to describe"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
     parser.add_argument(
         "--convert",
@@ -417,11 +421,17 @@ def _models(options: argparse.Namespace) -> int:
     if options.convert:
         from mt3 import checkpoints
 
+        if options.model is not None:
+            raise ConfigError(
+                f"models: {options.model} beside --convert; expected one of them"
+            )
         source, target = options.convert
         source = checkpoints.resolve(source)
         checkpoints.convert(source, target, num_heads=options.num_heads)
         terminal.print_result(target)
         return 0
+    if options.model is not None:
+        return _describe_model(options)
     entries = registry.available()
     if options.json:
         import dataclasses
@@ -443,7 +453,45 @@ def _models(options: argparse.Namespace) -> int:
         ]
     if not entries:
         lines = ["no models in the package; use --model with a checkpoint's path"]
-    terminal.print_result("\n".join(lines))
+    terminal.print_result("\n".join(lines + _released_models()))
+    return 0
+
+
+def _released_models() -> list[str]:
+    """Returns lines about the models that are not in the package."""
+    from mt3.checkpoints import released
+
+    lines = ["", "Magenta's released checkpoints, which mt3 does not download:"]
+    for name, model in released.RELEASED.items():
+        lines.append(
+            f"  {name}: {model.purpose} ({model.num_parameters / 1e6:.1f} million "
+            f"parameters, {model.num_bytes / 1e6:.0f} MB)"
+        )
+    command = released.copy_command(f"{released.ROOT}/mt3")
+    return [
+        *lines,
+        f"  {command}   copies one; then --model ./mt3",
+        f"  More in {released.PAGE}; mt3 models PATH says what a copy holds.",
+    ]
+
+
+def _describe_model(options: argparse.Namespace) -> int:
+    from mt3 import checkpoints
+
+    path = checkpoints.resolve(options.model)
+    model = checkpoints.load(path, num_heads=options.num_heads)
+    found = checkpoints.describe(model.info, model.config)
+    if options.json:
+        terminal.print_result(terminal.to_json(found))
+        return 0
+    lines = [found["source"], *checkpoints.describe_lines(model.info, model.config)]
+    if found["size"] is not None:
+        lines.append(f"{found['size'] / 1e6:.1f} MB on disk")
+    if found["sha256"]:
+        lines.append(f"file's sha256 {found['sha256']}")
+    if found.get("licence"):
+        lines.append(f"licence {found['licence']}")
+    terminal.print_result("\n  ".join(lines))
     return 0
 
 

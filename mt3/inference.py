@@ -30,7 +30,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import hashlib
 import json
 import math
 import os
@@ -44,6 +43,7 @@ from mt3.audio import reading
 from mt3.beats import NO_BEATS, Beats
 from mt3.beyond import frames
 from mt3.beyond.cleanup import clean_up
+from mt3.checkpoints.description import file_sha256
 from mt3.configs import ModelConfig
 from mt3.errors import AudioError, ConfigError, DataError, MT3Error
 from mt3.note_sequences import (
@@ -124,7 +124,11 @@ class InferenceModel:
         self.config: ModelConfig = loaded.config
         self.info: dict[str, Any] = loaded.info
         self.resolved = self.options.resolve(self.info)
-        self.sha256 = _sha256(path)
+        # Of the file, as `mt3 models` shows it; a folder has only that of its values.
+        is_file = os.path.isfile(path)
+        self.sha256: str = (
+            file_sha256(path) if is_file else loaded.info["parameters_sha256"]
+        )
         self.tokenizer = tokenizer.NoteTokenizer(self.config)
         self.network_config = network.T5Config.from_dict(self.config.network)
         self._arrange(loaded.params)
@@ -351,14 +355,6 @@ class InferenceModel:
         return clean_up(
             notes, self.resolved.cleanup, segment_seconds=self.config.segment_seconds
         )
-
-
-def _sha256(path: str) -> str:
-    """Returns the SHA-256 of a file, as `mt3 models` shows it; "" for a folder."""
-    if not os.path.isfile(path):
-        return ""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Found(NamedTuple):

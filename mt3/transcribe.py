@@ -251,11 +251,15 @@ class _Run:
         first = next(sources, None)
         if first is None:
             return self.failures
-        from mt3 import inference
+        from mt3 import checkpoints, inference
 
         model = inference.InferenceModel(
             self.options.model, self.decoding, num_heads=self.options.num_heads
         )
+        if self.options.model != checkpoints.DEFAULT:
+            self.progress.say(f"mt3: model {model.info['source']}:")
+            for line in checkpoints.describe_lines(model.info, model.config):
+                self.progress.say(f"  {line}")
         with self.progress as progress:
             for item in model.run(itertools.chain([first], sources)):
                 if isinstance(item, inference.SegmentNotes):

@@ -300,7 +300,7 @@ def test_wrong_paths_say_what_is_there(tmp_path):
         checkpoints.load(tmp_path / "checkpoint")
     with pytest.raises(CheckpointError, match="scheme"):
         checkpoints.load("nowhere://bucket/checkpoint")
-    with pytest.raises(CheckpointError, match="listing"):
+    with pytest.raises(CheckpointError, match="web address"):
         checkpoints.load("http://127.0.0.1:9/checkpoint")
 
 

@@ -279,7 +279,7 @@ def test_released_names_say_where_they_live(name, tmp_path, monkeypatch):
     assert checkpoints.resolve(f"./{name}", folder=tmp_path) == str(tmp_path / name)
     with pytest.raises(CheckpointError, match=f"gs://mt3/checkpoints/{name}") as error:
         checkpoints.resolve(name, folder=tmp_path)
-    assert "path of the copy" in str(error.value)
+    assert f"--model ./{name};" in str(error.value)
 
 
 def test_default_without_a_clear_default(pretrained, params):

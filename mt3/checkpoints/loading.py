@@ -15,22 +15,32 @@ from __future__ import annotations
 
 import logging
 import re
+import tarfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mt3 import files
-from mt3.checkpoints import layout, orbax_folder, sizes, storage, t5x
-from mt3.checkpoints.safetensors_file import load_safetensors, save_safetensors
+from mt3.checkpoints import layout, orbax_folder, released, sizes, storage, t5x
+from mt3.checkpoints.safetensors_file import (
+    load_safetensors,
+    parameters_sha256,
+    save_safetensors,
+)
 from mt3.checkpoints.storage import Folder
 from mt3.configs import ModelConfig
 from mt3.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
+# What safetensors calls the types that we store.
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 # Where a training run keeps the parameters of what helps it to learn.
 _AUXILIARY = "auxiliary"
 _UNFINISHED = re.compile(r"checkpoint_\d+\..*tmp.*|\.checkpoint_\d+\.tmp-.*")
+# gsutil and gcloud copy to such a name first.
+_HALF_COPIED = "*.gstmp"
 
 
 class LoadedModel(NamedTuple):
@@ -40,8 +50,10 @@ class LoadedModel(NamedTuple):
       params: nested dict of float32 NumPy arrays, checked against the configuration.
       config: sizes, tokens, spectrogram.
       info: `source` (the file or folder read), `format` ('safetensors', 't5x' or
-        'orbax'), `step` (int or None), `num_parameters`, `config_origin`
-        ('recorded', 'given' or 'inferred'), and what a file's provenance says.
+        'orbax'), `step` (int or None), `num_parameters`, `dtypes` (stored types),
+        `config_origin` ('recorded', 'given' or 'inferred'), `parameters_sha256` (of
+        names, types, shapes and values; for a folder, values as float32, so a float32
+        file made of it has the same), and what a file's provenance says.
     """
 
     params: dict[str, Any]
@@ -78,9 +90,22 @@ def load(
             raise CheckpointError(f"{path}: no such file or folder")
         if path.is_file():
             return _load_file(path, config, num_heads)
-    folder = find_checkpoint(path)
+    elif str(path).startswith(("http://", "https://")):
+        raise CheckpointError(f"{path}: {_no_web_address(str(path))}")
+    try:
+        folder = find_checkpoint(path)
+    except CheckpointError as error:
+        if not str(path).startswith("gs://"):
+            raise
+        raise CheckpointError(f"{error}. {released.how_to_copy(str(path))}") from error
     is_t5x = t5x.is_t5x_folder(folder)
-    read = t5x.load_t5x(folder) if is_t5x else orbax_folder.load_orbax(folder)
+    try:
+        read = t5x.load_t5x(folder) if is_t5x else orbax_folder.load_orbax(folder)
+    except CheckpointError as error:
+        unfinished = _half_copied(folder)
+        if not unfinished:
+            raise
+        raise CheckpointError(f"{error}\n{unfinished}") from error
     origin = "given"
     if config is None:
         config = sizes.recorded_config(folder)
@@ -105,7 +130,9 @@ def load(
         "format": "t5x" if is_t5x else "orbax",
         "step": read.step,
         "num_parameters": layout.num_parameters(read.params),
+        "dtypes": list(read.dtypes),
         "config_origin": origin,
+        "parameters_sha256": parameters_sha256(layout.flatten(read.params)),
     }
     return LoadedModel(read.params, config, info)
 
@@ -117,6 +144,9 @@ def _load_file(
         raise CheckpointError(
             f"{path}: a part of a checkpoint folder; expected the folder: {path.parent}"
         )
+    archive = _kind_of_archive(path)
+    if archive:
+        raise CheckpointError(f"{path}: {archive}")
     params, recorded, header = load_safetensors(path)
     if config is not None and config != recorded:
         # The same parameters can be read in more than one way (heads, ties), and the
@@ -129,10 +159,51 @@ def _load_file(
         "format": "safetensors",
         "step": header.info.get("step"),
         "num_parameters": header.num_parameters,
+        "dtypes": [_DTYPES.get(name, name) for name in header.dtypes],
         "config_origin": "recorded" if config is None else "given",
         "parameters_sha256": header.parameters_sha256,
     }
     return LoadedModel(params, chosen, info)
+
+
+def _kind_of_archive(path: Path) -> str:
+    """Returns what an archive is and what was expected, "" for any other file."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+            if any(name.endswith("data.pkl") for name in names):
+                return "PyTorch's weights, which mt3 does not read"
+            return "a zip archive; expected the folder in it: unzip it first"
+        if tarfile.is_tarfile(path):
+            return "a tar archive; expected the folder in it: tar -xf it first"
+    except (OSError, zipfile.BadZipFile):
+        pass  # Whatever it is, it is no such archive.
+    return ""
+
+
+def _no_web_address(url: str) -> str:
+    """Returns why a web address names no model, and what does."""
+    address = released.bucket_address(url)
+    if address is not None:
+        return f"the bucket's address is {address}. {released.how_to_copy(address)}"
+    return (
+        "a web address, from which mt3 reads no models; download it yourself, and give "
+        f"the file or the folder. See {released.PAGE}"
+    )
+
+
+def _half_copied(folder: Folder) -> str:
+    """Says what looks like an interrupted copy in a local folder, "" if nothing."""
+    if folder.remote:
+        return ""
+    files = sorted(Path(folder.path).rglob(_HALF_COPIED))
+    if not files:
+        return ""
+    return (
+        f"{len(files)} files are half copied ({files[0].name}): copy the folder again; "
+        f"see {released.PAGE}"
+    )
 
 
 def _check_heads(config: ModelConfig, num_heads: int | None, source: Any) -> None:
@@ -178,6 +249,19 @@ def find_checkpoint(path: str | Path | Folder) -> Folder:
             logger.info("%s: taking the newest checkpoint, %s", folder, candidate.name)
             return candidate
         logger.warning("%s: is no complete checkpoint; passed over", candidate)
+    inside = _checkpoints_inside(folder, names)
+    if inside:
+        raise CheckpointError(
+            f"{folder}: a folder with {len(inside)} checkpoint"
+            f"{'s' if len(inside) > 1 else ''} in it; expected one of "
+            + ", ".join(str(folder / name) for name in inside)
+        )
+    if any(name.startswith("target.") for name in names):
+        raise CheckpointError(
+            f"{folder}: arrays of a T5X checkpoint (target.*) without its file "
+            f"`{t5x.INDEX_FILE}`: the copy is not complete; copy the folder again, see "
+            f"{released.PAGE}"
+        )
     if any(_UNFINISHED.fullmatch(name) for name in names):
         found = "only checkpoints whose writing was not finished"
     elif names:
@@ -189,6 +273,25 @@ def find_checkpoint(path: str | Path | Folder) -> Folder:
         "`checkpoint`), an Orbax folder (with `state/_METADATA`), a folder of "
         f"checkpoint_N folders, or a .safetensors file; found: {found}"
     )
+
+
+def _checkpoints_inside(folder: Folder, names: set[str]) -> list[str]:
+    """Returns the folders in a local folder that hold checkpoints or model files."""
+    if folder.remote:
+        return []
+    inside = []
+    for name in sorted(names):
+        below = folder / name
+        # `target.*` alone is a copy that is not complete, as reading it will say.
+        marks = ("checkpoint_", "target.")
+        if (
+            name.endswith(".safetensors")
+            or t5x.is_t5x_folder(below)
+            or orbax_folder.find_item(below)
+            or any(child.startswith(marks) for child in below.children())
+        ):
+            inside.append(name)
+    return inside
 
 
 def convert(
@@ -224,7 +327,8 @@ def convert(
     model = load(source, config=config, num_heads=num_heads)
     if Path(target).suffix != ".safetensors":
         return t5x.save_t5x(target, model.params, step=model.info["step"] or 0)
-    volatile = ("format", "num_parameters", "config_origin", "parameters_sha256")
+    volatile = ("format", "num_parameters", "dtypes", "config_origin")
+    volatile += ("parameters_sha256",)
     provenance = {k: v for k, v in model.info.items() if k not in volatile}
     # A local path says nothing to the next reader, and may say too much.
     if not storage.is_url(provenance["source"]):

@@ -17,7 +17,11 @@ import numpy as np
 from mt3.checkpoints import storage
 from mt3.checkpoints.layout import flatten, to_float32, unflatten
 from mt3.checkpoints.storage import Folder
-from mt3.checkpoints.training_checkpoint import TrainingCheckpoint, read_step
+from mt3.checkpoints.training_checkpoint import (
+    TrainingCheckpoint,
+    read_step,
+    stored_types,
+)
 from mt3.errors import CheckpointError
 
 # Where Orbax keeps a tree: T5X and the engine, then Orbax's own default, then the
@@ -94,7 +98,11 @@ def load_orbax(
         if states is None:
             states = _per_parameter(tree.get("opt_state", {}))
     return TrainingCheckpoint(
-        params=to_float32(tree[root]), step=step, param_states=states, path=str(folder)
+        params=to_float32(tree[root]),
+        step=step,
+        param_states=states,
+        path=str(folder),
+        dtypes=stored_types(tree[root]),
     )
 
 

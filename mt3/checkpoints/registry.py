@@ -7,14 +7,14 @@ is instant.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from mt3 import files
-from mt3.checkpoints import storage
+from mt3.checkpoints import released, storage
+from mt3.checkpoints.description import file_sha256
 from mt3.checkpoints.safetensors_file import read_header
 from mt3.errors import CheckpointError, near_misses
 
@@ -22,8 +22,7 @@ logger = logging.getLogger(__name__)
 
 PRETRAINED_FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
 DEFAULT = "default"
-RELEASED = ("mt3", "ismir2021", "ismir2022_small", "ismir2022_base")
-RELEASED_ROOT = "gs://mt3/checkpoints"
+RELEASED = tuple(released.RELEASED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +65,7 @@ def available(folder: str | Path | None = None) -> list[ModelEntry]:
     for path in _files(folder):
         try:
             header = read_header(path)
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = file_sha256(path)
         except (CheckpointError, OSError) as error:
             logger.warning("left out: %s", error)
             continue
@@ -105,8 +103,9 @@ def _default_name(models: list[tuple[str, dict[str, Any]]]) -> str | None:
 def resolve(name_or_path: str | Path, *, folder: str | Path | None = None) -> str:
     """Returns the path or URL that a model's name or path means.
 
-    A name in the package or of a released checkpoint comes before a file or folder of
-    that name (`./name` means the latter). Nothing is downloaded.
+    A name in the package comes before a file or folder of that name (`./name` means
+    the latter). The name of a released checkpoint means a copy of it, a folder of that
+    name in the current one. Nothing is downloaded.
 
     Args:
       name_or_path: 'default', a name that `available` lists, a path, or a URL.
@@ -126,12 +125,12 @@ def resolve(name_or_path: str | Path, *, folder: str | Path | None = None) -> st
         return str(named[text])
     if text == DEFAULT:
         return str(named[_resolve_default(named)])
-    if text in RELEASED:
-        # Before any path: in this project's own source tree `mt3` is a folder.
+    # In this project's own source tree `mt3` is a folder of another kind.
+    if text in RELEASED and not _holds_checkpoint(Path(text)):
         raise CheckpointError(
             f"model {text!r}: one of Magenta's released checkpoints, which are not in "
-            f"this package. It is at {RELEASED_ROOT}/{text}; give that address, or "
-            f"copy the folder and give the path of the copy, such as ./{text}"
+            "this package, nor in a folder of that name here. "
+            + released.how_to_copy(f"{released.ROOT}/{text}")
         )
     # Path's own functions raise errors for some names that can't be.
     path = Path(os.path.expanduser(text))
@@ -143,6 +142,12 @@ def resolve(name_or_path: str | Path, *, folder: str | Path | None = None) -> st
     raise CheckpointError(
         f"model {text!r}: no such name, file or folder.{near_misses(text, known)}"
     )
+
+
+def _holds_checkpoint(folder: Path) -> bool:
+    """Whether a folder looks like a checkpoint, or a copy of one that was cut."""
+    marks = ("checkpoint", "checkpoint_*", "target.*")
+    return any(next(folder.glob(mark), None) for mark in marks)
 
 
 def _resolve_default(files: dict[str, Path]) -> str:

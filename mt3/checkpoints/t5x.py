@@ -26,7 +26,11 @@ from mt3.checkpoints import storage
 from mt3.checkpoints.layout import flatten, to_float32, unflatten
 from mt3.checkpoints.orbax_folder import load_orbax
 from mt3.checkpoints.storage import ArraySpec, Folder
-from mt3.checkpoints.training_checkpoint import TrainingCheckpoint, read_step
+from mt3.checkpoints.training_checkpoint import (
+    TrainingCheckpoint,
+    read_step,
+    stored_types,
+)
 from mt3.errors import CheckpointError, OutputError
 
 INDEX_FILE = "checkpoint"
@@ -79,6 +83,7 @@ def load_t5x(
         step=read_step(tree.get("state", {}).get("step"), folder),
         param_states=states,
         path=str(folder),
+        dtypes=stored_types(tree["target"]),
     )
 
 

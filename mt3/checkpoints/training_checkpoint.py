@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from mt3.checkpoints.layout import flatten
 from mt3.errors import CheckpointError
 
 
@@ -22,12 +24,20 @@ class TrainingCheckpoint:
         zeros of shape [1]); an Optax optimiser's is the dict of its tuple, by '0',
         '1' and so on. None unless asked for, empty where there is none.
       path: the folder that was read.
+      dtypes: names of the types in which the parameters are stored.
     """
 
     params: dict[str, Any]
     step: int | None
     param_states: dict[str, Any] | None
     path: str
+    dtypes: tuple[str, ...] = ()
+
+
+def stored_types(params: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the types of a tree's arrays, sorted."""
+    arrays = flatten(params).values()
+    return tuple(sorted({np.asarray(value).dtype.name for value in arrays}))
 
 
 def read_step(value: Any, source: Any) -> int | None:

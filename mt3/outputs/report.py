@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -20,6 +21,12 @@ from mt3.outputs.pianoroll import clock_time, instrument_colours
 from mt3.outputs.score import engraving
 from mt3.outputs.score.notation import Score
 from mt3.outputs.transcription import Transcription
+
+# The page's scripts, in the order in which they import one another; the local page of
+# `mt3.serve` uses all but the last.
+_MODULES = ("tracks", "roll", "player", "sheets", "report")
+_IMPORT = re.compile(r"^import .*\n", re.MULTILINE)
+_EXPORT = re.compile(r"^export ", re.MULTILINE)
 
 
 def write_html(
@@ -41,18 +48,18 @@ def write_html(
     heading = result.source or "Transcription"
     plural = "" if len(result.notes) == 1 else "s"
     facts = f"{clock_time(result.end_time)} long, {len(result.notes)} note{plural}"
-    page = string.Template(_part("page.html")).substitute(
+    page = string.Template(_part("report.html")).substitute(
         title=html.escape(f"{heading}: transcription"),
         heading=html.escape(heading),
         version=html.escape(result.version),
         facts=html.escape(facts),
-        style=_part("style.css"),
+        style=_part("common.css"),
         instruments=_instruments_table(result),
         scores=_scores_section(scores) if scores else "",
         score=_score_section(pages) if pages else "",
         facts_table=_facts_table(result),
         data=_data(result, score, pages),
-        script=_part("script.js"),
+        script=_script(),
     )
     # File names may hold bytes that are no text.
     stream.write(page.encode("utf-8", errors="replace"))
@@ -61,6 +68,13 @@ def write_html(
 def _part(name: str) -> str:
     """Returns one of the page's parts that lie beside this module."""
     return (resources.files(__package__) / "report_page" / name).read_text("utf-8")
+
+
+def _script() -> str:
+    """Returns the modules of the page as one script, which no module loader needs."""
+    modules = "\n".join(_part(f"{name}.js") for name in _MODULES)
+    lines = _IMPORT.sub("", _EXPORT.sub("", modules))
+    return f'"use strict";\n(() => {{\n{lines}}})();'
 
 
 def _data(
@@ -148,13 +162,9 @@ def _score_section(pages: Sequence[engraving.Page]) -> str:
         for number, page in enumerate(pages, 1)
     )
     return (
-        '<section aria-labelledby="score-heading" id="score">\n<div class="bar">'
-        '<h2 id="score-heading">Score</h2>\n'
-        '<div class="tools" id="score-tools" hidden><span class="group">'
-        '<button type="button" id="score-previous">Previous page</button>'
-        '<button type="button" id="score-next">Next page</button></span>'
-        '<span id="score-page" role="status"></span></div></div>\n'
-        f"{sheets}\n</section>"
+        '<section aria-labelledby="score-heading">\n'
+        f'<h2 id="score-heading">Score</h2>\n<div id="sheets">{sheets}</div>\n'
+        "</section>"
     )
 
 
@@ -171,7 +181,7 @@ def _facts_table(result: Transcription) -> str:
         "Invalid events": result.invalid_events,
         "Dropped events": result.dropped_events,
     }
-    facts.update((str(name), value) for name, value in result.settings.items())
+    facts.update((f"Option {name}", value) for name, value in result.settings.items())
     rows = [
         [html.escape(name), html.escape(str(value))] for name, value in facts.items()
     ]

@@ -34,8 +34,8 @@ MOST_BYTES = 60_000_000
 PACKAGES = ("gin-config", "safetensors", "tinysoundfont")
 _GLIBC = ("2_28", "2_27", "2_24", "2_17")
 _TOP = "mt3-bundle"
-# A training machine does not need weights, data preparation or the report's page.
-_LEFT_OUT = ("pretrained", "prepare", "report_page", "__pycache__")
+# A training machine does not need weights, data preparation or web pages.
+_LEFT_OUT = ("pretrained", "prepare", "report_page", "serve", "__pycache__")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -232,7 +232,7 @@ def test_the_version_is_read_from_the_package(repository):
     assert re.search(r'^__version__ = "([^"]+)"', text, re.M)[1] == mt3.__version__
 
 
-def test_the_wheel_holds_gin_files_weights_and_the_report_page(repository):
+def test_the_wheel_holds_gin_files_weights_and_pages(repository):
     tree = ast.parse((repository / "setup.py").read_text(encoding="utf-8"))
     (patterns,) = (
         ast.literal_eval(node.value)["mt3"]
@@ -245,7 +245,7 @@ def test_the_wheel_holds_gin_files_weights_and_the_report_page(repository):
         package / "gin" / path.relative_to(repository / "gin")
         for path in (repository / "gin").rglob("*.gin")
     }
-    for folder in ("pretrained", "outputs/report_page"):
+    for folder in ("pretrained", "outputs/report_page", "serve/page"):
         wanted |= set((package / folder).iterdir())
     assert len(wanted) > 20
     assert {path.suffix for path in wanted} >= {".gin", ".safetensors", ".html"}

@@ -66,6 +66,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     _add_transcribe(commands)
     _add_score(commands)
     _add_models(commands)
+    _add_doctor(commands)
     _add_synthesize(commands)
     _add_serve(commands)
     commands.add_parser(
@@ -493,6 +494,24 @@ def _describe_model(options: argparse.Namespace) -> int:
         lines.append(f"licence {found['licence']}")
     terminal.print_result("\n  ".join(lines))
     return 0
+
+
+def _add_doctor(commands) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="say what is installed and whether it works",
+        description="Prints versions, devices, models and optional parts, and "
+        "transcribes one second as a test. The output belongs into bug reports. The "
+        "exit code is 1 if something is broken.",
+    )
+    parser.set_defaults(run=_doctor)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from mt3 import doctor
+
+    return doctor.run(as_json=options.json)
 
 
 def _add_synthesize(commands) -> None:

@@ -1,6 +1,7 @@
 # make demo                    transcribe the example; leave MIDI, sheet music, a report
 # make transcribe AUDIO=a.mp3  the same for your own file (without the score)
 # make test                    the whole test suite
+# make docs                   these pages as a site, in build/docs
 # make docs-check              the commands on the pages, in a fresh copy of the checkout
 # make lint                    style and likely defects
 # make clean                   remove what make made
@@ -22,7 +23,7 @@ MT3 := $(BIN)/mt3
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 .DELETE_ON_ERROR:
-.PHONY: help demo transcribe test docs-check lint format clean
+.PHONY: help demo transcribe test docs docs-check lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +42,10 @@ $(VENV)/installed: $(VENV)/made setup.py pyproject.toml
 # Sheet music as well.
 $(VENV)/installed-score: $(VENV)/installed
 	$(PIP) install --quiet --editable '.[score]'
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) install --quiet --editable '.[docs]'
 	@touch $@
 
 # tinysoundfont renders notes for the tests. It declares pyaudio, which needs PortAudio
@@ -65,6 +70,11 @@ test: $(VENV)/installed-test
 	@echo 'Golden tests and decoding once more, with programs optimised as they are for use:'
 	XLA_FLAGS= $(BIN)/python -m pytest -q $(PARALLEL) tests/golden tests/test_decoding_stream.py
 
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going \
+	  -c docs -d build/doctrees . build/docs
+	@echo 'The first page is build/docs/index.html.'
+
 docs-check: $(VENV)/installed-test
 	$(BIN)/python -m tests.support.page_commands
 
@@ -77,5 +87,5 @@ format: $(VENV)/installed-test
 	$(BIN)/python -m ruff format .
 
 clean:
-	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OUT) build dist *.egg-info docs/api .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -76,6 +76,14 @@ SERVE = [
     "python-multipart>=0.0.34",
     "uvicorn>=0.54",
 ]
+# The pages as a site.
+DOCS = [
+    "docutils>=0.22.4",
+    "furo>=2025.12.19",
+    "myst-nb>=1.4.0",
+    "myst-parser>=5.2.0",
+    "sphinx>=9.0.4",
+]
 NOTEBOOKS = [
     "ipython>=9.0",
     "jupyterlab>=4.4",
@@ -147,6 +155,7 @@ setup(
         "serve": SERVE,
         "test": TEST,
         "notebooks": NOTEBOOKS,
+        "docs": DOCS,
         "t5x": T5X,
     },
     entry_points={"console_scripts": ["mt3 = mt3.cli:main"]},

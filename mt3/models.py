@@ -356,8 +356,8 @@ class ContinuousInputsEncoderDecoderModel:
           prompt_with_targets: let `decode_fn` begin with `decoder_input_tokens`.
 
         Returns:
-          Ids, int32 [B, L], 0 after EOS, and `{"scores": float32 [B]}`; with
-          `return_all_decodes` [B, N, L] and [B, N], the best last.
+          Ids, int32 [B, L], 0 after EOS, and a mapping with `scores`, float32 [B];
+          with `return_all_decodes` [B, N, L] and [B, N], the best last.
 
         Raises:
           ConfigError: an argument that can't be honoured.

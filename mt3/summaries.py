@@ -131,8 +131,8 @@ def transcription_summaries(
 ) -> Summaries:
     """Shows references and estimates, and makes the estimates audible.
 
-    Notes are features of `targets` (named "ref_" and a suffix) and of `predictions`
-    ("est_" and the suffix): either the notes themselves or, as in data sets without
+    Notes are features of `targets` (named `ref_` and a suffix) and of `predictions`
+    (`est_` and the suffix): either the notes themselves or, as in data sets without
     NoteSequences, arrays of their onsets and frequencies.
 
     Args:

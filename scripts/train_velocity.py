@@ -5,7 +5,7 @@ r"""Trains the velocity heads of a model anew; the rest of it stays as it is.
 
 The heads read levels of the front end alone (`mt3/engine/velocity.py`), so this takes
 minutes on a CPU. Soundfonts whose presets have several samples for soft and loud notes
-teach more than those that have one; docs/velocities.md says what the default weights'
+teach more than those that have one; docs/recipe.md says what the default weights'
 heads were trained on. `--validation` gives the rank correlation of velocities on
 another corpus, best of another soundfont.
 """

@@ -42,6 +42,7 @@ __all__ = [
     "format_of",
     "is_ours",
     "output_path",
+    "score_to_show",
     "write",
     "write_file",
     "write_stream",
@@ -286,7 +287,7 @@ def write_stream(
     elif format == "png":
         _module("pianoroll").write_png(result, stream)
     elif format == "html":
-        score = _score(result, options) if _has_score_in_report(result) else None
+        score = score_to_show(result, options)
         _module("report").write_html(result, stream, scores=options.scores, score=score)
     elif format == "wav":
         _module("sonify").write_wav(
@@ -332,14 +333,22 @@ def _score(result: Transcription, options: OutputOptions) -> Score:
     )
 
 
-def _has_score_in_report(result: Transcription) -> bool:
-    """Tells whether a report shows sheet music: with beats, if it can be drawn."""
-    return (
-        result.beats is not None
-        and bool(result.notes)
-        and result.end_time <= _LONGEST_SCORE_IN_REPORT
-        and not _missing(_DRAWING)
-    )
+def score_to_show(
+    result: Transcription, options: OutputOptions | None = None
+) -> Score | None:
+    """Returns the sheet music that a page shows.
+
+    It is None without beats or notes, for long recordings, and where the packages are
+    not installed that draw it.
+    """
+    if (
+        result.beats is None
+        or not result.notes
+        or result.end_time > _LONGEST_SCORE_IN_REPORT
+        or _missing(_DRAWING)
+    ):
+        return None
+    return _score(result, options or OutputOptions())
 
 
 def _module(name: str):

@@ -10,21 +10,17 @@ at once. Every error is JSON, `{"error": "..."}`.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
-import importlib.resources
 import os
 import pathlib
 import secrets
-from collections.abc import AsyncIterator, Hashable, Iterator
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import fastapi
 from fastapi import Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -34,171 +30,45 @@ from mt3 import outputs
 from mt3.audio import formats as audio_formats
 from mt3.audio import reading
 from mt3.cli import DESCRIPTION
-from mt3.errors import MT3Error, OutputError
+from mt3.errors import MT3Error
 from mt3.midi import general_midi
-from mt3.options import TranscribeOptions
-from mt3.serve import security, uploads
-from mt3.serve.parameters import ResultQuery, Settings, TranscribeQuery, message_of
-from mt3.serve.queue import (
-    DONE,
-    Job,
-    JobQueue,
-    Limits,
-    RefusedError,
-    Upload,
-    private_file,
-    too_long,
+from mt3.outputs import pianoroll
+from mt3.serve import results, security, uploads
+from mt3.serve.limits import Limits, RefusedError, too_long
+from mt3.serve.parameters import (
+    Notation,
+    ResultQuery,
+    Settings,
+    TranscribeQuery,
+    message_of,
 )
+from mt3.serve.queue import DONE, Job, JobQueue, Upload
+from mt3.serve.schema import (
+    FORM,
+    RESULT,
+    UPLOADING,
+    About,
+    JobState,
+    Page,
+    Score,
+    errors,
+)
+from mt3.serve.transcriber import Transcriber
 from mt3.version import __version__
 
-MEDIA_TYPES = {
-    "mid": "audio/midi",
-    "json": "application/json",
-    "jsonl": "application/jsonl",
-    "csv": "text/csv; charset=utf-8",
-    "png": "image/png",
-    "html": "text/html; charset=utf-8",
-    "wav": "audio/wav",
-    "musicxml": "application/vnd.recordare.musicxml+xml",
-    "mxl": "application/vnd.recordare.musicxml",
-    "pdf": "application/pdf",
+_REPORT_PAGE = pathlib.Path(outputs.__file__).parent / "report_page"
+_PAGE = pathlib.Path(__file__).parent / "page"
+# The table of types of a machine may say otherwise.
+_PAGE_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".ico": "image/x-icon",
+    ".js": "text/javascript; charset=utf-8",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
 }
 # Seconds after which a stream of events says that it is still there.
 KEEP_ALIVE = 15.0
-# Models with other programs than the first: as many as are kept.
-_MOST_MODELS = 3
-
-
-class JobState(BaseModel):
-    """A job, as it stands."""
-
-    id: str = Field(description="unguessable; who knows it may read the result")
-    name: str = Field(description="of the recording")
-    state: str = Field(description="queued, running, done, failed or cancelled")
-    position: int | None = Field(
-        description="how many jobs start before this one; null once it has started"
-    )
-    seconds_done: float = Field(description="transcribed so far")
-    seconds_total: float | None = Field(description="null where it is not known yet")
-    notes: int = Field(description="found so far")
-    error: str | None = Field(description="why it failed")
-    warnings: list[str] = Field(description="what to know of the recording")
-    formats: list[str] = Field(description="in which the result can be had")
-
-
-class About(BaseModel):
-    """What this server is, and takes."""
-
-    version: str
-    model: str = Field(description="name of the weights")
-    formats: list[str] = Field(description="in which results can be had")
-    accepts: list[str] = Field(description="endings of the names of recordings")
-    families: list[str] = Field(description="of instruments, for `instruments`")
-    max_megabytes: float = Field(description="of a recording")
-    max_minutes: float = Field(description="of a recording, or of the part of it")
-    minutes_kept: float = Field(description="how long a result is kept")
-
-
-class Error(BaseModel):
-    """Why a request was refused, or failed."""
-
-    error: str
-
-
-_ERRORS = {
-    400: "the request cannot be read",
-    403: "the request comes from another site",
-    404: "there is no such job, or none any longer",
-    408: "the upload is too slow",
-    409: "the job has no result (yet)",
-    413: "the recording is too large or too long",
-    415: "the body is no form with a file",
-    421: "the request is for another host",
-    422: "a setting is wrong, or the recording cannot be read",
-    429: "too many recordings or requests of this client; `Retry-After` says when",
-    500: "a defect of the server",
-    503: "too many recordings or requests of all clients; `Retry-After` says when",
-    507: "the disk of the server is full",
-}
-_ALWAYS = (403, 421, 429, 500, 503)
-_UPLOADING = (400, 408, 413, 415, 422, 507)
-
-
-def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
-    return {
-        code: {"model": Error, "description": _ERRORS[code]}
-        for code in sorted({*codes, *_ALWAYS})
-    }
-
-
-_FORM = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [uploads.FIELD],
-                    "properties": {
-                        uploads.FIELD: {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "the recording",
-                        }
-                    },
-                }
-            }
-        },
-    }
-}
-_RESULT = {
-    200: {
-        "description": "the file",
-        "content": {kind.split(";")[0]: {} for kind in MEDIA_TYPES.values()},
-    }
-}
-
-
-class Transcriber:
-    """Transcribes one recording after the other, each in its own way.
-
-    Args:
-      model: whose weights are used.
-    """
-
-    def __init__(self, model: Any):
-        self._model = model
-        self._others: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
-
-    def __call__(
-        self, source: reading.AudioSource, options: TranscribeOptions
-    ) -> Iterator[Any]:
-        """Yields the segments of a recording, then its result."""
-        return self._for(options).run([source])
-
-    def _for(self, options: TranscribeOptions) -> Any:
-        key = self._model.arrangement_for(options)
-        if key == self._model.arrangement:
-            return self._model.with_options(options)
-        if key not in self._others:
-            if len(self._others) == _MOST_MODELS:
-                import jax
-
-                self._others.popitem(last=False)
-                # Its programs, too. Those that are still wanted are on disk.
-                jax.clear_caches()
-            self._others[key] = self._model.with_options(options)
-        self._others.move_to_end(key)
-        return self._others[key].with_options(options)
-
-
-def available_formats() -> tuple[str, ...]:
-    """Returns the formats whose packages are installed."""
-    found = []
-    for name in outputs.FORMATS:
-        with contextlib.suppress(OutputError):
-            found += outputs.check_formats([name])
-    return tuple(found)
 
 
 def create_app(
@@ -240,7 +110,7 @@ def create_app(
     )
     app.state.model = model
     app.state.limits = limits
-    app.state.formats = available_formats()
+    app.state.formats = results.available_formats()
     # Scores are drawn by libraries that do not say they can do so twice at once.
     app.state.writing = asyncio.Lock()
     app.add_middleware(
@@ -256,12 +126,24 @@ def create_app(
 
 
 def _add_page(app: fastapi.FastAPI) -> None:
-    folder = pathlib.Path(str(importlib.resources.files("mt3.serve"))) / "page"
-    app.mount("/page", StaticFiles(directory=folder, check_dir=False))
+    """Adds the page; it shares files with the report."""
+    files = {
+        path.name: path
+        for folder in (_REPORT_PAGE, _PAGE)
+        for path in folder.glob("*")
+        if path.suffix in _PAGE_TYPES
+    }
 
     @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(folder / "index.html")
+    @app.get("/page/{name}", include_in_schema=False)
+    async def page(name: str = "index.html") -> FileResponse:
+        if name not in files:
+            raise HTTPException(404, "there is no such file")
+        return FileResponse(
+            files[name],
+            media_type=_PAGE_TYPES[files[name].suffix],
+            headers={"Cache-Control": "no-cache"},
+        )
 
 
 def _add_error_handlers(app: fastapi.FastAPI) -> None:
@@ -298,7 +180,7 @@ def _add_error_handlers(app: fastapi.FastAPI) -> None:
 router = fastapi.APIRouter()
 
 
-@router.get("/about", summary="What this server is, and takes", responses=_errors())
+@router.get("/about", summary="What this server is, and takes", responses=errors())
 async def about(request: Request) -> About:
     """Returns version, model, formats and limits."""
     state = request.app.state
@@ -308,6 +190,11 @@ async def about(request: Request) -> About:
         formats=list(state.formats),
         accepts=sorted(audio_formats.SUFFIXES),
         families=list(general_midi.FAMILIES),
+        score="musicxml" in state.formats,
+        palette=list(pianoroll.PALETTE),
+        drum_colour=pianoroll.DRUM_COLOUR,
+        drum_lanes=list(general_midi.DRUM_LANES),
+        drum_lane_of=[general_midi.drum_lane(pitch) for pitch in range(128)],
         max_megabytes=state.limits.upload_bytes / (1 << 20),
         max_minutes=state.limits.recording_seconds / 60,
         minutes_kept=state.limits.keep_seconds / 60,
@@ -318,8 +205,8 @@ async def about(request: Request) -> About:
     "/jobs",
     summary="Begin to transcribe a recording",
     status_code=202,
-    responses=_errors(*_UPLOADING),
-    openapi_extra=_FORM,
+    responses=errors(*UPLOADING),
+    openapi_extra=FORM,
 )
 async def begin(
     request: Request,
@@ -336,7 +223,7 @@ async def begin(
     return _state_of(job, request)
 
 
-@router.get("/jobs/{job_id}", summary="How a job stands", responses=_errors(404))
+@router.get("/jobs/{job_id}", summary="How a job stands", responses=errors(404))
 async def job_state(request: Request, job_id: str) -> JobState:
     """Returns the job's state and progress."""
     return _state_of(_job(request, job_id), request)
@@ -346,7 +233,7 @@ async def job_state(request: Request, job_id: str) -> JobState:
     "/jobs/{job_id}/events",
     summary="Follow a job, segment by segment",
     response_class=StreamingResponse,
-    responses=_errors(404)
+    responses=errors(404)
     | {
         200: {
             "description": "Server-sent events. `progress`: the job, as `GET "
@@ -368,7 +255,7 @@ async def events(request: Request, job_id: str) -> StreamingResponse:
     "/jobs/{job_id}/result",
     summary="The result, in any format",
     response_class=FileResponse,
-    responses=_errors(404, 409, 422) | _RESULT,
+    responses=errors(404, 409, 422) | RESULT,
 )
 async def result(
     request: Request, job_id: str, query: Annotated[ResultQuery, Query()]
@@ -377,11 +264,33 @@ async def result(
     return await _result(request, _job(request, job_id), query)
 
 
+@router.get(
+    "/jobs/{job_id}/score",
+    summary="Sheet music to look at",
+    responses=errors(404, 409, 422),
+)
+async def score(
+    request: Request, job_id: str, notation: Annotated[Notation, Query()]
+) -> Score:
+    """Returns the pages of the score; 404 where there is none.
+
+    There is none without beats, for recordings of more than 20 minutes, and where the
+    extra `[score]` is not installed.
+    """
+    job = _finished(_job(request, job_id))
+    options = notation.output_options(job.request.output)
+    async with request.app.state.writing:
+        found = await run_in_threadpool(_score, job.result, options)
+    if found is None:
+        raise HTTPException(404, "there is no sheet music of this recording")
+    return found
+
+
 @router.delete(
     "/jobs/{job_id}",
     summary="Cancel and forget a job",
     status_code=204,
-    responses=_errors(404),
+    responses=errors(404),
 )
 async def delete(request: Request, job_id: str) -> None:
     """Ends a job that has not ended, and deletes what is kept of any."""
@@ -392,8 +301,8 @@ async def delete(request: Request, job_id: str) -> None:
     "/transcribe",
     summary="Transcribe a recording and wait for the result",
     response_class=FileResponse,
-    responses=_errors(*_UPLOADING) | _RESULT,
-    openapi_extra=_FORM,
+    responses=errors(*UPLOADING) | RESULT,
+    openapi_extra=FORM,
 )
 async def transcribe(
     request: Request, query: Annotated[TranscribeQuery, Query()]
@@ -416,6 +325,8 @@ async def _take(request: Request, settings: Settings, formats: tuple[str, ...]) 
     queue: JobQueue = request.app.state.queue
     uploads.boundary_of(request)
     wanted = settings.request(formats)
+    # What does not fit the model is refused at once, too.
+    request.app.state.model.arrangement_for(wanted.transcribe)
     upload = queue.begin_upload(security.client_of(request.scope))
     try:
         name = await uploads.receive(request, queue, upload)
@@ -506,33 +417,52 @@ async def _end_of(job: Job, request: Request) -> None:
 
 async def _result(request: Request, job: Job, query: ResultQuery) -> FileResponse:
     """Writes a result and answers with it."""
-    if job.error is not None:
-        raise RefusedError(422, job.error)
-    if job.state != DONE:
-        raise RefusedError(409, f"the job is {job.state}; expected one that is done")
+    _finished(job)
     outputs.check_formats([query.format])
     options = query.output_options(job.request.output)
     path = request.app.state.queue.folder / secrets.token_hex(16)
     stem = os.path.splitext(job.name)[0] or "recording"
     try:
         async with request.app.state.writing:
-            await run_in_threadpool(_write, job.result, path, query.format, options)
+            await run_in_threadpool(
+                results.write, job.result, path, query.format, options
+            )
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     return FileResponse(
         path,
-        media_type=MEDIA_TYPES[query.format],
+        media_type=results.MEDIA_TYPES[query.format],
         filename=stem + outputs.FORMATS[query.format][0],
         background=BackgroundTask(path.unlink, missing_ok=True),
     )
 
 
-def _write(
-    transcription: outputs.Transcription,
-    path: pathlib.Path,
-    format: str,
-    options: outputs.OutputOptions,
-) -> None:
-    with private_file(path) as stream:
-        outputs.write_stream(transcription, stream, format, options)
+def _finished(job: Job) -> Job:
+    """Returns a job that has a result.
+
+    Raises:
+      RefusedError: it has none, or none yet.
+    """
+    if job.error is not None:
+        raise RefusedError(422, job.error)
+    if job.state != DONE:
+        raise RefusedError(409, f"the job is {job.state}; expected one that is done")
+    return job
+
+
+def _score(
+    result: outputs.Transcription, options: outputs.OutputOptions
+) -> Score | None:
+    score = outputs.score_to_show(result, options)
+    if score is None:
+        return None
+    from mt3.outputs.score import engraving
+
+    return Score(
+        bars=[round(bar.seconds, 3) for bar in score.bars],
+        pages=[
+            Page(svg=page.svg, bars=page.bars)
+            for page in engraving.engrave(score, to_print=False)
+        ],
+    )

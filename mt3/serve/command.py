@@ -69,7 +69,7 @@ def _bound(host: str, port: int) -> socket.socket:
 def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     from mt3 import decoding, inference
     from mt3.serve import app, security
-    from mt3.serve.queue import Limits
+    from mt3.serve.limits import Limits
 
     if options.device is not None:
         decoding.choose_device(options.device)

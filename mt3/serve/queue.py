@@ -18,12 +18,10 @@ import collections
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import secrets
 import shutil
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -36,59 +34,14 @@ from mt3.inference import FileResult, SegmentNotes
 from mt3.options import TranscribeOptions
 from mt3.outputs import OutputOptions, Transcription
 from mt3.outputs.transcription import TIME_DECIMALS, note_to_dict
+from mt3.serve.folder import private_folder
+from mt3.serve.limits import Limits, RefusedError, too_long
 
 MOST_RUNNING = 4
 QUEUED, RUNNING = "queued", "running"
 DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
 # How long those wait who are refused, if the queue cannot tell, in seconds.
 _RETRY_SECONDS = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """How much is taken in, and for how long it is kept.
-
-    Attributes:
-      upload_bytes: of one recording.
-      held_bytes: of all recordings that are kept, those being uploaded included.
-      recording_seconds: length of one recording, or of the part to transcribe.
-      jobs: that wait or run, of all clients, uploads included.
-      jobs_of_client: likewise, of one client.
-      results: that are kept, of all clients; the oldest go first.
-      results_of_client: likewise, of one client.
-      keep_seconds: how long a result is kept.
-      requests: that are answered at once, of all clients.
-      requests_of_client: likewise, of one client.
-      upload_grace: seconds that an upload may take however small it is.
-      upload_rate: bytes per second that it must reach beyond that.
-    """
-
-    upload_bytes: int = 512 << 20
-    held_bytes: int = 4 << 30
-    recording_seconds: float = 4 * 3600.0
-    jobs: int = 400
-    jobs_of_client: int = 200
-    results: int = 1000
-    results_of_client: int = 200
-    keep_seconds: float = 600.0
-    requests: int = 500
-    requests_of_client: int = 250
-    upload_grace: float = 30.0
-    upload_rate: float = 64 << 10
-
-
-class RefusedError(MT3Error):
-    """A request that is not taken, now or at all.
-
-    Attributes:
-      status: of the HTTP response.
-      retry_after: seconds after which to try again; None for never.
-    """
-
-    def __init__(self, status: int, message: str, retry_after: int | None = None):
-        super().__init__(message)
-        self.status = status
-        self.retry_after = retry_after
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +91,8 @@ class Job:
       error: why it failed.
       warnings: what a user should know of the recording.
       result: the transcription, once done.
+      has_ended: whether nothing more will come of it.
+      asked_at: when it was last asked about, or ended.
     """
 
     def __init__(
@@ -155,17 +110,13 @@ class Job:
         self.error: str | None = None
         self.warnings: tuple[str, ...] = ()
         self.result: Transcription | None = None
-        self.ended_at: float | None = None
+        self.has_ended = False
+        self.asked_at = 0.0
         self.cancelled = False
         self.source: AudioSource | None = source
         self.upload: Upload | None = upload
         self.steps: Iterator[SegmentNotes | FileResult] | None = None
         self._watchers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing more will come of it."""
-        return self.ended_at is not None
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[asyncio.Event]:
@@ -206,7 +157,7 @@ class JobQueue:
           clock: seconds, for how long results are kept.
         """
         self.limits = limits or Limits()
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="mt3-serve-"))
+        self.folder, self._lock = private_folder()
         self._transcriber = transcriber
         self._clock = clock
         self._held_bytes = 0
@@ -287,7 +238,8 @@ class JobQueue:
         with self._wake:
             self._held_bytes -= upload.size
             upload.size = 0
-        upload.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Its reader has it open (Windows).
+            upload.path.unlink(missing_ok=True)
 
     # Jobs.
 
@@ -302,7 +254,10 @@ class JobQueue:
         """Returns a job; None if there is none, or none any longer."""
         with self._wake:
             self.forget_old()
-            return self._jobs.get(job_id)
+            job = self._jobs.get(job_id)
+            if job is not None:
+                job.asked_at = self._clock()
+            return job
 
     def remove(self, job: Job) -> None:
         """Forgets a job; one that has not ended is cancelled."""
@@ -335,13 +290,13 @@ class JobQueue:
         with self._wake:
             ended = sorted(
                 (job for job in self._jobs.values() if job.has_ended),
-                key=lambda job: job.ended_at,
+                key=lambda job: job.asked_at,
             )
             now, left = self._clock(), len(ended)
             left_of = collections.Counter(job.client for job in ended)
             for job in ended:
                 if (
-                    now - job.ended_at > self.limits.keep_seconds
+                    now - job.asked_at > self.limits.keep_seconds
                     or left > self.limits.results
                     or left_of[job.client] > self.limits.results_of_client
                 ):
@@ -361,6 +316,7 @@ class JobQueue:
         """Ends the thread, after the segment at hand, and deletes everything."""
         self.stop()
         self._thread.join()
+        self._lock.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # The thread.
@@ -368,16 +324,19 @@ class JobQueue:
     def _work(self) -> None:
         while (job := self._next()) is not None:
             self._step(job)
+            with self._wake:
+                # Behind those who came meanwhile.
+                if job.client in self._lines:
+                    self._lines.move_to_end(job.client)
 
     def _next(self) -> Job | None:
         """Waits for a job whose turn it is; returns None when the queue is closed."""
         with self._wake:
             while True:
-                for client, line in self._lines.items():
+                for line in self._lines.values():
                     job = line[0]
                     if job.state == RUNNING or self._may_start():
                         job.state = RUNNING
-                        self._lines.move_to_end(client)
                         return job
                 if self._closed:
                     return None
@@ -409,7 +368,8 @@ class JobQueue:
             self._end(job, FAILED)
         except Exception as error:
             # The traceback is for the one who runs the server, not for the client.
-            traceback.print_exc(file=sys.stderr)
+            with contextlib.suppress(OSError, ValueError):  # Standard error is closed.
+                traceback.print_exc(file=sys.stderr)
             job.error = f"internal error ({type(error).__name__}); please report it"
             self._end(job, FAILED)
 
@@ -444,15 +404,16 @@ class JobQueue:
             job.warnings = tuple(job.source.warnings)
         upload, job.upload, job.source, job.steps = job.upload, None, None, None
         with self._wake:
+            if upload is not None:
+                self.discard(upload)
             line = self._lines.get(job.client)
             if line is not None and job in line:
                 line.remove(job)
                 if not line:
                     del self._lines[job.client]
             job.state = state
-            job.ended_at = self._clock()
-            if upload is not None:
-                self.discard(upload)
+            job.asked_at = self._clock()
+            job.has_ended = True
         job.changed()
         self._tell_waiting()
 
@@ -463,16 +424,3 @@ class JobQueue:
         for job in waiting:
             if job.state == QUEUED:
                 job.changed()
-
-
-def too_long(name: str, limit: float) -> str:
-    """Returns the message for a recording that is too long."""
-    return (
-        f"{name}: reading audio: found a recording that is too long, expected at most "
-        f"{limit / 60:g} minutes; choose a part of it with start and end"
-    )
-
-
-def private_file(path: pathlib.Path) -> Any:
-    """Opens a new file that only this user can read, for writing."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")

@@ -158,8 +158,9 @@ class Guard:
                 "is not; expected its address (mt3 serve --allow-host adds a name)"
             )
         origins = headers.get("origin", [])
-        own = f"{scope['scheme']}://{hosts[0]}".lower()
-        if any(origin.lower() != own for origin in origins):
+        # A server in front of this one may have added encryption.
+        own = {f"{scheme}://{hosts[0]}".lower() for scheme in ("http", "https")}
+        if any(origin.lower() not in own for origin in origins):
             return 403, (
                 f"the request comes from {origins[0]!r}; expected a request of this "
                 "server's own page or of a program"

@@ -17,7 +17,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from mt3.serve.queue import JobQueue, RefusedError, Upload, private_file
+from mt3.serve.folder import private_file
+from mt3.serve.limits import RefusedError
+from mt3.serve.queue import JobQueue, Upload
 from mt3.terminal import printable
 
 FIELD = "file"

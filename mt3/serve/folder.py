@@ -1,0 +1,52 @@
+"""The folder of recordings, and of results on their way out; others can't read it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None
+
+_PREFIX, _LOCK = "mt3-serve-", "lock"
+
+
+def private_folder() -> tuple[pathlib.Path, BinaryIO]:
+    """Makes a folder that only this user can read.
+
+    Folders of servers that were killed are deleted: nobody holds their lock.
+
+    Returns:
+      The folder, and its lock, an open file.
+    """
+    for old in pathlib.Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), (old / _LOCK).open("rb") as lock:
+            if _locked(lock):
+                shutil.rmtree(old, ignore_errors=True)
+    # It gets its name when it is locked.
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{_PREFIX}"))
+    lock = private_file(folder / _LOCK)
+    _locked(lock)
+    return folder.rename(folder.with_name(folder.name[1:])), lock
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Locks a file; says whether that could be done."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def private_file(path: pathlib.Path) -> BinaryIO:
+    """Opens a new file that only this user can read, for writing."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")

@@ -389,7 +389,10 @@ def test_what_browsers_are_told(client):
 
 
 def test_files_of_the_page(client):
-    style = client.get("/page/style.css")
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert 'lang="en"' in page.text
+    style = client.get("/page/common.css")
     assert style.headers["content-type"].startswith("text/css")
     assert style.headers["cache-control"] == "no-cache"
     assert "no such file" in error(client.get("/page/app.py"), 404)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -46,6 +47,11 @@ def _run(arguments: list[str]) -> int:
         return _prepare(arguments[1:])
     command = commands.get(arguments[0]) if arguments else None
     if command is None:
+        if arguments and os.path.exists(arguments[0]):
+            parser.error(
+                f"{arguments[0]!r} is no command; mt3 transcribe {arguments[0]} "
+                "transcribes a recording"
+            )
         parser.parse_args(arguments)
         parser.print_help()
         return 2
@@ -56,7 +62,7 @@ def _run(arguments: list[str]) -> int:
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """Returns the parser of the program and those of its commands by name."""
-    parser = argparse.ArgumentParser(
+    parser = terminal.ArgumentParser(
         prog="mt3",
         description=DESCRIPTION,
         epilog="mt3 COMMAND --help tells more about a command.",
@@ -572,8 +578,6 @@ def _synthesize(options: argparse.Namespace) -> int:
     values = {**vars(options)}
     del values["run"]
     result = command.synthesize(**values, log=terminal.say)
-    for failure in result.failures:
-        terminal.say(f"mt3: error: {failure}")
     terminal.print_result(
         f"{len(result.written)} written, {len(result.skipped)} there already"
     )

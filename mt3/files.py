@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Container, Iterator
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from mt3 import errors
+
+# .txt, .midi, .gp5, .m4a; not .v2 or .2024, which folders end with.
+_FILE_SUFFIX = re.compile(r"[^/\\]\.([A-Za-z]{2,5}\d?|[A-Za-z]\d[A-Za-z])$")
 
 
 @contextlib.contextmanager
@@ -66,6 +70,14 @@ def why_unwritable(folder: str) -> str | None:
             return None
     except OSError as error:
         return error.strerror or str(error)
+
+
+def looks_like_file(path: str) -> bool:
+    """Says whether a path that should be a folder ends like a file: `song.txt`.
+
+    Not if there is a folder of that name, or the path ends with a separator.
+    """
+    return bool(_FILE_SUFFIX.search(path)) and not os.path.isdir(path)
 
 
 def exists(path: str | os.PathLike[str], error: type[errors.MT3Error]) -> bool:

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from mt3.errors import ConfigError, OutputError
 
 STANDARD_INPUT = "-"
 _STANDARD_INPUT_NAME = "stdin"
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SONIFICATION = outputs.FORMATS["wav"][0]
 
 
@@ -103,12 +105,20 @@ def find_jobs(inputs: Sequence[str], output: str | None) -> tuple[list[Job], lis
       Jobs, and messages about recordings and folders that yield none.
 
     Raises:
-      ConfigError: an empty path, one file for several recordings, or a file where the
-        folder should be.
+      ConfigError: an empty path, one file for several recordings, a file where the
+        folder should be, or a name that ends like a file of another format.
     """
     if "" in inputs or output == "":
         raise ConfigError("an input or -o is empty; expected a path")
-    problems: list[str] = []
+    problems = [
+        f"{name}: an address; mt3 downloads nothing. Download the recording yourself "
+        f"(curl -LO {name}) and give the file"
+        for name in inputs
+        if _ADDRESS.match(name) and not os.path.lexists(name)
+    ]
+    inputs = [name for name in inputs if not _ADDRESS.match(name)]
+    if not inputs:
+        return [], problems
     if is_file_name(output):
         if len(inputs) > 1 or os.path.isdir(inputs[0]):
             raise ConfigError(
@@ -118,6 +128,12 @@ def find_jobs(inputs: Sequence[str], output: str | None) -> tuple[list[Job], lis
         return [Job(inputs[0], output, output)], problems
     if output and os.path.lexists(output) and not os.path.isdir(output):
         raise ConfigError(f"-o {output}: found a file; expected a folder")
+    if output and files.looks_like_file(output):
+        endings = ", ".join(ending for ending, _ in outputs.FORMATS.values())
+        raise ConfigError(
+            f"-o {output}: ends like a file, but is none of {endings}; expected one of "
+            f"these, or a folder (of this very name: {output}/)"
+        )
     found: dict[tuple[str, str], None] = {}
     for name in inputs:
         found |= dict.fromkeys(_recordings(name, output, problems))

@@ -11,6 +11,7 @@ error does not take do not stop the work, except where its reader closed the pip
 from __future__ import annotations
 
 import _thread
+import argparse
 import contextlib
 import json
 import os
@@ -20,10 +21,10 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NoReturn, TextIO
 
-from mt3.errors import MT3Error, StreamError
+from mt3.errors import MT3Error, StreamError, near_misses
 
 # All but line feed and tab.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -238,6 +239,37 @@ def _open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Says in two lines what is wrong with arguments, with the names meant perhaps."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the message and ends the program with the exit code 2."""
+        choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        unknown = re.match(r"unrecognized arguments: (?:.* )?(--?[^\s=]+)", message)
+        if choice:
+            message += _meant(choice[1], re.findall(r"[^\s,']+", choice[2]))
+        elif unknown:
+            message += _meant(unknown[1], self._known_options())
+        say(f"{self.prog}: error: {message}")
+        say(f"{self.prog} --help tells what is expected")
+        raise SystemExit(2)
+
+    def _known_options(self) -> set[str]:
+        """Returns the options of the program, and of its commands if it has some."""
+        known = set(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for command in action.choices.values():
+                    known |= command._option_string_actions.keys()
+        return known
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """Returns "Did you mean ...?" for a name that resembles a known one, else ""."""
+    hint = near_misses(name, known)
+    return "." + hint if hint.startswith(" Did") else ""
 
 
 class Progress:

@@ -363,3 +363,63 @@ def test_options_stand_anywhere(tmp_path, capsys):
     errors = capsys.readouterr().err
     assert "a.wav: " in errors
     assert "b.wav: " in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["transcibe", "a.wav"], "Did you mean transcribe?"),
+        (["transcribe", "a.wav", "--formt", "mid"], "Did you mean --format?"),
+        (["transcribe", "a.wav", "--device", "cup"], "Did you mean cpu?"),
+        (["transcribe"], "required: FILE|FOLDER"),
+        (["--versoin"], "Did you mean --version"),
+        (["prepare", "maestr", "x"], "Did you mean maestro?"),
+        (["prepare", "maestro", "x", "--shrads", "3"], "Did you mean --shards?"),
+        (["train", "--gin_file", "x.gin", "--inti", "y"], "Did you mean --init"),
+        (["doctor", "--quantum"], "unrecognized arguments: --quantum"),
+        ([__file__], f"mt3 transcribe {__file__} transcribes a recording"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_call_is_told_in_two_lines(arguments, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert message in first
+    assert second.startswith("mt3 ")
+    assert second.endswith("--help tells what is expected")
+
+
+def test_addresses_are_not_downloaded(noise, tiny_weights, tmp_path, capsys):
+    address = "https://example.com/song.mp3?id=1"
+    soundfile.write(tmp_path / "a.wav", noise, 16000)
+    run = [address, tmp_path / "a.wav", "-o", tmp_path / "out"]
+    assert transcribe(*run, weights=tiny_weights) == 1
+    error = capsys.readouterr().err.splitlines()[0]
+    assert error.startswith(f"mt3: error: {address}: an address")
+    assert f"curl -LO {address}" in error
+    assert (tmp_path / "out" / "a.mid").exists()
+    one_file = str(tmp_path / "out" / "b.mid")
+    assert cli.main(["transcribe", address, "-o", one_file]) == 1
+    assert f"mt3: error: {address}: an address" in capsys.readouterr().err
+
+
+def test_a_folder_that_ends_like_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("song.txt", "song.mp3", "a/song.gp5"):
+        assert cli.main(["transcribe", "none.wav", "-o", name]) == 1
+        assert f"-o {name}: ends like a file" in capsys.readouterr().err
+        assert not pathlib.Path(name).exists()
+    pathlib.Path("old.txt").mkdir()
+    for name in ("song.txt/", "old.txt", "songs.v2", "2024.11"):
+        assert cli.main(["transcribe", "none.wav", "-o", name]) == 1
+        assert "none.wav: reading audio: no such file" in capsys.readouterr().err
+
+
+def test_a_failure_is_named_once(tmp_path, capsys):
+    run = ["synthesize", str(tmp_path / "none.mid"), "-o", str(tmp_path / "out")]
+    assert cli.main(run) == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("none.mid") == 1
+    assert "none.mid" not in printed.out

@@ -284,7 +284,7 @@ def test_a_song_that_fails_costs_itself_alone(midi, tmp_path, monkeypatch):
     )
     for failure, message in zip(result.failures, wanted, strict=True):
         assert message in failure
-        assert f"failed: {failure}" in lines
+        assert f"mt3: error: {failure}" in lines
     assert f"{odd / 'a.mid'}: only 1 of 2 tracks are there" in lines
 
 

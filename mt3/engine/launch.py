@@ -161,7 +161,7 @@ def _not_bound(function_name: str, found: str) -> ConfigError:
 
 
 def _parser(mode: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = terminal.ArgumentParser(
         prog=f"mt3 {mode}",
         description="Runs T5X gin files on all devices of this machine.",
         allow_abbrev=False,

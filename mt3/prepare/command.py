@@ -119,7 +119,7 @@ def _imported(module: str) -> ModuleType:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mt3 prepare", description=DESCRIPTION)
+    parser = terminal.ArgumentParser(prog="mt3 prepare", description=DESCRIPTION)
     commands = parser.add_subparsers(
         title="data sets", metavar="DATASET", dest="dataset", required=True
     )

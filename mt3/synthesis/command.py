@@ -95,7 +95,7 @@ def synthesize(
 
     def failed(line: str) -> None:
         failures.append(line)
-        say(line if hours is not None else f"failed: {line}")
+        say(f"mt3: error: {line}")
 
     if hours is not None:
         check_number("hours", hours, 1e-6)

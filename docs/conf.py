@@ -136,6 +136,21 @@ def _append_contents(app, docname: str, source: list[str]) -> None:
             )
 
 
+def _append_public_names(app, docname: str, source: list[str]) -> None:
+    """Adds names of magenta/mt3 that automodule leaves out: constants, imports."""
+    listed = (ROOT / "tests/support/public_names.txt").read_text(encoding="utf-8")
+    for part in listed.split("\nmodule ")[1:]:
+        module, *lines = part.splitlines()
+        if docname != f"docs/api/mt3.{module}":
+            continue
+        code = (ROOT / "mt3" / f"{module}.py").read_text(encoding="utf-8")
+        for kind, name in re.findall(r"^(def|class|name) (\w+)", part, re.MULTILINE):
+            defined = re.search(rf"^(def|class) {name}\b", code, re.MULTILINE)
+            if not defined and not name.startswith("_"):
+                directive = {"def": "function", "name": "data"}.get(kind, kind)
+                source[0] += f"\n.. py:{directive}:: mt3.{module}.{name}\n"
+
+
 def _as_restructured_text(app, what, name, obj, options, lines: list[str]) -> None:
     """Shows blocks after a colon as they are, and plurals such as `Note`s."""
     text = re.sub(r"(?<!:):\n\n(?= {4})", "::\n\n", "\n".join(lines))
@@ -151,5 +166,6 @@ def setup(app) -> None:
         "mathml", (_inline_math, nothing), (_math_block, nothing)
     )
     app.connect("source-read", _append_contents)
+    app.connect("source-read", _append_public_names)
     # Before napoleon.
     app.connect("autodoc-process-docstring", _as_restructured_text, priority=400)

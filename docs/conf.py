@@ -36,6 +36,7 @@ PAGES = {
         docs/transcribe
         docs/beats
         docs/sheet-music
+        docs/serve
         docs/released-checkpoints
         docs/python
         docs/gpu

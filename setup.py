@@ -1,7 +1,8 @@
 """Packaging of `mt3-transcription`, which is imported as `mt3`.
 
-The gin files live in `gin/`; `mt3/gin` is a link to it, so that a checkout and a wheel
-both have them in the package.
+The gin files live in `gin/` and the examples in `examples/`; `mt3/gin` and
+`mt3/examples` are links to them, so that a checkout and a wheel both have them in the
+package.
 
 Version floors are the versions that the test suite has run with, not guesses about
 older ones. JAX with CUDA or TPU support is chosen as JAX's own documentation says, for
@@ -140,6 +141,9 @@ setup(
         "mt3": [
             "gin/*.gin",
             "gin/ismir2022/*.gin",
+            "audio/browser.html",
+            "examples/*.flac",
+            "examples/*.mid",
             "pretrained/*",
             "outputs/report_page/*",
             "serve/page/*",

@@ -33,7 +33,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -227,18 +227,29 @@ class InferenceModel:
         sample_rate: int = 16000,
         start: float = 0.0,
         end: float | None = None,
+        progress: Callable[[SegmentNotes], Any] | None = None,
     ) -> Transcription:
-        """As calling the model, but returns the whole record."""
-        return self._transcribe(self.opened(audio, sample_rate, start, end))
+        """As calling the model, but returns the whole record.
+
+        `progress` is called with each segment as it ends.
+        """
+        source = self.opened(audio, sample_rate, start, end)
+        return self._transcribe(source, progress=progress)
 
     def _transcribe(
-        self, source: reading.AudioSource, *, beats: bool = True
+        self,
+        source: reading.AudioSource,
+        *,
+        beats: bool = True,
+        progress: Callable[[SegmentNotes], Any] | None = None,
     ) -> Transcription:
         for item in self.run([source], beats=beats):
             if isinstance(item, FileResult):
                 if item.error is not None:
                     raise item.error
                 return item.transcription
+            if progress is not None:
+                progress(item)
         raise AudioError("transcribe: the recording yielded no result")
 
     def iter_notes(

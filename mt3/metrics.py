@@ -46,7 +46,7 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -110,6 +110,50 @@ def _note_onset_tolerance_sweep(
     sides = matching.note_array(ref_ns), matching.note_array(est_ns)
     matches = counts.tolerance_sweep(*sides, tolerances)
     return counts.scores_of_counts(matches, empty="zero")
+
+
+class NoteMetrics(NamedTuple):
+    """The scores of several songs, or of parts of songs, averaged in both ways.
+
+    Attributes:
+      macro: mean of the scores of each, by name: a short one weighs as much as a long
+        one.
+      micro: scores of all notes together, by name: precision weighted by the estimated
+        notes, recall by those of the references.
+    """
+
+    macro: dict[str, float]
+    micro: dict[str, float]
+
+
+def note_metrics(
+    pairs: Iterable[tuple[Any, Any]],
+    track_specs: Sequence[TrackSpec] = (),
+    *,
+    empty: Literal["skip", "zero"] = "skip",
+    **options: Any,
+) -> NoteMetrics:
+    """Scores notes, of any system, where `transcription_metrics` scores tokens.
+
+    Args:
+      pairs: the true and the transcribed notes of each song (`Note`s, a NoteSequence,
+        or an array of `NOTE_DTYPE`).
+      track_specs: tracks to score separately.
+      empty: see the module's docstring, 4.
+      **options: of `scoring.counts.song_counts`, which does by default as the module's
+        docstring has it in 1 to 3.
+
+    Returns:
+      The scores of `scoring.counts`, by name, and averaged in both ways.
+
+    Raises:
+      MidiError: notes that cannot be scored.
+      ConfigError: an unknown `empty`, or an option out of range.
+    """
+    songs = [counts.song_counts(*pair, track_specs, **options) for pair in pairs]
+    rows = [counts.scores_of_counts(song, empty=empty) for song in songs]
+    macro = counts.mean_metrics(rows)
+    return NoteMetrics(macro, counts.micro_metrics(songs, empty=empty))
 
 
 def transcription_metrics(

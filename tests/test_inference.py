@@ -35,6 +35,13 @@ def audio(rng):
     return (0.1 * rng.normal(size=5 * 16000)).astype(np.float32)
 
 
+def test_progress_is_told_segment_by_segment(model, audio):
+    told = []
+    result = model.transcribe(audio, start=1.0, progress=told.append)
+    assert told == list(model.iter_notes(audio, start=1.0))
+    assert [segment.end_time for segment in told][-1] == result.duration
+
+
 def test_beats_are_found_given_or_left_out(model, audio, monkeypatch):
     def beats_of(part=(0.0, None), **options):
         options = dataclasses.replace(model.options, **options)

@@ -262,6 +262,24 @@ def test_macro_and_micro_averages_and_instruments():
     assert len(plain) > 40
 
 
+def test_notes_of_any_system_are_averaged_in_both_ways():
+    pairs = [(PIANO, PIANO), (PIANO[:4], PIANO[4:6])]
+    macro, micro = metrics.note_metrics(pairs)
+    assert macro["Onset F1"] == 0.5
+    # 8 of 10 estimated notes, 8 of 12 true ones.
+    assert micro["Onset precision"] == pytest.approx(8 / 10)
+    assert micro["Onset recall"] == pytest.approx(8 / 12)
+    tokens = scalars(evaluate(("a", PIANO, PIANO), ("b", PIANO[:4], PIANO[4:6])))
+    for name in ("Onset F1", "Frame F1", "Onset + offset + program F1 (full)"):
+        assert tokens[name] == pytest.approx(macro[name])
+        assert tokens[f"micro/{name}"] == pytest.approx(micro[name])
+    assert math.isnan(macro["Drum onset F1 (full)"])
+    sequences = [[note_sequences.to_note_sequence(n) for n in pair] for pair in pairs]
+    zeros = metrics.note_metrics(sequences, [TrackSpec("piano")], empty="zero")
+    assert zeros.macro["Drum onset F1 (full)"] == 0.0
+    assert zeros.micro["piano/Onset F1"] == micro["Onset F1"]
+
+
 def test_what_nobody_plays_is_left_out():
     values = evaluate(("a", PIANO, PIANO), ("b", PIANO, []))
     assert "Drum onset F1 (full)" not in values

@@ -23,7 +23,6 @@ from pathlib import Path
 
 from mt3.errors import DataError
 from mt3.note_sequences import Note, validate_notes
-from mt3.prepare import recordings, sequences
 from mt3.prepare.archives import contents, find_root, read_table, without_duplicates
 from mt3.prepare.items import Archive, Item, Listing, Problem, Record, Settings
 
@@ -129,6 +128,9 @@ class MusicNet(Archive):
 
     def records(self, item: Item) -> Iterator[Record]:
         """See `Archive`."""
+        # Reading labels alone needs no note-seq.
+        from mt3.prepare import recordings, sequences
+
         labels = item.files[1]
         if self.em_labels:
             sequence = sequences.read_midi(labels)

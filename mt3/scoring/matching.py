@@ -123,54 +123,53 @@ def match_notes(
       MidiError: more than `MOST_PAIRS` pairs of notes of one pitch, without a silence
         between them, have fitting onsets.
     """
-    from mir_eval import transcription
-
     options = {
         "onset_tolerance": onset_tolerance,
         "offset_ratio": offset_ratio,
         "offset_min_tolerance": offset_min_tolerance,
     }
-    pairs = [np.zeros((0, 2), np.int64)]
-    for in_reference, in_estimate in _blocks(reference, estimate, onset_tolerance):
-        block = reference[in_reference], estimate[in_estimate]
-        sides = map(_intervals_and_pitches, block)
-        try:
-            if len(in_reference) * len(in_estimate) > _MOST_PAIRS_OF_MIR_EVAL:
-                raise RecursionError
-            matching = transcription.match_notes(*itertools.chain(*sides), **options)
-        except RecursionError:
-            # mir_eval's search calls itself along chains of repeated notes.
-            matching = _match_many(*block, **options)
-        if len(matching):
-            one, other = np.array(matching, np.int64).T
-            pairs.append(np.stack([in_reference[one], in_estimate[other]], axis=1))
-    matches = np.concatenate(pairs)
-    return matches[np.argsort(matches[:, 0])]
+    fitting = _fitting_pairs(reference, estimate, **options)
+    if fitting is None:
+        return _match_ambiguous(reference, estimate, **options)
+    one, other = fitting
+    # Two notes that fit nothing but each other are in every largest matching.
+    alone = (np.bincount(one)[one] == 1) & (np.bincount(other)[other] == 1)
+    pairs = np.stack([one[alone], other[alone]], axis=1)
+    if not alone.all():
+        rest = np.unique(one[~alone]), np.unique(other[~alone])
+        found = _match_ambiguous(reference[rest[0]], estimate[rest[1]], **options)
+        in_song = np.stack([rest[0][found[:, 0]], rest[1][found[:, 1]]], axis=1)
+        pairs = np.concatenate([pairs, in_song])
+    return pairs[np.argsort(pairs[:, 0])]
 
 
-def _match_many(
+def _fitting_pairs(
     reference: np.ndarray,
     estimate: np.ndarray,
     *,
     onset_tolerance: float,
     offset_ratio: float | None,
     offset_min_tolerance: float,
-) -> np.ndarray:
-    """Matches notes of one pitch by `match_notes`' rule, over pairs of near onsets."""
-    from scipy.sparse import csgraph, csr_array
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the indices of all notes that may match, by `match_notes`' rule.
 
-    order = np.argsort(estimate["start_time"], kind="stable")
-    onsets = estimate["start_time"][order]
+    None stands for more than `MOST_PAIRS` pairs of near onsets.
+    """
     margin = onset_tolerance + _ROUNDING_MARGIN
-    first = np.searchsorted(onsets, reference["start_time"] - margin, "left")
-    last = np.searchsorted(onsets, reference["start_time"] + margin, "right")
+    order = np.lexsort((estimate["start_time"], estimate["pitch"]))
+    onsets, pitches = estimate["start_time"][order], estimate["pitch"][order]
+    first = np.zeros(len(reference), np.int64)
+    last = np.zeros(len(reference), np.int64)
+    for pitch in np.intersect1d(reference["pitch"], estimate["pitch"]):
+        low, high = np.searchsorted(pitches, [pitch, pitch + 1])
+        notes = np.flatnonzero(reference["pitch"] == pitch)
+        times = reference["start_time"][notes]
+        near = onsets[low:high]
+        first[notes] = low + np.searchsorted(near, times - margin, "left")
+        last[notes] = low + np.searchsorted(near, times + margin, "right")
     sizes = last - first
     if sizes.sum() > MOST_PAIRS:
-        raise errors.MidiError(
-            f"scoring: {len(reference)} and {len(estimate)} notes of pitch "
-            f"{reference['pitch'][0]} follow without a silence, {sizes.sum():,} pairs "
-            f"of them with fitting onsets; expected at most {MOST_PAIRS:,}"
-        )
+        return None
     one = np.repeat(np.arange(len(reference)), sizes)
     steps = np.arange(len(one)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     other = order[np.repeat(first, sizes) + steps]
@@ -184,9 +183,48 @@ def _match_many(
         lengths = np.abs(reference["end_time"] - reference["start_time"])
         tolerances = np.maximum(offset_ratio * lengths, offset_min_tolerance)
         fits &= distances("end_time") <= tolerances[one]
+    return one[fits], other[fits]
+
+
+def _match_ambiguous(
+    reference: np.ndarray, estimate: np.ndarray, **options: float | None
+) -> np.ndarray:
+    """Matches notes by `match_notes`' rule with `mir_eval`, block by block."""
+    from mir_eval import transcription
+
+    pairs = [np.zeros((0, 2), np.int64)]
+    blocks = _blocks(reference, estimate, options["onset_tolerance"])
+    for in_reference, in_estimate in blocks:
+        block = reference[in_reference], estimate[in_estimate]
+        sides = map(_intervals_and_pitches, block)
+        try:
+            if len(in_reference) * len(in_estimate) > _MOST_PAIRS_OF_MIR_EVAL:
+                raise RecursionError
+            matching = transcription.match_notes(*itertools.chain(*sides), **options)
+        except RecursionError:
+            # mir_eval's search calls itself along chains of repeated notes.
+            matching = _match_many(*block, **options)
+        if len(matching):
+            one, other = np.array(matching, np.int64).T
+            pairs.append(np.stack([in_reference[one], in_estimate[other]], axis=1))
+    return np.concatenate(pairs)
+
+
+def _match_many(
+    reference: np.ndarray, estimate: np.ndarray, **options: float | None
+) -> np.ndarray:
+    """Matches notes of one pitch by `match_notes`' rule, over pairs of near onsets."""
+    from scipy.sparse import csgraph, csr_array
+
+    fitting = _fitting_pairs(reference, estimate, **options)
+    if fitting is None:
+        raise errors.MidiError(
+            f"scoring: {len(reference)} and {len(estimate)} notes of pitch "
+            f"{reference['pitch'][0]} follow without a silence, more than "
+            f"{MOST_PAIRS:,} pairs of them with fitting onsets; expected fewer"
+        )
     graph = csr_array(
-        (np.ones(fits.sum(), np.int8), (one[fits], other[fits])),
-        (len(reference), len(estimate)),
+        (np.ones(len(fitting[0]), np.int8), fitting), (len(reference), len(estimate))
     )
     matched = csgraph.maximum_bipartite_matching(graph, perm_type="column")
     found = np.flatnonzero(matched >= 0)

@@ -359,17 +359,48 @@ def _add_score(commands) -> None:
         "has several of one name, the first of these.",
     )
     parser.set_defaults(run=_score)
-    parser.add_argument("reference", help="file of notes or folder")
-    parser.add_argument("estimate", help="file of notes or folder")
-    parser.add_argument("--json", action="store_true", help="print JSON, not a table")
-    parser.add_argument("--main", action="store_true", help="only the main metrics")
-    parser.add_argument(
+    add = parser.add_argument
+    add("reference", help="file of notes or folder")
+    add("estimate", nargs="?", help="file of notes or folder")
+    add(
+        "-o",
+        "--output",
+        metavar="FILE|DIR",
+        help="also write scores.csv or scores.json, or draw which notes were matched, "
+        "missed and extra (notes.png); a folder gets all of these. The settings are in "
+        "JSON, and beside the others",
+    )
+    add(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="other systems' transcriptions: differences from the first system, with "
+        "intervals of a paired bootstrap over songs",
+    )
+    add("--json", action="store_true", help="print JSON, not a table")
+    add("--main", action="store_true", help="only the main metrics")
+    add(
         "--metrics",
         default="",
         metavar="LIST",
         help="comma-separated names or patterns, e.g. 'Onset F1,Drum*'",
     )
-    parser.add_argument(
+    add(
+        "--convention",
+        choices=("default", "mt3", "mr-mt3", "yourmt3"),
+        default="default",
+        help="count as a paper does (default: as MT3, its faults corrected)",
+    )
+    add(
+        "--start",
+        type=_time,
+        default=0.0,
+        metavar="TIME",
+        help="only notes that begin here or later: seconds, m:ss or h:mm:ss",
+    )
+    add("--end", type=_time, metavar="TIME", help="only notes that begin before this")
+    add(
         "--no-sustain",
         dest="apply_sustain",
         action="store_false",
@@ -378,27 +409,9 @@ def _add_score(commands) -> None:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from mt3.scoring import files
+    from mt3.scoring import command
 
-    patterns = [name.strip() for name in options.metrics.split(",") if name.strip()]
-    report = files.score_files(
-        options.reference,
-        options.estimate,
-        apply_sustain=options.apply_sustain,
-        metrics=patterns,
-    )
-    if options.json:
-        terminal.print_result(report.to_json())
-    elif options.main:
-        terminal.print_result(files.format_short_table(report.mean), end="")
-    else:
-        table = files.format_table(report, classes=not patterns)
-        terminal.print_result(table, end="")
-    for line in report.warnings:
-        terminal.say(f"mt3: warning: {line}")
-    for name, problem in report.failures.items():
-        terminal.say(f"mt3: error: {name}: {problem}")
-    return 1 if report.failures else 0
+    return command.run(options)
 
 
 def _add_models(commands) -> None:

@@ -159,6 +159,10 @@ def declared(command):
     }
 
 
+# Folders of songs.
+SETS = ("songs", "more")
+
+
 class CannedDecoder:
     """Writes drawn tokens at once: compiling a decoder for each case would take long.
 
@@ -199,8 +203,10 @@ def folder(tmp_path_factory, tiny_weights):
     (folder / "known.beats").write_text("0.1 1\n0.4 2\n0.7 3\n1.0 1\n")
     song = [Note(0.1, 0.5, 60, 80), Note(0.2, 0.7, 64, 90, 40), Note(0.3, 0.4, 36, 70)]
     song.append(dataclasses.replace(song[2], is_drum=True))
-    for name, notes in (("song", song), ("note", song[:1]), ("silent", [])):
-        for place in (folder / f"{name}.mid", folder / "songs" / f"{name}.mid"):
+    songs = {"song": song, "note": song[:1], "silent": [], "one": song[1:2]}
+    for name, notes in songs.items():
+        places = [folder / f"{name}.mid", *(folder / s / f"{name}.mid" for s in SETS)]
+        for place in places if name != "one" else places[:1]:
             place.parent.mkdir(exist_ok=True)
             place.write_bytes(midi.midi_bytes(outputs.Transcription(notes)))
     soundfonts.tiny_font(folder / "tone.sf2", programs=range(0, 128, 8))
@@ -436,33 +442,54 @@ def test_a_device_that_is_not_there(capsys):
 SCORE = {
     "reference": ["song.mid", "silent.mid", "songs"],
     "estimate": ["song.mid", "note.mid", "silent.mid", "songs"],
+    "--output": [None, "scores.csv", "scores.json", "notes.png", "out"],
+    "--compare": [None, "one.mid", "more"],
     "--json": [None, True],
     "--main": [None, True],
     "--metrics": [None, "Onset F1", "*f1*,drum*"],
+    "--convention": [None, "mt3", "mr-mt3", "yourmt3"],
+    "--start": [None, "0:00.1"],
+    "--end": [None, "0.4"],
     "--no-sustain": [None, True],
 }
 
 
+def score_refusal(case):
+    """The message for which options of `mt3 score` are refused together, or False."""
+    known = {name: value for name, value in case.items() if value is not None}
+    paths = known.keys() & {"reference", "estimate", "--compare"}
+    folders = {known[name] in ("songs", "more") for name in paths}
+    several = "--compare" in known or True in folders
+    if known.get("--output") == "notes.png" and several:
+        return "a picture shows one pair"
+    if len(folders) > 1:
+        return "expected two files or two folders"
+    is_mr_mt3 = known.get("--convention") == "mr-mt3"
+    return is_mr_mt3 and known.get("--metrics") == "Onset F1" and "no metric fits"
+
+
 def test_score_with_every_two_options(at, capsys):
     assert declared("score") == SCORE.keys()
-    paths = ("reference", "estimate")
-
-    def refused(case):
-        return len({case[path] == "songs" for path in paths if path in case}) > 1
-
-    cases, impossible = pairwise.covering_array(SCORE, refused)
-    assert len(cases) >= 9
+    cases, impossible = pairwise.covering_array(SCORE, score_refusal)
+    assert len(cases) >= 20
     for case in cases:
-        assert cli.main(["score", *arguments_of(case)]) == 0, case
+        # What follows --compare up to the next option is compared.
+        line = arguments_of({name: case[name] for name in SCORE})
+        assert cli.main(["score", *line]) == 0, case
         printed = capsys.readouterr().out
         if case["--json"]:
-            scores = json.loads(printed)["mean"]
-            assert "Onset F1" in scores, case
+            record = json.loads(printed)
+            (one, *_) = record["systems"].values() if case["--compare"] else (record,)
+            assert any(name.startswith("Onset F1") for name in one["mean"]), case
         else:
             assert "Onset F1" in printed, case
+        assert (at / (case["--output"] or "")).exists(), case
+    assert len(impossible) > 8
     for pair in impossible:
-        assert cli.main(["score", *arguments_of(pair)]) == 1
-        assert "expected two files or two folders" in capsys.readouterr().err
+        case = {**dict.fromkeys(SCORE), "reference": "song.mid", "estimate": "note.mid"}
+        case |= pair
+        assert cli.main(["score", *arguments_of(case)]) == 1
+        assert score_refusal(case) in capsys.readouterr().err
     assert cli.main(["score", "song.mid", "song.mid", "--metrics", "Onset F3"]) == 1
     assert "Did you mean Onset F1" in capsys.readouterr().err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 
@@ -10,9 +11,9 @@ import pytest
 from mt3 import cli
 from mt3.errors import ConfigError, MidiError
 from mt3.note_sequences import Note
-from mt3.outputs import Transcription, write
-from mt3.scoring import files, instruments
+from mt3.scoring import files, instruments, tables
 from tests.support.midi_files import mutated, off, on, tempo, write_midi
+from tests.support.note_files import write_notes
 
 NOTES = [
     Note(0.0, 1.0, 60, 100, 0),
@@ -22,7 +23,7 @@ NOTES = [
 
 
 def midi(stem, notes=NOTES, format="mid"):
-    return write(Transcription(notes), stem, [format])[0].path
+    return write_notes(stem, notes, format)
 
 
 def test_a_pair_of_files(tmp_path):
@@ -49,18 +50,23 @@ def test_folders_are_paired_by_stem_and_the_rest_is_named(tmp_path):
     assert "found no lost" in report.failures["lost"]
     assert "broken.mid" in report.failures["broken"]
     assert report.exit_code == 1
-    table = files.format_table(report)
-    assert "3 songs not scored" in table
-    assert "extra.mid: no partner" in table
+    assert "extra.mid: no partner" in report.failures["extra"]
+    # Errors go to standard error, and the table says how many there are.
+    assert tables.format_table(report).splitlines()[-1] == "3 songs not scored"
 
 
 def test_json_is_strict_and_complete(tmp_path):
     truth = midi(tmp_path / "truth", NOTES[:1])
     report = files.score_files(truth, truth, metrics=["*F1 (full)"])
-    record = json.loads(report.to_json())
+    record = json.loads(tables.to_json(report))
     assert record["mean"]["Drum onset F1 (full)"] is None
     assert record["songs"][0]["scores"]["Onset + offset + program F1 (full)"] == 1.0
-    assert record["settings"] == {"apply_sustain": True}
+    settings = record["settings"]
+    assert settings["convention"] == "default"
+    assert (settings["onset_tolerance"], settings["frames_per_second"]) == (0.05, 62.5)
+    assert settings["versions"].keys() == {"mt3", "mir_eval", "numpy"}
+    hash = hashlib.sha256(truth.read_bytes()).hexdigest()
+    assert record["songs"][0]["reference_sha256"] == hash
 
 
 def test_metrics_are_filtered_by_name_and_pattern(tmp_path):
@@ -74,22 +80,22 @@ def test_metrics_are_filtered_by_name_and_pattern(tmp_path):
 def test_tables_are_aligned(tmp_path):
     truth = midi(tmp_path / "truth", NOTES[:2])
     report = files.score_files(truth, truth)
-    lines = files.format_table(report).splitlines()
+    lines = tables.format_table(report).splitlines()
     rows = lines[: len(report.mean) + 2]
     assert len({len(row) for row in rows}) == 1
     assert any(row.startswith("Drum onset F1") and row.endswith(" -") for row in rows)
     assert lines[-1] == "1 song, 2 notes in the reference, 2 in the estimate"
-    short = files.format_short_table(report.mean)
+    short = tables.format_short_table(report)
     assert len(short.splitlines()) == 2 + 5
     assert short.endswith("\n")
-    assert files.format_short_table({}) == ""
+    assert tables.format_short_table(report.of_songs([])) == ""
 
 
 def test_many_songs_show_the_mean_first(tmp_path):
     for number in range(9):
         midi(tmp_path / "truth" / f"a song with a long name {number}")
     report = files.score_files(tmp_path / "truth", tmp_path / "truth")
-    table = files.format_table(report)
+    table = tables.format_table(report)
     assert table.splitlines()[0].split()[:2] == ["metric", "mean"]
     assert "3 more songs" in table
 
@@ -115,15 +121,15 @@ def test_instruments_and_sums_over_songs(tmp_path):
     assert report.mean["Onset F1"] == 0.75
     assert report.micro["Onset F1"] == pytest.approx(2 / 3)
     assert report.micro["Instrument detection recall (full)"] == 2 / 4
-    record = json.loads(report.to_json())
+    record = json.loads(tables.to_json(report))
     assert record["micro"]["Onset F1"] == pytest.approx(2 / 3)
     assert record["classes"]["Piano"]["reference"] == 2
     assert record["classes"]["Bass"]["onset_f1"] == 0.0
-    table = files.format_table(report)
+    table = tables.format_table(report)
     assert table.splitlines()[0].split()[:3] == ["metric", "mean", "micro"]
     rows = [line.split() for line in table.splitlines()]
     assert ["Strings", "0", "0", "1", "0.0000", "0.0000"] in rows
-    assert "class " not in files.format_table(report, classes=False)
+    assert "class " not in tables.format_table(report, classes=False)
 
 
 def test_chosen_metrics_choose_their_sums_too(tmp_path):
@@ -222,7 +228,7 @@ def test_what_was_passed_over_in_files_is_reported(tmp_path, capsys):
     assert report.warnings == (line, line)
     assert cli.main(["score", "--main", str(path), str(path)]) == 0
     assert capsys.readouterr().err == f"mt3: warning: {line}\n" * 2
-    assert json.loads(report.to_json())["warnings"] == [line, line]
+    assert json.loads(tables.to_json(report))["warnings"] == [line, line]
     assert report.exit_code == 0
 
 

@@ -51,6 +51,9 @@ _MARGIN = 24
 _LABELS_WIDTH = 56
 _LANE = 14
 _GAP = 8
+# Of all rows of pitches together, and of a single one.
+_HEIGHT = 1500
+_ONE_ROW_HEIGHT = 620
 _AXIS_HEIGHT = 26
 _WHITE, _INK, _FAINT = "#ffffff", "#1d2733", "#66717f"
 _BLACK_KEY, _OCTAVE, _GRID, _FRAME = "#f4f5f8", "#d3d8e0", "#e9ecf1", "#b9c1cc"
@@ -145,31 +148,78 @@ def draw_picture(
     Returns:
       The picture, RGB, `WIDTH` pixels wide.
     """
+    groups = result.by_instrument()
+    scale = scale or result
+    colours = instrument_colours(scale.by_instrument())
+    layers = {
+        key: Layer(
+            f"{general_midi.instrument_name(*key)} ({len(groups.get(key, ()))})",
+            colour,
+            groups.get(key, ()),
+        )
+        for key, colour in colours.items()
+    }
+    plural = "" if len(result.notes) == 1 else "s"
+    length = clock_time(result.end_time)
+    facts = f"{length} long, {len(result.notes)} note{plural}, {origin}"
+    return draw_layers(layers.values(), result.source, facts, scale=scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Notes that are drawn alike.
+
+    Attributes:
+      label: what the legend calls them.
+      colour: "#rrggbb".
+      notes: the notes, pitched ones and drums.
+      hollow: draw outlines alone.
+    """
+
+    label: str
+    colour: str
+    notes: Sequence[Note]
+    hollow: bool = False
+
+
+def draw_layers(
+    layers: Iterable[Layer],
+    title: str,
+    facts: str,
+    *,
+    scale: Transcription,
+    height: int = _HEIGHT,
+) -> Image.Image:
+    """Draws several kinds of notes into one picture.
+
+    Args:
+      layers: the kinds. Those that sound one pitch at the same time share its height.
+      title: the picture's first line.
+      facts: its second line.
+      scale: the notes that length and pitches of the picture are chosen for.
+      height: about how high all rows of pitches together may be, in pixels.
+
+    Returns:
+      The picture, RGB, `WIDTH` pixels wide.
+    """
     from PIL import Image, ImageDraw
 
-    scale = scale or result
-    groups = result.by_instrument()
-    colours = instrument_colours(scale.by_instrument())
-    legend = [
-        (colour, f"{general_midi.instrument_name(*key)} ({len(groups.get(key, ()))})")
-        for key, colour in colours.items()
-    ]
+    layers = list(layers)
     fonts = _Fonts()
-    lines = _wrap_legend(legend, fonts)
-    layout = _choose_layout(scale, header=74 + 24 * len(lines))
+    lines = _wrap_legend(layers, fonts)
+    layout = _choose_layout(scale, header=74 + 24 * len(lines), height=height)
     image = Image.new("RGB", (WIDTH, layout.height), _WHITE)
     draw = ImageDraw.Draw(image)
-    _draw_header(draw, result, origin, lines, fonts)
-    stripes = _stripes(groups)
+    _draw_header(draw, title, facts, lines, fonts)
+    stripes = _stripes([[n for n in x.notes if not n.is_drum] for x in layers])
+    hits = [[note for note in layer.notes if note.is_drum] for layer in layers]
     for row in range(layout.num_rows):
         _draw_grid(draw, layout, row, scale.end_time, fonts)
-        for key, notes in groups.items():
-            if key[1]:
-                _draw_drums(draw, layout, row, notes, colours[key])
-            else:
-                _draw_pitched(draw, layout, row, stripes[key], colours[key])
+        for number, layer in enumerate(layers):
+            _draw_pitched(draw, layout, row, stripes[number], layer)
+            _draw_drums(draw, layout, row, hits[number], layer)
         _draw_frame(draw, layout, row)
-    if not result.notes:
+    if not any(layer.notes for layer in layers):
         middle = layout.row_top(0) + layout.plot_height / 2
         place = (layout.left + layout.plot_width / 2, middle)
         draw.text(place, "No notes", fill=_FAINT, font=fonts.title, anchor="mm")
@@ -196,7 +246,7 @@ class _Fonts:
         self.small = ImageFont.load_default(13)
 
 
-def _choose_layout(result: Transcription, header: int) -> _Layout:
+def _choose_layout(result: Transcription, header: int, height: int) -> _Layout:
     """Fits rows, pitch range and heights to the notes."""
     seconds = max(result.end_time, 1.0)
     fitting = [r for r in _ROW_SECONDS if seconds <= r * MAX_ROWS]
@@ -215,49 +265,47 @@ def _choose_layout(result: Transcription, header: int) -> _Layout:
             low = max(0, low - 12)
             high = low + 23
         high = min(high, 127)
-    available = 620 if num_rows == 1 else 1500 // num_rows
+    available = _ONE_ROW_HEIGHT if num_rows == 1 else height // num_rows
     pitch_height = min(12, max(3, available // (high - low + 1))) if high >= 0 else 0
     lanes = len(general_midi.DRUM_LANES) if has_drums else 0
     return _Layout(row_seconds, num_rows, low, high, pitch_height, lanes, header)
 
 
 def _wrap_legend(
-    legend: Sequence[tuple[str, str]], fonts: _Fonts
-) -> list[list[tuple[int, str, str]]]:
-    """Breaks legend entries into lines of (x, colour, text)."""
-    lines: list[list[tuple[int, str, str]]] = []
+    layers: Iterable[Layer], fonts: _Fonts
+) -> list[list[tuple[int, Layer]]]:
+    """Breaks the legend into lines of (x, layer)."""
+    lines: list[list[tuple[int, Layer]]] = []
     x = WIDTH
-    for colour, text in legend:
-        width = 22 + math.ceil(fonts.text.getlength(text)) + 26
+    for layer in layers:
+        width = 22 + math.ceil(fonts.text.getlength(layer.label)) + 26
         if x + width > WIDTH - _MARGIN:
             lines.append([])
             x = _MARGIN
-        lines[-1].append((x, colour, text))
+        lines[-1].append((x, layer))
         x += width
     return lines
 
 
 def _draw_header(
     draw: ImageDraw.ImageDraw,
-    result: Transcription,
-    origin: str,
-    legend: Sequence[Sequence[tuple[int, str, str]]],
+    title: str,
+    facts: str,
+    legend: Sequence[Sequence[tuple[int, Layer]]],
     fonts: _Fonts,
 ) -> None:
     """Draws title, facts and legend."""
-    title = result.source.encode("utf-8", "replace").decode() or "Transcription"
+    title = title.encode("utf-8", "replace").decode() or "Transcription"
     title = "".join(c if c.isprintable() else " " for c in title)
     draw.text((_MARGIN, 16), _shorten(title, fonts.title), fill=_INK, font=fonts.title)
-    plural = "" if len(result.notes) == 1 else "s"
-    length = clock_time(result.end_time)
-    facts = f"{length} long, {len(result.notes)} note{plural}, {origin}"
     facts = _shorten(facts, fonts.text)
     draw.text((_MARGIN, 46), facts, fill=_FAINT, font=fonts.text)
     for number, line in enumerate(legend):
         top = 72 + 24 * number
-        for x, colour, text in line:
-            draw.rectangle((x, top + 3, x + 13, top + 16), fill=colour)
-            draw.text((x + 21, top), text, fill=_INK, font=fonts.text)
+        for x, layer in line:
+            box = (x, top + 3, x + 13, top + 16)
+            draw.rectangle(box, **_paint(layer, layer.colour))
+            draw.text((x + 21, top), layer.label, fill=_INK, font=fonts.text)
 
 
 def _shorten(text: str, font) -> str:
@@ -326,15 +374,12 @@ def _draw_frame(draw: ImageDraw.ImageDraw, layout: _Layout, row: int) -> None:
 _Stripe = tuple[Note, int, int]  # note, place among those at its pitch, their number
 
 
-def _stripes(
-    groups: dict[tuple[int, bool], list[Note]],
-) -> dict[tuple[int, bool], list[_Stripe]]:
-    """Finds, for each pitched note, which instruments sound its pitch meanwhile."""
-    melodic = [key for key in groups if not key[1]]
+def _stripes(groups: Sequence[Sequence[Note]]) -> list[list[_Stripe]]:
+    """Finds, for each pitched note, which other groups sound its pitch meanwhile."""
     notes = sorted(
         (note.pitch, note.start_time, note.end_time, rank, number)
-        for rank, key in enumerate(melodic)
-        for number, note in enumerate(groups[key])
+        for rank, group in enumerate(groups)
+        for number, note in enumerate(group)
     )
     together = [{rank} for _, _, _, rank, _ in notes]
     active: list[int] = []
@@ -344,11 +389,10 @@ def _stripes(
             together[j].add(rank)
             together[i].add(notes[j][3])
         active.append(i)
-    stripes: dict[tuple[int, bool], list[_Stripe]] = {key: [] for key in melodic}
+    stripes: list[list[_Stripe]] = [[] for _ in groups]
     for (_, _, _, rank, number), ranks in zip(notes, together, strict=True):
-        key = melodic[rank]
         place = sum(other < rank for other in ranks)
-        stripes[key].append((groups[key][number], place, len(ranks)))
+        stripes[rank].append((groups[rank][number], place, len(ranks)))
     return stripes
 
 
@@ -363,11 +407,11 @@ def _draw_pitched(
     layout: _Layout,
     row: int,
     stripes: Iterable[_Stripe],
-    colour: str,
+    layer: Layer,
 ) -> None:
     """Draws bars whose left ends are darker, so that repeated notes show."""
     thickness = max(2, layout.pitch_height - 1)
-    edge = _darker(colour)
+    edge = _darker(layer.colour)
     for note, place, count in stripes:
         if not _touches(layout, row, note):
             continue
@@ -376,7 +420,8 @@ def _draw_pitched(
         top = min(bottom, top + thickness * place // count)
         start = round(layout.x(note.start_time, row))
         end = max(start + 1, round(layout.x(note.end_time, row)) - 1)
-        draw.rectangle((start, top, end, bottom), fill=_shade(colour, note.velocity))
+        shade = _shade(layer.colour, note.velocity)
+        draw.rectangle((start, top, end, bottom), **_paint(layer, shade))
         if end - start >= 3:
             draw.line((start, top, start, bottom), fill=edge)
 
@@ -386,7 +431,7 @@ def _draw_drums(
     layout: _Layout,
     row: int,
     notes: Iterable[Note],
-    colour: str,
+    layer: Layer,
 ) -> None:
     """Draws one mark per hit in its lane."""
     lanes = layout.row_top(row) + layout.lanes_top
@@ -396,7 +441,13 @@ def _draw_drums(
         y = lanes + general_midi.drum_lane(note.pitch) * _LANE
         start = round(layout.x(note.start_time, row))
         box = (start, y + 2, start + 2, y + _LANE - 3)
-        draw.rectangle(box, fill=_shade(colour, note.velocity))
+        shade = _shade(layer.colour, note.velocity)
+        draw.rectangle(box, **_paint(layer, shade))
+
+
+def _paint(layer: Layer, colour: str) -> dict[str, str]:
+    """Returns how Pillow fills a rectangle of a layer."""
+    return {"outline": colour, "fill": _WHITE if layer.hollow else colour}
 
 
 def _darker(colour: str) -> str:

@@ -53,6 +53,8 @@ from mt3.scoring import matching
 from mt3.scoring.matching import match_notes
 from mt3.vocabularies import PROGRAM_GRANULARITIES
 
+# See `scores_of_counts`.
+Empty = Literal["skip", "zero", "skip_reference"]
 TOLERANCES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 # What `mt3 score --main`, the log of a training run and the benchmarks show.
 MAIN_METRICS = (
@@ -272,7 +274,11 @@ def _note_counts(part: SongPart, onsets_only: bool) -> Iterator[MatchCounts]:
 
 
 def program_counts(
-    reference: np.ndarray, estimate: np.ndarray, granularity: str
+    reference: np.ndarray,
+    estimate: np.ndarray,
+    granularity: str,
+    *,
+    offset_ratio: float | None = matching.OFFSET_RATIO,
 ) -> list[MatchCounts]:
     """Counts notes that match within their instrument, drums by onset alone.
 
@@ -280,18 +286,21 @@ def program_counts(
       reference: [r] of `NOTE_DTYPE`.
       estimate: [e] of `NOTE_DTYPE`.
       granularity: how programs are mapped, a key of `PROGRAM_GRANULARITIES`.
+      offset_ratio: of pitched notes, as for `matching.match_notes`; None to match all
+        notes by onset alone.
     """
     timed = matching.with_length(reference), matching.with_length(estimate)
     # Matched, reference and estimated notes. Precision weighted by the estimates of
     # each instrument, and recall by its references, are ratios of their sums.
     sums = {False: np.zeros(3, np.int64), True: np.zeros(3, np.int64)}
     for (_, is_drum), one, other in by_instrument(*timed, granularity):
-        pairs = match_notes(one, other, offset_ratio=None if is_drum else 0.2)
+        pairs = match_notes(one, other, offset_ratio=None if is_drum else offset_ratio)
         sums[is_drum] += len(pairs), len(one), len(other)
+    name = "onset + program" if offset_ratio is None else "onset + offset + program"
     kinds = {
-        "Onset + offset + program": sums[False] + sums[True],
+        name.capitalize(): sums[False] + sums[True],
         "Drum onset": sums[True],
-        "Nondrum onset + offset + program": sums[False],
+        f"Nondrum {name}": sums[False],
     }
     return [
         MatchCounts(kind, *counts.tolist(), granularity)
@@ -317,31 +326,34 @@ def tolerance_sweep(
 
 
 def scores_of_counts(
-    counts: Iterable[MatchCounts], *, empty: Literal["skip", "zero"] = "skip"
+    counts: Iterable[MatchCounts], *, empty: Empty = "skip"
 ) -> dict[str, float]:
     """Turns counts into scores by name.
 
     Args:
       counts: of one song, or of several added up.
       empty: what the score of nothing is: "skip" for NaN, which means leave out,
-        "zero" for 0.
+        "zero" for 0. "skip_reference" leaves out whatever the reference lacks, also
+        where the estimate has it.
 
     Raises:
       ConfigError: an unknown `empty`.
     """
-    if empty not in ("skip", "zero"):
-        raise errors.ConfigError(f'metrics: empty={empty!r}; expected "skip" or "zero"')
+    errors.check_choice("metrics: empty", empty, ("skip", "zero", "skip_reference"))
     undefined = 0.0 if empty == "zero" else math.nan
     scores: dict[str, float] = {}
     for item in counts:
-        scores.update(item.scores(undefined=undefined))
+        found = item.scores(undefined=undefined)
+        if empty == "skip_reference" and not item.reference:
+            found = dict.fromkeys(found, math.nan)
+        scores.update(found)
     return scores
 
 
 def micro_metrics(
     songs: Iterable[Iterable[MatchCounts]],
     *,
-    empty: Literal["skip", "zero"] = "skip",
+    empty: Empty = "skip",
 ) -> dict[str, float]:
     """Scores all songs together: counts are added up, then divided.
 

@@ -6,9 +6,9 @@ files are paired by their path without extension. Where a folder has a name in s
 kinds, the first of the order above counts; of two MIDI files (`a.mid`, `a.midi`) none
 does. JSON and CSV of other origin are passed over: data sets have lists in them.
 
-Scores are those of `counts` and `instruments`, per song and averaged over songs; with
-several songs also over all of them together ("micro"), and a table of the instrument
-classes.
+Scores are those of `counts` and `instruments`, or of another of the `conventions`, per
+song and averaged over songs; with several songs also over all of them together
+("micro"), and a table of the instrument classes.
 
 A song that cannot be scored, for whatever reason, does not cost the others.
 """
@@ -17,17 +17,22 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import math
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mt3 import errors, files, terminal
+import numpy as np
+
+import mt3
+from mt3 import errors, files
 from mt3.midi.reader import MIDI_SUFFIXES, read_midi
-from mt3.note_sequences import Note
+from mt3.note_sequences import Note, notes_to_array
 from mt3.outputs import is_ours, reading
-from mt3.scoring import counts, instruments
+from mt3.scoring import conventions, counts, instruments, matching
+from mt3.scoring.counts import MatchCounts
 from mt3.scoring.instruments import ClassCounts
 
 
@@ -42,6 +47,9 @@ class SongScore:
       num_reference_notes: notes in the reference.
       num_estimated_notes: notes in the estimate.
       scores: score by name, NaN where there was nothing to score.
+      counts: what the scores are ratios of, those of songs that add up.
+      classes: notes and matches by instrument class.
+      sha256: hashes of the reference and the estimate, hexadecimal.
     """
 
     name: str
@@ -50,6 +58,9 @@ class SongScore:
     num_reference_notes: int
     num_estimated_notes: int
     scores: Mapping[str, float]
+    counts: tuple[MatchCounts, ...] = ()
+    classes: Mapping[str, ClassCounts] = dataclasses.field(default_factory=dict)
+    sha256: tuple[str, str] = ("", "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,63 +71,55 @@ class ScoreReport:
       songs: songs that were scored.
       failures: message by song name, of files without partner and unreadable files;
         by path, of folders that cannot be entered.
+      settings: what the scores were computed with.
+      warnings: lines about what was passed over in files, each naming its file.
       mean: scores averaged over the songs.
       micro: scores of all songs together, their notes added up.
       classes: notes and matches by instrument class, of all songs together.
-      settings: what the scores were computed with.
-      warnings: lines about what was passed over in files, each naming its file.
     """
 
     songs: tuple[SongScore, ...]
     failures: Mapping[str, str]
-    mean: Mapping[str, float]
-    micro: Mapping[str, float]
-    classes: Mapping[str, ClassCounts]
     settings: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
+    mean: Mapping[str, float] = dataclasses.field(init=False)
+    micro: Mapping[str, float] = dataclasses.field(init=False)
+    classes: Mapping[str, ClassCounts] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        convention = conventions.convention(self.settings["convention"])
+        mean = counts.mean_metrics([song.scores for song in self.songs])
+        micro = counts.micro_metrics(
+            (song.counts for song in self.songs), empty=convention.empty
+        )
+        derived = {
+            "mean": mean,
+            "micro": {name: value for name, value in micro.items() if name in mean},
+            "classes": instruments.add_classes(song.classes for song in self.songs),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     @property
     def exit_code(self) -> int:
         """0 when every song was scored, else 1."""
         return 1 if self.failures or not self.songs else 0
 
-    def to_json(self) -> str:
-        """Returns everything as JSON in ASCII; scores that are no numbers become null.
-
-        ASCII, so that it can be printed on any terminal.
-        """
-        record = {
-            "settings": dict(self.settings),
-            "mean": _nulls(self.mean),
-            "micro": _nulls(self.micro),
-            "classes": {
-                name: {
-                    **dataclasses.asdict(notes),
-                    "onset_f1": notes.onset_f1,
-                    "offset_f1": notes.offset_f1,
-                }
-                for name, notes in self.classes.items()
-            },
-            "songs": [
-                {
-                    **vars(song),
-                    "reference": str(song.reference),
-                    "estimate": str(song.estimate),
-                    "scores": _nulls(song.scores),
-                }
-                for song in self.songs
-            ],
-            "failures": dict(self.failures),
-            "warnings": list(self.warnings),
-        }
-        return terminal.to_json(record)
+    def of_songs(self, names: Sequence[str]) -> ScoreReport:
+        """Returns the report of some of the songs, in the order of `names`."""
+        by_name = {song.name: song for song in self.songs}
+        chosen = tuple(by_name[name] for name in names)
+        return ScoreReport(chosen, self.failures, self.settings, self.warnings)
 
 
 def score_files(
     reference: str | os.PathLike[str],
     estimate: str | os.PathLike[str],
     *,
+    convention: str = conventions.DEFAULT,
     apply_sustain: bool = True,
+    start: float = 0.0,
+    end: float | None = None,
     metrics: Sequence[str] = (),
     **options: Any,
 ) -> ScoreReport:
@@ -127,29 +130,44 @@ def score_files(
     Args:
       reference: file or folder with the truth; see the module for the kinds.
       estimate: file or folder with transcriptions.
+      convention: what is counted, a name of `conventions.CONVENTIONS`.
       apply_sustain: lengthen notes of MIDI files by the sustain pedal.
+      start: only notes from here on, seconds; see `cut_notes`.
+      end: only notes before this, seconds; None for the song's end.
       metrics: names or patterns of the scores to keep ("*F1*"); all by default.
-      **options: as for `mt3.scoring.counts.song_counts`.
+      **options: as for `counts.song_counts`, with the default convention.
 
     Returns:
       The report; nothing is printed.
 
     Raises:
       MidiError: a path that does not exist, or a file where the other is a folder.
-      ConfigError: a pattern that no metric has.
+      ConfigError: a pattern that no metric has, an unknown convention, options of
+        another than the default, or an end that is not after the start.
     """
+    rules = conventions.convention(convention)
+    if options and convention != conventions.DEFAULT:
+        raise errors.ConfigError(
+            f"scoring: {', '.join(options)} with the convention {convention}, which "
+            "says what is counted; expected one of the two"
+        )
+    check_part(start, end)
     pairs, failures = pair_files(reference, estimate)
-    songs, all_counts, all_instruments = [], [], []
+    songs: list[SongScore] = []
     warnings: list[str] = []
     for name, paths in pairs.items():
         try:
-            truth, found = (
-                read_notes(path, apply_sustain=apply_sustain, log=warnings.append)
-                for path in paths
+            truth, found = read_pair(
+                paths,
+                apply_sustain=apply_sustain,
+                start=start,
+                end=end,
+                log=warnings.append,
             )
-            matches = counts.song_counts(truth, found, **options)
+            matches = rules.count(truth, found, **options)
             played = instruments.count_instruments(truth, found)
-        except errors.MidiError as error:
+            hashes = tuple(map(_sha256, paths))
+        except (errors.MidiError, OSError) as error:
             message = str(error)
             named = any(str(path) in message for path in paths)
             failures[name] = message if named else f"{paths[1]}: {message}"
@@ -157,7 +175,10 @@ def score_files(
         except (MemoryError, RecursionError) as error:
             failures[name] = f"{paths[1]}: cannot be scored: {type(error).__name__}"
             continue
-        scores = counts.scores_of_counts(matches) | played.scores()
+        scores = counts.scores_of_counts(matches, empty=rules.empty)
+        if rules.instruments:
+            scores |= played.scores()
+            matches = [*matches, *played.detection]
         songs.append(
             SongScore(
                 name,
@@ -165,21 +186,98 @@ def score_files(
                 len(truth),
                 len(found),
                 select_metrics(scores, metrics),
+                tuple(matches),
+                played.classes,
+                hashes,
             )
         )
-        all_counts.append([*matches, *played.detection])
-        all_instruments.append(played)
-    mean = counts.mean_metrics([song.scores for song in songs])
-    micro = counts.micro_metrics(all_counts)
-    return ScoreReport(
-        songs=tuple(songs),
-        failures=failures,
-        mean=mean,
-        micro={name: value for name, value in micro.items() if name in mean},
-        classes=instruments.sum_classes(all_instruments),
-        settings={"apply_sustain": apply_sustain, **options},
-        warnings=tuple(warnings),
+    settings = {
+        "convention": convention,
+        "reference": os.fspath(reference),
+        "estimate": os.fspath(estimate),
+        "apply_sustain": apply_sustain,
+        "start": start,
+        "end": end,
+        "metrics": list(metrics),
+        "onset_tolerance": matching.ONSET_TOLERANCE,
+        "offset_ratio": matching.OFFSET_RATIO,
+        "offset_min_tolerance": matching.OFFSET_MIN_TOLERANCE,
+        "velocity_tolerance": matching.VELOCITY_TOLERANCE,
+        "frames_per_second": matching.FRAMES_PER_SECOND,
+        "frame_velocity_threshold": matching.REFERENCE_VELOCITY_THRESHOLD,
+        "empty": rules.empty,
+        **rules.settings,
+        **options,
+        "versions": {
+            "mt3": mt3.__version__,
+            **{name: metadata.version(name) for name in ("mir_eval", "numpy")},
+        },
+    }
+    return ScoreReport(tuple(songs), failures, settings, tuple(warnings))
+
+
+def check_part(start: float, end: float | None) -> None:
+    """Raises ConfigError unless a part of songs begins at 0 or later and has length."""
+    errors.check_number("scoring: start in seconds", start, 0)
+    if end is not None:
+        errors.check_number("scoring: end in seconds", end, 0)
+        if end <= start:
+            raise errors.ConfigError(
+                f"scoring: end {end:g} s is not after start {start:g} s"
+            )
+
+
+def cut_notes(
+    notes: np.ndarray, start: float = 0.0, end: float | None = None
+) -> np.ndarray:
+    """Returns the notes of a part of a song.
+
+    Args:
+      notes: [n] of `NOTE_DTYPE`.
+      start: where the part begins, seconds. Notes that began before it are left out.
+      end: where it ends; notes end there at the latest. None for the song's end.
+
+    Returns:
+      The notes that begin in the part, in their order and with their times.
+    """
+    if end is None:
+        return notes[notes["start_time"] >= start] if start else notes
+    notes = notes[(notes["start_time"] >= start) & (notes["start_time"] < end)].copy()
+    notes["end_time"] = np.minimum(notes["end_time"], end)
+    return notes
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():  # A pipe has been read to its end.
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_pair(
+    paths: tuple[Path, Path],
+    *,
+    apply_sustain: bool = True,
+    start: float = 0.0,
+    end: float | None = None,
+    log: Callable[[str], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the notes of a reference and an estimate, arrays of `NOTE_DTYPE`.
+
+    Arguments as for `read_notes` and `cut_notes`.
+
+    Raises:
+      MidiError: one cannot be read; the message names it.
+    """
+    truth, found = (
+        cut_notes(
+            notes_to_array(read_notes(path, apply_sustain=apply_sustain, log=log)),
+            start,
+            end,
+        )
+        for path in paths
     )
+    return truth, found
 
 
 def read_notes(
@@ -299,72 +397,3 @@ def select_metrics(
             raise errors.ConfigError(f"scoring: no metric fits {pattern!r}.{hint}")
         kept |= fits
     return {name: value for name, value in scores.items() if name in kept}
-
-
-def format_table(report: ScoreReport, *, classes: bool = True) -> str:
-    """Returns the report as aligned text: failures, songs and means.
-
-    One song gives a line per metric. Several give a line per metric with the mean, the
-    score of all songs together and, as far as they fit beside one another, each song's
-    value. A line per instrument class follows.
-
-    Args:
-      report: what to show.
-      classes: whether to show the classes.
-    """
-    lines = []
-    if report.songs:
-        columns = {}
-        if len(report.songs) > 1:
-            columns = {"mean": report.mean, "micro": report.micro}
-        columns.update((song.name, song.scores) for song in report.songs[:_MAX_COLUMNS])
-        lines += _score_lines(columns)
-        hidden = len(report.songs) - _MAX_COLUMNS
-        if hidden > 0:
-            lines.append(f"({hidden} more songs in the mean; JSON lists them all)")
-        if len(report.songs) > 1:
-            lines.append("mean: over songs; micro: the notes of all songs together")
-        lines.append("")
-        if classes and report.classes:
-            rows = instruments.class_table(report.classes)
-            lines += [*instruments.format_rows(rows), ""]
-        notes = [(s.num_reference_notes, s.num_estimated_notes) for s in report.songs]
-        lines.append(
-            f"{_count(len(report.songs), 'song')}, {sum(n for n, _ in notes)} notes in "
-            f"the reference, {sum(n for _, n in notes)} in the estimate"
-        )
-    if report.failures:
-        lines.append(f"{_count(len(report.failures), 'song')} not scored:")
-        lines += [f"  {message}" for message in report.failures.values()]
-    return "\n".join(lines) + "\n"
-
-
-def format_short_table(scores: Mapping[str, float]) -> str:
-    """Returns the main scores (`counts.MAIN_METRICS`) as aligned text, "" for none."""
-    main = {name: scores[name] for name in counts.MAIN_METRICS if name in scores}
-    return "\n".join([*_score_lines({"score": main}), ""]) if main else ""
-
-
-_MAX_COLUMNS = 6
-_NAME_WIDTH = 16
-
-
-def _score_lines(columns: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Aligns metrics (rows) by columns of scores, "-" where there is none."""
-    heads = (
-        head if len(head) <= _NAME_WIDTH else f"{head[: _NAME_WIDTH - 3]}..."
-        for head in columns
-    )
-    rows = [["metric", *(head.rjust(6) for head in heads)]]
-    for name in dict.fromkeys(name for scores in columns.values() for name in scores):
-        values = (scores.get(name, math.nan) for scores in columns.values())
-        rows.append([name, *("-" if math.isnan(v) else f"{v:.4f}" for v in values)])
-    return instruments.format_rows(rows)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _nulls(scores: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: None if math.isnan(v) else v for name, v in scores.items()}

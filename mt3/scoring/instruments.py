@@ -149,9 +149,16 @@ def count_instruments(
 
 def sum_classes(songs: Iterable[InstrumentCounts]) -> dict[str, ClassCounts]:
     """Adds up the counts of all songs, classes in General MIDI's order."""
+    return add_classes(song.classes for song in songs)
+
+
+def add_classes(
+    songs: Iterable[Mapping[str, ClassCounts]],
+) -> dict[str, ClassCounts]:
+    """Adds up the counts by class of all songs, classes in General MIDI's order."""
     sums: dict[str, ClassCounts] = {}
-    for song in songs:
-        for name, counts in song.classes.items():
+    for classes in songs:
+        for name, counts in classes.items():
             sums[name] = sums.get(name, ClassCounts()) + counts
     return {name: sums[name] for name in CLASS_NAMES if name in sums}
 

@@ -52,6 +52,10 @@ import numpy as np
 from mt3 import errors, note_sequences
 from mt3.vocabularies import NUM_PITCHES, NUM_PROGRAMS
 
+ONSET_TOLERANCE = 0.05
+OFFSET_RATIO = 0.2
+OFFSET_MIN_TOLERANCE = 0.05
+VELOCITY_TOLERANCE = 0.1
 FRAMES_PER_SECOND = 62.5
 MIN_ROLL_SECONDS = 0.05
 # Reference cells at or below this velocity are silent.
@@ -65,6 +69,8 @@ _MOST_PAIRS_OF_MIR_EVAL = 2**22
 # Pairs of one pitch with fitting onsets; 2**23 of them take a gigabyte. Of music that
 # people play, none has a thousandth.
 MOST_PAIRS = 2**23
+# 128 times as much is exact to far less than `_ROUNDING_MARGIN`.
+_LONGEST_SECONDS = 1e9
 # Later frames are not counted; whole numbers are exact up to here.
 _LAST_FRAME = 2.0**53
 
@@ -100,9 +106,9 @@ def match_notes(
     reference: np.ndarray,
     estimate: np.ndarray,
     *,
-    onset_tolerance: float = 0.05,
-    offset_ratio: float | None = 0.2,
-    offset_min_tolerance: float = 0.05,
+    onset_tolerance: float = ONSET_TOLERANCE,
+    offset_ratio: float | None = OFFSET_RATIO,
+    offset_min_tolerance: float = OFFSET_MIN_TOLERANCE,
 ) -> np.ndarray:
     """Finds a largest one-to-one matching of notes, as `mir_eval` does.
 
@@ -153,20 +159,24 @@ def _fitting_pairs(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns the indices of all notes that may match, by `match_notes`' rule.
 
-    None stands for more than `MOST_PAIRS` pairs of near onsets.
+    None stands for more than `MOST_PAIRS` pairs of near onsets, or for more time than
+    numbers of this precision can hold.
     """
+    if not len(reference) or not len(estimate):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     margin = onset_tolerance + _ROUNDING_MARGIN
-    order = np.lexsort((estimate["start_time"], estimate["pitch"]))
-    onsets, pitches = estimate["start_time"][order], estimate["pitch"][order]
-    first = np.zeros(len(reference), np.int64)
-    last = np.zeros(len(reference), np.int64)
-    for pitch in np.intersect1d(reference["pitch"], estimate["pitch"]):
-        low, high = np.searchsorted(pitches, [pitch, pitch + 1])
-        notes = np.flatnonzero(reference["pitch"] == pitch)
-        times = reference["start_time"][notes]
-        near = onsets[low:high]
-        first[notes] = low + np.searchsorted(near, times - margin, "left")
-        last[notes] = low + np.searchsorted(near, times + margin, "right")
+    onsets = reference["start_time"], estimate["start_time"]
+    begin = min(times.min() for times in onsets)
+    # Pitches one after the other on one line, so far apart that none reaches another.
+    step = max(times.max() for times in onsets) - begin + 3 * margin
+    if step > _LONGEST_SECONDS:
+        return None
+    places = reference["pitch"] * step + (onsets[0] - begin)
+    line = estimate["pitch"] * step + (onsets[1] - begin)
+    order = np.argsort(line, kind="stable")
+    line = line[order]
+    first = np.searchsorted(line, places - margin, "left")
+    last = np.searchsorted(line, places + margin, "right")
     sizes = last - first
     if sizes.sum() > MOST_PAIRS:
         return None
@@ -274,7 +284,7 @@ def match_velocities(
     matching: np.ndarray,
     reference_velocities: np.ndarray,
     estimated_velocities: np.ndarray,
-    tolerance: float = 0.1,
+    tolerance: float = VELOCITY_TOLERANCE,
 ) -> np.ndarray:
     """Keeps the matched notes whose velocities fit as well, by `mir_eval`'s rule.
 

@@ -12,6 +12,7 @@ from benchmarks.group_scores import POLYPHONY_BINS
 from benchmarks.held_out import GROUPS
 from benchmarks.note_errors import NAMES
 from mt3.scoring import counts as metrics
+from mt3.scoring.instruments import format_rows
 
 ROWS = (
     *metrics.MAIN_METRICS,
@@ -167,17 +168,8 @@ def _lines(
     title: str, heads: Sequence[str], rows: Mapping[str, Sequence[float]]
 ) -> str:
     """Aligns rows of numbers under a title."""
-    texts = {row: [_number(value) for value in values] for row, values in rows.items()}
-    width = max(map(len, rows))
-    widths = [max(len(head), 7) for head in heads]
-    lines = [title, _line("", heads, width, widths)]
-    lines += [_line(row, cells, width, widths) for row, cells in texts.items()]
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _line(name: str, cells: Sequence[str], width: int, widths: Sequence[int]) -> str:
-    padded = [cell.rjust(size) for cell, size in zip(cells, widths, strict=True)]
-    return "  ".join([name.ljust(width), *padded])
+    cells = [[row, *map(_number, values)] for row, values in rows.items()]
+    return "\n".join([title, *format_rows([["", *heads], *cells])])
 
 
 def _number(value: float) -> str:

@@ -86,6 +86,14 @@ def test_a_picture_of_a_pair(at, capsys):
         assert colours.get(rgb, 0) > 50, name
 
 
+def test_another_convention_is_named_in_the_table(at, capsys):
+    for line in ([], ["--main"], ["--compare", "other"]):
+        _, out, _ = score(capsys, "truth", "found", *line, "--convention", "mr-mt3")
+        assert out.splitlines()[-1] == "counted by the convention mr-mt3"
+        assert "class " not in out
+        assert "Onset F1 (with drums)" in out
+
+
 def test_colours_differ_in_brightness():
     def brightness(colour):
         red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
@@ -104,7 +112,9 @@ def test_notes_are_matched_missed_or_extra():
 
 
 def test_a_folder_gets_everything(at, capsys):
-    assert score(capsys, "truth", "found", "-o", "out")[0] == 0
+    code, _, err = score(capsys, "truth", "found", "-o", "out")
+    assert code == 0
+    assert err.splitlines()[-1] == "mt3: wrote 2 pictures below out"
     made = sorted(path.name for path in (at / "out").iterdir())
     assert made == ["a.matches.png", "b.matches.png", "scores.csv", "scores.json"]
     record = json.loads((at / "out" / "scores.json").read_text())

@@ -68,8 +68,8 @@ def run(options: argparse.Namespace) -> int:
     for name, problem in failures.items():
         terminal.say(f"mt3: error: {name}: {problem}")
     if output:
-        for path in _write(result, output):
-            terminal.say(f"mt3: wrote {path}")
+        for line in _write(result, output):
+            terminal.say(f"mt3: wrote {line}")
     return result.exit_code
 
 
@@ -121,8 +121,8 @@ def _choose_output(options: argparse.Namespace) -> _Output | None:
     return output
 
 
-def _write(result: ScoreReport | Comparison, output: _Output) -> list[Path]:
-    """Writes what was asked for; returns the paths."""
+def _write(result: ScoreReport | Comparison, output: _Output) -> list[str]:
+    """Writes what was asked for; returns what it wrote, for messages."""
     if output.suffix:
         path = output.path
         if output.suffix == ".json":
@@ -135,7 +135,7 @@ def _write(result: ScoreReport | Comparison, output: _Output) -> list[Path]:
         if output.suffix == ".png":
             for song in result.songs:
                 _draw(song, result.settings, path)
-            return [*([path] if result.songs else []), *_write_texts(texts)]
+            return [*(str(path) for _ in result.songs), *_write_texts(texts)]
         return _write_texts(texts)
     folder = output.path
     written = _write_texts(
@@ -147,19 +147,20 @@ def _write(result: ScoreReport | Comparison, output: _Output) -> list[Path]:
     reports = {"": result}
     if isinstance(result, Comparison):
         reports = {name: system.report for name, system in result.systems.items()}
+    drawn = 0
     for name, report in reports.items():
         for song in report.songs:
             path = folder / name / f"{song.name}.matches.png"
             _draw(song, report.settings, path)
-            written.append(path)
-    return written
+            drawn += 1
+    return [*written, f"{drawn} picture{'' if drawn == 1 else 's'} below {folder}"]
 
 
-def _write_texts(texts: Mapping[Path, str]) -> list[Path]:
+def _write_texts(texts: Mapping[Path, str]) -> list[str]:
     for path, text in texts.items():
         with files.atomic_file(path) as file:
             file.write(text.rstrip("\n").encode() + b"\n")
-    return list(texts)
+    return list(map(str, texts))
 
 
 def _draw(song: SongScore, settings: Mapping[str, object], path: Path) -> None:

@@ -49,7 +49,7 @@ def format_table(report: ScoreReport, *, classes: bool = True) -> str:
 
     Args:
       report: what to show.
-      classes: whether to show the classes.
+      classes: whether to show the classes, which only the default convention has.
     """
     lines = []
     if report.songs:
@@ -66,6 +66,7 @@ def format_table(report: ScoreReport, *, classes: bool = True) -> str:
         if len(report.songs) > 1:
             lines.append("mean: over songs; micro: the notes of all songs together")
         lines.append("")
+        classes &= report.settings["convention"] == conventions.DEFAULT
         if classes and report.classes:
             rows = instruments.class_table(report.classes)
             lines += [*instruments.format_rows(rows), ""]
@@ -76,14 +77,20 @@ def format_table(report: ScoreReport, *, classes: bool = True) -> str:
         )
     if report.failures:
         lines.append(f"{_count(len(report.failures), 'song')} not scored")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_convention_lines(report.settings)]) + "\n"
 
 
 def format_short_table(report: ScoreReport) -> str:
     """Returns the mean of the convention's main scores as text, "" for none."""
     names = conventions.convention(report.settings["convention"]).main
     main = {name: report.mean[name] for name in names if name in report.mean}
-    return "\n".join([*_score_lines({"score": main}), ""]) if main else ""
+    lines = [*_score_lines({"score": main}), *_convention_lines(report.settings), ""]
+    return "\n".join(lines) if main else ""
+
+
+def _convention_lines(settings: Mapping[str, Any]) -> list[str]:
+    name = settings["convention"]
+    return [] if name == conventions.DEFAULT else [f"counted by the convention {name}"]
 
 
 def format_comparison(comparison: Comparison, metrics: Sequence[str]) -> str:
@@ -97,7 +104,7 @@ def format_comparison(comparison: Comparison, metrics: Sequence[str]) -> str:
     songs, lines = len(comparison.songs), []
     for metric in metrics:
         rows = [
-            (metric, "mean", "95 %", "micro", f"less {_short(first)}", "95 %", ""),
+            (metric, "mean", "95 %", "micro", f"minus {_short(first)}", "95 %", ""),
         ]
         for name in comparison.ranked(metric):
             system = comparison.systems[name]
@@ -131,7 +138,7 @@ def format_comparison(comparison: Comparison, metrics: Sequence[str]) -> str:
     missing = sum(len(failures) for failures in comparison.failures.values())
     if missing:
         lines.append(f"{_count(missing, 'song')} not scored, counted by system")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_convention_lines(comparison.settings)]) + "\n"
 
 
 def _verdict(difference: Estimate) -> str:

@@ -39,6 +39,9 @@ PAGES = {
         docs/serve
         docs/released-checkpoints
         docs/python
+        docs/notebooks
+        colab/music_transcription_with_transformers
+        colab/mt3_reconvat_baseline
         docs/gpu
         docs/features
     """,
@@ -76,7 +79,7 @@ include_patterns = [
     "examples/README.md",
     "mt3/**/*.md",
 ]
-exclude_patterns = [".*", "build", "dist", "out", "tests"]
+exclude_patterns = [".*", "build", "dist", "mt3/examples", "out", "tests"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4

@@ -183,3 +183,26 @@ def test_an_envelope_peaks_where_notes_begin():
     assert strength.argmax() == following.RATE
     assert not len(following.follow(np.zeros(1000, np.float32)))
     assert not len(following.follow(strength[:100]))
+
+
+def test_beats_are_those_of_librosa(rng):
+    """On music whose tempo drifts, with and without what comes before it."""
+    import librosa
+
+    for seconds, tempo, silence in ((12, 90.0, 0.0), (25, 140.0, 3.0), (60, 63.0, 1.0)):
+        steps = 60 / tempo * (1 + 0.2 * np.sin(np.arange(400) / 9))
+        times = silence + np.cumsum(steps * rng.choice([0.5, 1, 1, 2], 400))
+        times = times[times < seconds] + rng.normal(0, 0.01, sum(times < seconds))
+        notes = [Note(time, time + 0.2, 60, 90) for time in times]
+        strength = following.envelope(Onsets.of(notes))
+        tempos = following._local_tempo(strength, None)
+        period = np.round(60 * following.RATE / tempos).astype(int)
+        _, expected = librosa.beat.beat_track(
+            onset_envelope=strength,
+            sr=following.RATE,
+            hop_length=1,
+            bpm=tempos,
+            trim=False,
+        )
+        assert len(expected) > 8
+        np.testing.assert_array_equal(following._track(strength, period), expected)

@@ -1,9 +1,10 @@
-"""Pulses that follow a tempo that changes: `librosa`'s tempogram and beat tracker.
+"""Pulses that follow a tempo that changes: `librosa`'s tempogram, and Ellis's tracker.
 
 The tempo of the whole recording is estimated first; around it, where it goes from
-second to second; then the dynamic programming of `librosa.beat` finds the series of
-strong onsets that agrees with it best. Importing `librosa.beat` takes seconds, which
-recordings of one tempo (`pulse`) need not wait for.
+second to second; then dynamic programming finds the series of strong onsets that agrees
+with it best (Ellis, Beat Tracking by Dynamic Programming, 2007). The latter is that of
+`librosa.beat.beat_track`, whose results it has (a test compares them), without the
+seconds that Numba needs to compile that module at every start.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ _PIECE_SECONDS = 300
 # Tempograms need no finer envelope than this.
 _TEMPO_RATE = 50
 FEWEST_SECONDS = 4.0
+# How much a beat's distance from the one before counts against its strength.
+_TIGHTNESS = 100.0
+# Beats lie on onsets: the strength around them counts within this share of a beat.
+_BEAT_WIDTH = 1 / 32
 
 
 def envelope(onsets: Onsets) -> np.ndarray:
@@ -47,16 +52,71 @@ def follow(strength: np.ndarray, tempo: float | None = None) -> np.ndarray:
     """
     if len(strength) < FEWEST_SECONDS * RATE or not strength.any():
         return np.zeros(0)
-    import librosa
+    tempos = _local_tempo(strength, tempo)
+    return _track(strength, np.round(60.0 * RATE / tempos).astype(np.int64)) / RATE
 
-    _, frames = librosa.beat.beat_track(
-        onset_envelope=strength,
-        sr=RATE,
-        hop_length=1,
-        bpm=_local_tempo(strength, tempo),
-        trim=False,
-    )
-    return frames / RATE
+
+def _track(strength: np.ndarray, period: np.ndarray) -> np.ndarray:
+    """Returns the frames of beats, ascending.
+
+    Args:
+      strength: of onsets, float32 [frames], not all 0.
+      period: frames from beat to beat, int [frames].
+    """
+    score = _beat_strength(strength, period)
+    before, total = _best_beats_before(score, period)
+    beats = [_last_beat(total)]
+    while before[beats[-1]] >= 0:
+        beats.append(before[beats[-1]])
+    frames = np.array(beats[::-1])
+    heard = np.flatnonzero(score > 0)
+    return frames[(frames >= heard[0]) & (frames <= heard[-1])]
+
+
+def _beat_strength(strength: np.ndarray, period: np.ndarray) -> np.ndarray:
+    """Returns how strong the onsets around each frame are, [frames]."""
+    level = strength / strength.std(ddof=1)
+    score = np.zeros(len(strength))
+    for width in np.unique(period):
+        offsets = np.arange(-width, width + 1)
+        window = np.exp(-0.5 * (offsets / (width * _BEAT_WIDTH)) ** 2)
+        here = period == width
+        score[here] = np.convolve(level, window)[width:-width][here]
+    return score
+
+
+def _best_beats_before(
+    score: np.ndarray, period: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns each frame's best beat before it, -1 for none, and the sum up to it."""
+    before = np.full(len(score), -1)
+    total = score.copy()
+    # By period: distances to the beat before, from half to twice it, and their cost.
+    costs = {}
+    for width in np.unique(period):
+        distance = np.arange(round(width / 2), 2 * width + 1)
+        costs[width] = _TIGHTNESS * (np.log(distance) - np.log(width)) ** 2
+    begun, quiet = False, 0.01 * score.max()
+    for frame, width in enumerate(period):
+        nearest = frame - round(width / 2)
+        if nearest < 0:
+            best = -1
+        else:
+            sums = total[max(0, frame - 2 * width) : nearest + 1][::-1]
+            best = nearest - int(np.argmax(sums - costs[width][: len(sums)]))
+            total[frame] += total[best] - costs[width][nearest - best]
+        begun = begun or score[frame] >= quiet
+        if begun:
+            before[frame] = best
+    return before, total
+
+
+def _last_beat(total: np.ndarray) -> int:
+    """Returns the last peak that is not low, the last frame if there is none."""
+    following = np.append(total[1:], -np.inf)
+    peaks = np.flatnonzero((total[1:] > total[:-1]) & (total[1:] >= following[1:])) + 1
+    high = peaks[total[peaks] >= 0.5 * np.median(total[peaks])] if len(peaks) else peaks
+    return int(high[-1]) if len(high) else len(total) - 1
 
 
 def _local_tempo(strength: np.ndarray, tempo: float | None) -> np.ndarray:

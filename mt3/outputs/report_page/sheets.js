@@ -1,6 +1,8 @@
 // The score: one page at a time; the bar at the playhead is marked.
 import { element } from "./tracks.js";
 
+const MOST_PIXELS_BESIDE = 20; // from a bar, for a click to mean it
+
 export class Sheets {
   // `place`: element to fill. `pages`: `bars`, how many are on it, and `sheet`, an
   // element, or `svg`, text that becomes one when the page is first seen. `bars`: when
@@ -19,9 +21,16 @@ export class Sheets {
     this.paper = paper;
     place.replaceChildren(element("div", { className: "tools" },
       element("span", { className: "group" }, this.previous, this.next), this.status), paper);
-    paper.addEventListener("click", (event) => {
-      const measure = event.target.closest(".measure");
-      if (measure) seek(this.bars[this.before(this.page) + this.measures().indexOf(measure)]);
+    paper.addEventListener("click", ({ clientX, clientY }) => {
+      // A bar is hit between its lines, too.
+      const distance = (measure) => {
+        const { left, right, top, bottom } = measure.getBoundingClientRect();
+        return Math.hypot(Math.max(left - clientX, 0, clientX - right),
+          Math.max(top - clientY, 0, clientY - bottom));
+      };
+      const distances = this.measures().map(distance), nearest = Math.min(...distances);
+      if (nearest > MOST_PIXELS_BESIDE) return;
+      seek(this.bars[this.before(this.page) + distances.indexOf(nearest)]);
     });
     this.turn(0);
   }

@@ -50,8 +50,8 @@ const add = (files) => {
     job.row = makeRow(job);
     jobs.push(job);
     byId("jobs").append(job.row.item);
-    if (file.size > about.max_megabytes * 1e6) {
-      const size = Math.ceil(file.size / 1e6);
+    if (file.size > about.max_megabytes * 2 ** 20) {
+      const size = Math.ceil(file.size / 2 ** 20);
       job.set("failed", `${size} MB are too much: the program takes ${about.max_megabytes} MB at most.`);
     } else {
       changed(job);

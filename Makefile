@@ -1,7 +1,8 @@
 # make demo                    transcribe the example; leave MIDI, sheet music, a report
 # make transcribe AUDIO=a.mp3  the same for your own file (without the score)
 # make test                    the whole test suite
-# make docs                   these pages as a site, in build/docs
+# make test-browser            the pages, in Chromium; installs it with apt-get if missing
+# make docs                    these pages as a site, in build/docs
 # make docs-check              the commands on the pages, in a fresh copy of the checkout
 # make lint                    style and likely defects
 # make clean                   remove what make made
@@ -23,7 +24,7 @@ MT3 := $(BIN)/mt3
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 .DELETE_ON_ERROR:
-.PHONY: help demo transcribe test docs docs-check lint format clean
+.PHONY: help demo transcribe test test-browser docs docs-check lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -74,6 +75,10 @@ docs: $(VENV)/installed-docs
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going \
 	  -c docs -d build/doctrees . build/docs
 	@echo 'The first page is build/docs/index.html.'
+
+test-browser: $(VENV)/installed-test
+	$(BIN)/python -m tests.browser.chromium
+	$(BIN)/python -m pytest tests/browser
 
 docs-check: $(VENV)/installed-test
 	$(BIN)/python -m tests.support.page_commands

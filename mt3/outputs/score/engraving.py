@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+from importlib import resources
 from typing import BinaryIO, NamedTuple
 
 from mt3 import errors
@@ -54,7 +55,9 @@ def engrave(score: Score, *, to_print: bool = True) -> list[Page]:
     import verovio
 
     verovio.enableLog(verovio.LOG_OFF)
-    toolkit = verovio.toolkit()
+    # Verovio knows the path of its fonts only in the thread that imported it first.
+    toolkit = verovio.toolkit(False)
+    toolkit.setResourcePath(str(resources.files("verovio") / "data"))
     staves = sum(len(part.staves) for part in score.parts)
     scale = next(scale for most, scale in _SCALES.items() if staves <= most)
     sides = ("Left", "Right", "Top", "Bottom")

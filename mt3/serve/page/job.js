@@ -153,7 +153,9 @@ export class Job {
   // Stops it, and lets the program forget it.
   forget() {
     this.stopping.abort();
-    if (this.id) fetch(`/jobs/${this.id}`, { method: "DELETE", keepalive: true }).catch(() => {});
+    if (!this.id) return;
+    fetch(`/jobs/${this.id}`, { method: "DELETE", keepalive: true }).catch(() => {});
+    this.id = null;
   }
 
   cancel() {

@@ -112,6 +112,12 @@ const makeRow = (job) => {
   return row;
 };
 
+// Why it failed, without the name that stands above.
+const reason = ({ name, error }) => {
+  const text = error.startsWith(`${name}: `) ? error.slice(name.length + 2) : error;
+  return text[0].toUpperCase() + text.slice(1);
+};
+
 const stateText = (job) => {
   const { state, position, seconds_done: done, seconds_total: total, notes } = job;
   const reached = total ? `${clockTime(done, 0)} of ${clockTime(total, 0)}` : clockTime(done, 0);
@@ -121,7 +127,7 @@ const stateText = (job) => {
     queued: () => (position ? `Waits for ${plural(position, "recording")} before it` : "Begins soon"),
     running: () => `Transcribing: ${reached}, ${plural(notes, "note")}`,
     done: () => `Done: ${plural(notes, "note")}`,
-    failed: () => job.error,
+    failed: () => reason(job),
     cancelled: () => "Cancelled",
     forgotten: () => "Done, but the program has forgotten the result: nothing more can be downloaded",
   }[state]();
@@ -163,7 +169,7 @@ const choose = (job) => {
   chosen?.row.item.classList.remove("chosen");
   chosen?.row.pick.removeAttribute("aria-current");
   chosen = job;
-  byId("result").hidden = !job;
+  byId("result").hidden = true;
   const old = byId("recording");
   const recording = element("audio", { id: "recording", preload: "auto" });
   old.replaceWith(recording);
@@ -212,6 +218,7 @@ const measure = () => {
 const showResult = () => {
   const { state, warnings, tracks } = chosen;
   const isDone = state === "done";
+  byId("result").hidden = !tracks.size && ["failed", "cancelled"].includes(state);
   byId("warnings").hidden = !warnings.length;
   byId("warnings").replaceChildren(...warnings.map((text) => element("li", { textContent: text })));
   byId("empty").hidden = tracks.size > 0;

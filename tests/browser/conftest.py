@@ -15,7 +15,7 @@ from tests.browser import chromium
 
 pytest.register_assert_rewrite("tests.browser.pages")
 
-from tests.browser.pages import clean_page  # noqa: E402
+from tests.browser.pages import local_page  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -60,5 +60,5 @@ def open_page(browser, server) -> Iterator[Callable[..., sync_api.Page]]:
     """Opens the local page, with settings of `clean_page`."""
     with contextlib.ExitStack() as pages:
         yield lambda **settings: pages.enter_context(
-            clean_page(browser, f"{server}/", **settings)
+            local_page(browser, server, **settings)
         )

@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 
 from playwright import sync_api
 
+# A busy machine is no fault of the page.
+_MOST_MILLISECONDS = 60_000
+sync_api.expect.set_options(timeout=_MOST_MILLISECONDS)
 _IN_PAGE = pathlib.Path(__file__).parent / "in_page.js"
 # Pictures to look at.
 PICTURES = pathlib.Path(__file__).parents[2] / "out" / "browser"
@@ -28,14 +31,14 @@ def clean_page(
       settings: of the page (`Browser.new_page`).
     """
     page = browser.new_page(**settings)
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(_MOST_MILLISECONDS)
     page.add_init_script(path=_IN_PAGE)
     complaints: list[str] = []
     hosts: set[str] = set()
 
     def listen(message: sync_api.ConsoleMessage) -> None:
         if message.type == "error":
-            complaints.append(message.text)
+            complaints.append(f"{message.text} {message.location['url']}")
 
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", listen)
@@ -45,6 +48,16 @@ def clean_page(
     page.close()
     assert [text for text in complaints if not errors or errors not in text] == []
     assert hosts <= {urlsplit(address).netloc, ""}
+
+
+@contextlib.contextmanager
+def local_page(
+    browser: sync_api.Browser, server: str, **settings
+) -> Iterator[sync_api.Page]:
+    """Opens the local page, with settings of `clean_page`; it takes files."""
+    with clean_page(browser, f"{server}/", **settings) as page:
+        sync_api.expect(page.locator("#files")).to_be_enabled()
+        yield page
 
 
 def drop(page: sync_api.Page, path: pathlib.Path) -> None:

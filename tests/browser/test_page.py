@@ -16,8 +16,8 @@ from mt3.midi.reader import read_midi
 from tests.browser.pages import (
     check_looks,
     check_notes_drawn,
-    clean_page,
     drop,
+    local_page,
     loudness,
     picture,
 )
@@ -42,9 +42,7 @@ def excerpts(repository, tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(browser, server, example):
     """A page that has transcribed the example, with its score."""
-    with clean_page(
-        browser, f"{server}/", viewport={"width": 1200, "height": 900}
-    ) as page:
+    with local_page(browser, server, viewport={"width": 1200, "height": 900}) as page:
         drop(page, example)
         page.get_by_role("group", name="Acoustic Bass").wait_for()
         picture(page, "transcribing")
@@ -230,9 +228,9 @@ def test_several_recordings_go_one_after_another(open_page, excerpts, example):
     expect(rows.nth(2)).to_contain_text("Cancelled")
     page.get_by_role("button", name="Cancel example.flac").click()
     expect(rows.nth(0)).to_contain_text("Cancelled")
-    expect(rows.nth(1)).to_contain_text("Done: ", timeout=60_000)
+    expect(rows.nth(1)).to_contain_text("Done: ")
     page.get_by_role("button", name="Try two.wav again").click()
-    expect(rows.nth(2)).to_contain_text("Done: ", timeout=60_000)
+    expect(rows.nth(2)).to_contain_text("Done: ")
     page.get_by_role("button", name="Show two.wav").click()
     assert {text.strip() for text in page.locator(".lane .name").all_inner_texts()} <= {
         "Acoustic Bass",

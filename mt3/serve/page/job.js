@@ -68,6 +68,7 @@ export class Job {
       const { signal } = this.stopping;
       const answer = await request(`/jobs?${query}`, { method: "POST", body, signal });
       this.take(await answer.json());
+      signal.throwIfAborted();
       await this.listen();
       if (this.state === "done") await this.takeFinalNotes();
     } catch (error) {

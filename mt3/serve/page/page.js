@@ -25,6 +25,11 @@ const showProblem = (text) => {
   byId("problem").hidden = !text;
 };
 
+// A file that comes too early is not to take the place of the page.
+for (const type of ["dragover", "drop"]) {
+  document.addEventListener(type, (event) => event.preventDefault());
+}
+
 // What the program says of itself.
 const about = await request("/about").then((answer) => answer.json()).catch((error) => {
   showProblem(error.message);
@@ -385,18 +390,14 @@ byId("options").addEventListener("submit", (event) => event.preventDefault());
 
 const holdsFiles = (event) => event.dataTransfer?.types.includes("Files");
 document.addEventListener("dragover", (event) => {
-  if (!holdsFiles(event)) return;
-  event.preventDefault();
-  document.body.classList.add("dropping");
+  if (holdsFiles(event)) document.body.classList.add("dropping");
 });
 document.addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) document.body.classList.remove("dropping");
 });
 document.addEventListener("drop", (event) => {
-  if (!holdsFiles(event)) return;
-  event.preventDefault();
   document.body.classList.remove("dropping");
-  add(event.dataTransfer.files);
+  if (holdsFiles(event)) add(event.dataTransfer.files);
 });
 
 document.addEventListener("keydown", (event) => {
@@ -422,3 +423,4 @@ addEventListener("pagehide", (event) => {
 
 describe();
 showBalance();
+field.disabled = false;

@@ -282,7 +282,9 @@ async def score(
     async with request.app.state.writing:
         found = await run_in_threadpool(_score, job.result, options)
     if found is None:
-        raise HTTPException(404, "there is no sheet music of this recording")
+        raise HTTPException(
+            404, "there is no score: no beats were found, or it is too long to be shown"
+        )
     return found
 
 

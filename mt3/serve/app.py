@@ -283,7 +283,8 @@ async def score(
         found = await run_in_threadpool(_score, job.result, options)
     if found is None:
         raise HTTPException(
-            404, "there is no score: no beats were found, or it is too long to be shown"
+            404,
+            "there is no sheet music: no beats were found, or it is too long to be shown",
         )
     return found
 

@@ -269,5 +269,5 @@ def test_it_says_where_recordings_go(page):
     page.get_by_role("link", name="Nothing leaves this computer").click()
     text = page.locator("#private").inner_text()
     assert "deletes a recording as soon as it is transcribed" in text
-    assert re.search(r"or \d+ minutes later", text)
+    assert re.search(r"at the latest \d+ minutes after", text)
     assert page.context.cookies() == []

@@ -284,7 +284,7 @@ async def score(
     if found is None:
         raise HTTPException(
             404,
-            "there is no sheet music: no beats were found, or it is too long to be shown",
+            "there is no sheet music: no beats were found, or it is too long",
         )
     return found
 

@@ -138,6 +138,7 @@ def test_without_a_copy_the_command_is_told(name, tmp_path, monkeypatch, capsys)
     message = capsys.readouterr().err
     assert command in message
     assert f"--model ./{name}; see {released.PAGE}" in message
+    assert command in fails(f"checkpoints/{name}")
     web = f"https://storage.googleapis.com/mt3/checkpoints/{name}"
     assert command in fails(web)
     assert cli.main(["models"]) == 0

@@ -137,7 +137,10 @@ def resolve(name_or_path: str | Path, *, folder: str | Path | None = None) -> st
     if text and files.exists(path, CheckpointError):
         return str(path.absolute())
     if len(path.parts) > 1 or path.suffix:
-        raise CheckpointError(f"model {text!r}: no such file or folder")
+        hint = ""
+        if path.name in RELEASED:
+            hint = ". " + released.how_to_copy(f"{released.ROOT}/{path.name}")
+        raise CheckpointError(f"model {text!r}: no such file or folder{hint}")
     known = [DEFAULT, *named, *RELEASED]
     raise CheckpointError(
         f"model {text!r}: no such name, file or folder.{near_misses(text, known)}"

@@ -46,6 +46,7 @@ PAGES = {
         docs/features
     """,
     "Train and evaluate": """
+        docs/scoring
         docs/training
         docs/fine-tuning
         docs/data

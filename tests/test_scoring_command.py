@@ -145,13 +145,18 @@ def test_wrong_outputs_are_refused_before_anything_is_read(
     assert message in err
 
 
-def test_what_is_scored_is_not_written_over(at, capsys):
-    path = write_notes("found/c", ESTIMATE, "csv")
+@pytest.mark.parametrize("format", ["csv", "json"])
+def test_notes_are_not_written_over(at, capsys, format):
+    path = write_notes("found/c", ESTIMATE, format)
     before = path.read_bytes()
-    code, _, err = score(capsys, "truth/a.mid", "found/c.csv", "-o", "found/c.csv")
+    code, _, err = score(capsys, "truth", "found", "-o", f"found/c.{format}")
     assert code == 1
-    assert "is what is to be scored" in err
+    assert f"found/c.{format}: holds notes" in err
     assert path.read_bytes() == before
+    # Scores are.
+    for _ in range(2):
+        score(capsys, "truth", "found", "-o", f"found/s.{format}")
+        assert (at / "found" / f"s.{format}").exists()
 
 
 def test_missing_partners_are_named_once_and_the_others_scored(at, capsys):

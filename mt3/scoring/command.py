@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mt3 import files, terminal
 from mt3.errors import ConfigError, OutputError
+from mt3.outputs import is_ours
 from mt3.scoring import comparison, conventions, picture, tables
 from mt3.scoring import files as scored_files
 from mt3.scoring.comparison import Comparison
@@ -111,9 +112,8 @@ def _choose_output(options: argparse.Namespace) -> _Output | None:
             f"--output {path}: a picture shows one pair of files; expected a folder "
             "for the pictures of several"
         )
-    inputs = filter(None, [options.reference, options.estimate, *options.compare])
-    if any(path.resolve() == Path(name).resolve() for name in inputs if output.suffix):
-        raise ConfigError(f"--output {path}: is what is to be scored")
+    if output.suffix in (".csv", ".json") and is_ours(path, output.suffix[1:]):
+        raise ConfigError(f"--output {path}: holds notes; expected another name")
     folder = path.parent if output.suffix else path
     reason = files.why_unwritable(os.fspath(folder))
     if reason:

@@ -2,11 +2,14 @@
 
 The CSV has one line for each system and song, named by its first columns:
 
-  system  which estimate
-  row     "song"; "mean" and "micro" for all songs; with several systems also what each
-          differs from the first by, and the ends of the intervals: "mean low",
-          "mean high", "mean difference", "mean difference low", ... and so for "micro"
+  system
+    Which estimate.
+  row
+    "song"; "mean" and "micro" for all songs. With several systems also what each
+    differs from the first by, and the ends of the intervals: "mean low", "mean high",
+    "mean difference", "mean difference low", ... and so for "micro".
   song, reference, estimate, reference notes, estimated notes
+    Empty where `row` is not "song".
 
 and then a column for each metric, empty where there is no score.
 """

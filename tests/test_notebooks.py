@@ -230,16 +230,20 @@ def test_baseline_from_top_to_bottom(run, monkeypatch):
     assert all(0.2 < float(value) < 0.8 for value in (*micro, *macro))
     (markdown,) = shown(cells["comparison"], "text/markdown")
     systems = table(markdown)
-    assert systems["ReconVAT, published"]["Onset F1 (micro)"] == "0.295"
-    ours = systems["mt3, rendered-medium"]
-    baseline = systems["stand-in for ReconVAT"]
+    assert (
+        systems["ReconVAT, published (MusicNet, test)"]["Onset F1 (micro)"] == "0.295"
+    )
+    ours = systems["mt3, rendered-medium (the examples)"]
+    baseline = systems["stand-in for ReconVAT (the examples)"]
     assert baseline["Onset F1 (micro)"] == micro[3]
     assert baseline["Onset F1 (macro)"] == macro[3]
     for metric in ours:
         assert float(ours[metric]) > float(baseline[metric])
     (markdown,) = shown(cells["whole"], "text/markdown")
-    assert table(markdown)["MT3, trained on all data sets"]["Onset F1"] == "0.502"
-    assert float(table(markdown)["mt3, rendered-medium"]["Onset F1"]) > 0.8
+    rows = table(markdown)
+    published = rows["MT3, trained on all data sets, published (MusicNet, test)"]
+    assert published["Onset F1"] == "0.502"
+    assert float(rows["mt3, rendered-medium (the examples)"]["Onset F1"]) > 0.8
 
 
 def test_baseline_with_musicnet_and_the_files_of_reconvat(
@@ -272,9 +276,23 @@ def test_baseline_with_musicnet_and_the_files_of_reconvat(
     for name in ("reconvat", "table", "systems", "comparison", "whole"):
         exec(source_of(notebook, name), namespace)
     rows = table(shown[1])
-    assert set(rows["ReconVAT"].values()) == {"1.000"}
-    assert rows["perfect"] == rows["ReconVAT"]
-    assert table(shown[2])["perfect"]["Frame F1"] == "1.000"
+    assert set(rows["ReconVAT (MusicNet, test)"].values()) == {"1.000"}
+    assert rows["perfect (MusicNet, test)"] == rows["ReconVAT (MusicNet, test)"]
+    assert table(shown[2])["perfect (MusicNet, test)"]["Frame F1"] == "1.000"
+
+
+def test_colab_saves_the_midi_file(repository, tmp_path, monkeypatch):
+    saved = []
+    colab = types.SimpleNamespace(files=types.SimpleNamespace(download=saved.append))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    namespace = {
+        "outputs": outputs,
+        "result": outputs.Transcription(notes=[Note(0.0, 1.0, 60)]),
+        "stem": tmp_path / "song",
+    }
+    exec(source_of(read(repository, TRANSCRIBE), "download"), namespace)
+    assert saved == [str(tmp_path / "song.mid")]
+    assert len(read_midi(saved[0])) == 1
 
 
 def test_chunks_keep_the_notes_that_begin_in_them(repository):

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from mt3 import cli
 from mt3.errors import ConfigError
 from mt3.note_sequences import Note, notes_to_array
 from mt3.scoring import conventions, counts, files
@@ -120,6 +121,12 @@ def test_yourmt3_frames_have_a_range_of_pitches():
 def test_mr_mt3_compares_drums_with_all_notes():
     drum = Note(0, 0.1, 60, is_drum=True)
     assert scores("mr-mt3", [drum], [Note(0, 1, 60)])["Onset F1 (with drums)"] == 1.0
+
+
+def test_the_command_line_has_every_convention():
+    parser = cli._parsers()[1]["score"]
+    (choices,) = (a.choices for a in parser._actions if a.dest == "convention")
+    assert tuple(choices) == tuple(conventions.CONVENTIONS)
 
 
 def test_wrong_conventions(tmp_path):

@@ -20,7 +20,6 @@ const report = () => {
     roll.position = seconds;
     byId("clock").textContent = `${clockTime(seconds, 1)} of ${clockTime(data.duration, 1)}`;
     sheets?.follow(seconds);
-    roll.draw();
   };
   const player = new Player(data, {
     changed: (playing) => { byId("play").textContent = playing ? "Pause" : "Play"; },

@@ -4,7 +4,7 @@ import { FIELDS, clockTime, element, findSilent, pitchName } from "./tracks.js";
 const BLACK = new Set([1, 3, 6, 8, 10]);
 const STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 3600];
 const AXIS_HEIGHT = 26, DRUM_LANE = 15, GUTTER = 58, MOST_PIXELS = 8e6;
-const COLOURS = ["ground", "panel", "faint", "line", "grid", "key", "head"];
+const COLOURS = ["ground", "panel", "faint", "line", "grid", "key"];
 
 export class Roll {
   // `place`: element to fill. `kit`: `drum_lanes`, their names, and `drum_lane_of` each
@@ -14,13 +14,16 @@ export class Roll {
     Object.assign(this, { kit, mixChanged, tracks: [], rows: new Map() });
     this.scale = 80; // pixels per second
     this.isNew = true; // whether the beginning is shown as soon as the roll is seen
-    this.position = 0; // playhead, seconds
     this.frontier = null; // until where the recording is transcribed; null: all of it
     this.duration = 0.1;
     this.axis = element("canvas", { "aria-hidden": "true" });
     this.view = element("div", { className: "view" }, this.axis);
     this.stack = element("div", { className: "stack" }, element("div", { className: "lane axis" },
       element("div", { className: "label" }), element("div", { className: "gutter" }), this.view));
+    // The playhead moves above the canvases, which need not be drawn again then.
+    this.head = element("div", { className: "head" });
+    this.seconds = 0;
+    this.stack.append(this.head);
     this.spacer = element("div", { className: "spacer" }, this.stack);
     this.scroller = element("div", {
       className: "scroller", tabIndex: 0, role: "region",
@@ -39,6 +42,19 @@ export class Roll {
     this.dark = window.matchMedia("(prefers-color-scheme: dark)");
     this.dark.addEventListener("change", () => this.draw());
     new ResizeObserver(() => this.layOut()).observe(this.scroller);
+  }
+
+  get position() { return this.seconds; }
+
+  set position(seconds) {
+    this.seconds = seconds;
+    this.placeHead();
+  }
+
+  placeHead() {
+    const x = (this.seconds - this.first) * this.scale;
+    this.head.hidden = x < 0 || x > this.width;
+    this.head.style.transform = `translateX(${this.view.offsetLeft + Math.round(x) - 1}px)`;
   }
 
   get first() { return this.scroller.scrollLeft / this.scale; }
@@ -149,6 +165,7 @@ export class Roll {
   }
 
   drawNow() {
+    this.placeHead();
     const style = getComputedStyle(document.documentElement);
     const colours = Object.fromEntries(
       COLOURS.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
@@ -162,7 +179,7 @@ export class Roll {
       const pen = this.begin(canvas, colours.ground);
       if (track.isDrum) this.drawDrums(pen, track, view, range);
       else this.drawPitches(pen, track, view, range);
-      this.drawHead(pen, view, range.height);
+      this.drawVeil(pen, view, range.height);
       this.drawGutter(this.begin(gutter, colours.panel), track, colours, range);
     }
   }
@@ -189,7 +206,7 @@ export class Roll {
       pen.fillStyle = view.colours.faint;
       pen.fillText(clockTime(time, view.step < 1 ? 1 : 0), x + 4, AXIS_HEIGHT - 9);
     });
-    this.drawHead(pen, view, AXIS_HEIGHT);
+    this.drawVeil(pen, view, AXIS_HEIGHT);
   }
 
   drawTimeLines(pen, view, height) {
@@ -197,18 +214,14 @@ export class Roll {
     this.eachTick(view, (_, x) => pen.fillRect(x, 0, 1, height));
   }
 
-  // The playhead, and a veil over what is not transcribed yet.
-  drawHead(pen, view, height) {
-    if (this.frontier !== null && this.frontier < view.last) {
-      const x = Math.max(0, (this.frontier - view.first) * this.scale);
-      pen.fillStyle = view.colours.line;
-      pen.globalAlpha = 0.45;
-      pen.fillRect(x, 0, view.width - x, height);
-      pen.globalAlpha = 1;
-    }
-    if (this.position < view.first || this.position > view.last) return;
-    pen.fillStyle = view.colours.head;
-    pen.fillRect(Math.round((this.position - view.first) * this.scale) - 1, 0, 2, height);
+  // A veil over what is not transcribed yet.
+  drawVeil(pen, view, height) {
+    if (this.frontier === null || this.frontier >= view.last) return;
+    const x = Math.max(0, (this.frontier - view.first) * this.scale);
+    pen.fillStyle = view.colours.line;
+    pen.globalAlpha = 0.45;
+    pen.fillRect(x, 0, view.width - x, height);
+    pen.globalAlpha = 1;
   }
 
   eachNote(track, view, action) {

@@ -301,7 +301,6 @@ const moved = (seconds) => {
   roll.position = seconds;
   sheets?.follow(seconds);
   showClock();
-  roll.draw();
 };
 
 const go = (seconds) => {

@@ -8,6 +8,7 @@ import html.parser
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -277,6 +278,9 @@ def test_report_escapes_text_and_needs_no_network():
     page = Page()
     page.feed(text)
     assert len(page.scripts) == 2
+    # One script that loads no modules.
+    assert not re.search(r"^\s*(import|export)\b", page.scripts[1][1], re.MULTILINE)
+    assert "class Roll " in page.scripts[1][1]
     assert page.links == ["data:,"]
     assert "http" not in text.replace("http-equiv", "")
     assert "default-src 'none'" in text

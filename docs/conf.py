@@ -13,6 +13,7 @@ import re
 import runpy
 from pathlib import Path
 
+from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,12 +124,10 @@ html_math_renderer = "mathml"
 highlight_language = "none"
 
 
-def _inline_math(translator, node) -> None:
-    translator.body.append(tex2mathml(node.astext()))
-
-
-def _math_block(translator, node) -> None:
-    translator.body.append(tex2mathml(node.astext(), as_block=True))
+def _formula(translator, node) -> None:
+    block = isinstance(node, nodes.math_block)
+    translator.body.append(tex2mathml(node.astext(), as_block=block))
+    raise nodes.SkipNode
 
 
 def _append_contents(app, docname: str, source: list[str]) -> None:
@@ -166,10 +165,7 @@ def _as_restructured_text(app, what, name, obj, options, lines: list[str]) -> No
 
 def setup(app) -> None:
     """Adds the renderer of formulas, the contents, and the form of docstrings."""
-    nothing = lambda translator, node: None  # noqa: E731
-    app.add_html_math_renderer(
-        "mathml", (_inline_math, nothing), (_math_block, nothing)
-    )
+    app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
     app.connect("source-read", _append_contents)
     app.connect("source-read", _append_public_names)
     # Before napoleon.

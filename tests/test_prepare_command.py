@@ -172,7 +172,9 @@ def test_wrong_calls(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         run(*arguments)
     assert stopped.value.code == 2
-    assert "usage: mt3 prepare" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("mt3 prepare")
+    assert len(error.splitlines()) == 2
 
 
 def test_help(capsys):

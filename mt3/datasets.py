@@ -1,11 +1,12 @@
 """The data sets: where their records lie, what a record holds, which split is for what.
 
-A `DatasetConfig` describes one data set; the eight published ones and `synthetic` are
-written down here. A data root is a folder or a bucket. Below it every data set has the
-layout of the published ones, `datasets/<data set>/<split>.tfrecord-00000-of-00010`, so
-a copy of the published buckets, the output of `mt3 prepare` and the buckets themselves
-are all read the same way, whatever the number of shards. Nothing is opened, locally or
-in the network, before `files` is called.
+A `DatasetConfig` describes one data set; the eight published ones, `synthetic` and
+`monophonic` are written down here. A data root is a folder or a bucket. Below it every
+data set has the layout of the published ones,
+`datasets/<data set>/<split>.tfrecord-00000-of-00010`, so a copy of the published
+buckets, the output of `mt3 prepare` and the buckets themselves are all read the same
+way, whatever the number of shards. Nothing is opened, locally or in the network, before
+`files` is called.
 
 A `dataset.json` beside the shards (`mt3 prepare` writes one) gives the number of
 examples and the seconds of each split. For the published data sets it overrides the
@@ -388,6 +389,26 @@ SYNTHETIC_CONFIG = DatasetConfig(
     infer_eval_splits=_THREE_SPLIT_EVAL,
 )
 
+# Clips judged monophonic, with inferred notes (`mt3 prepare monophonic`); the paper's
+# are not published.
+MONOPHONIC_CONFIG = DatasetConfig(
+    name="monophonic",
+    paths={
+        split: f"datasets/monophonic/{split}.tfrecord{_SHARDS}"
+        for split in ("train", "validation")
+    },
+    adapter="monophonic",
+    features={
+        **_text("filename", "sequence"),
+        "audio": FeatureSpec("float32", repeated=True),
+        "offset": FeatureSpec("int64"),
+        "sampling_rate": FeatureSpec("float32"),
+    },
+    train_split="train",
+    train_eval_split="validation",
+    infer_eval_splits=_TWO_SPLIT_EVAL,
+)
+
 DATASETS: Mapping[str, DatasetConfig] = {
     config.name: config
     for config in (
@@ -400,6 +421,7 @@ DATASETS: Mapping[str, DatasetConfig] = {
         CERBERUS4_CONFIG,
         SLAKH_CONFIG,
         SYNTHETIC_CONFIG,
+        MONOPHONIC_CONFIG,
     )
 }
 

@@ -9,10 +9,14 @@ targets to event indices). `{events}` is the targets in words: `@0.35s` is a tim
 the segment's start, and notes before `tie` go on sounding. Evaluation tasks have no
 targets: their reference is the NoteSequence in `sequence`.
 
+`--plot_dir=pictures` draws each example: its notes as a piano roll, and beneath it the
+frames that the model gets. The notes are what the targets mean, or, in an evaluation
+task, what the song's NoteSequence holds in the segment.
+
 Without `--task` it lists the tasks and mixtures that are registered.
 
-Beyond the original: the list, `--data_root`, `--module_import`, `--seed`, the field
-`{events}`, and errors that name what exists.
+Beyond the original: the list, `--plot_dir`, `--data_root`, `--module_import`, `--seed`,
+the field `{events}`, and errors that name what exists.
 """
 
 # check: first
@@ -27,15 +31,20 @@ import itertools
 import string
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from mt3 import event_codec, tasks, terminal, vocabularies
+from mt3 import event_codec, files, tasks, terminal, vocabularies
+from mt3.data import note_sequence_io
 from mt3.data.tf_bridge import original_error
 from mt3.errors import ConfigError, DataError, near_misses
+from mt3.midi import note_arrays
+from mt3.outputs import Transcription, pianoroll
+from mt3.tokenizer import NoteTokenizer, decode_predictions, segment_of, trim_eos
 
 EVENTS = "events"
 # Arrays with more values than this are shortened.
@@ -90,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
             default=length,
             help=f"{unit} of an example (default: %(default)s)",
         )
+    add("--plot_dir", help="draw each example to a PNG file in this folder")
     add("--seed", type=int, default=0, help="of random cuts (default: %(default)s)")
     add(
         "--module_import",
@@ -137,6 +147,7 @@ def dump(options: argparse.Namespace) -> Iterator[str]:
     codec = _codec(first)
     known = [*ds.element_spec, *([EVENTS] if codec else [])]
     _check_fields(options.format_string, known)
+    painter = _Painter(first, options.plot_dir) if options.plot_dir else None
     count = None if options.max_examples < 0 else options.max_examples
     for number, example in enumerate(
         itertools.islice(ds.as_numpy_iterator(), count), 1
@@ -152,6 +163,58 @@ def dump(options: argparse.Namespace) -> Iterator[str]:
         yield options.format_string.format_map(
             {name: _text(value) for name, value in fields.items()}
         )
+        if painter:
+            yield f"  drawn: {painter.draw(fields, number)}"
+
+
+class _Painter:
+    """Draws the examples of a task, in their order."""
+
+    def __init__(self, task: seqio.Task, folder: str):
+        """Raises ConfigError for a task that is not MT3's."""
+        config = getattr(task, "model_config", None)
+        if config is None:
+            raise ConfigError(
+                f"--plot_dir: task {task.name!r} is not one of MT3's; what its targets "
+                "mean is not known"
+            )
+        self._tokenizer = NoteTokenizer(config)
+        self._folder = Path(folder)
+        # Of the song whose segments come.
+        self._song = note_arrays.empty()
+
+    def draw(self, fields: Mapping[str, Any], number: int) -> Path:
+        """Draws an example with decoded targets; returns the file's path.
+
+        Raises:
+          OutputError: it cannot be written.
+        """
+        name, start = segment_of(fields, self._tokenizer.codec.steps_per_second)
+        frames = np.asarray(fields["inputs"])
+        seconds = len(frames) / self._tokenizer.spectrogram.frames_per_second
+        sequence = np.ravel(fields.get("sequence", b""))[0]
+        if sequence:
+            found = note_sequence_io.parse(sequence, name)
+            self._song = note_sequence_io.to_array(
+                found, pitch_bends="ignore", allow_empty=True, name=name
+            )
+        events = trim_eos(fields["targets"])
+        if len(events):
+            notes, *_ = decode_predictions([(0.0, events)], self._tokenizer)
+        else:  # As in evaluation.
+            segment = note_arrays.window(self._song, start, start + seconds)
+            segment["start_time"] = np.maximum(segment["start_time"], 0)
+            segment["end_time"] = np.minimum(segment["end_time"], seconds)
+            notes = note_arrays.to_notes(segment)
+        picture = pianoroll.draw_picture(
+            Transcription(notes, seconds, name),
+            f"from {start:.2f} s on",
+            spectrogram=frames,
+        )
+        path = self._folder / f"{number:05d}.png"
+        with files.atomic_file(path) as stream:
+            picture.save(stream, format="PNG")
+        return path
 
 
 def events_text(events: Sequence[int] | np.ndarray, codec: event_codec.Codec) -> str:

@@ -10,7 +10,7 @@ import pytest
 from mt3 import datasets
 from mt3.errors import ConfigError, DataError
 
-PUBLIC = {name: c for name, c in datasets.DATASETS.items() if name != "synthetic"}
+PUBLIC = {name: c for name, c in datasets.DATASETS.items() if c.bucket}
 # Features of the published records, as (type, repeated).
 TEXT, INTS, FLOATS = ("string", False), ("int64", True), ("float32", True)
 TEXTS = ("string", True)

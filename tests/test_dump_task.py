@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import seqio
+from PIL import Image
 
 from mt3 import vocabularies
 from mt3.configs import MT3
@@ -94,6 +95,27 @@ def test_evaluation_tasks_show_their_songs(run):
     assert [song for song, _ in lines][:: len(lines) - 1] == [s.id for s in songs]
     assert re.fullmatch(r"<\d+ bytes>", lines[0][1])
     assert "  sequence: string []\n" in out
+
+
+@pytest.mark.parametrize(
+    ("suffix", "split", "count"), [("train", "train", 1), ("validation", "eval", 2)]
+)
+def test_examples_are_drawn(run, tmp_path, suffix, split, count):
+    """Notes of targets and of songs: in their place, above what is heard then."""
+    options = {"task": f"urmp_notes_ties_vb1_{suffix}", "split": split}
+    folder = tmp_path / "new" / "pictures"
+    status, out, _ = run(**options, max_examples=count, plot_dir=folder)
+    names = [f"{number:05d}.png" for number in range(1, count + 1)]
+    assert status == 0
+    assert re.findall(r"^  drawn: .*?(\w+\.png)$", out, re.MULTILINE) == names
+    assert sorted(path.name for path in folder.iterdir()) == names
+    picture = np.asarray(Image.open(folder / names[-1]).convert("RGB")).astype(int)
+    # Coloured: the notes; their sines make the darkest bands beneath.
+    colourful = np.ptp(picture[130:-240], axis=2).max(axis=0) > 60
+    loud = (picture[-240:].max(axis=2) < 60).any(axis=0)
+    assert 200 < colourful.sum() < 1500
+    shared = (colourful & loud).sum() / colourful.sum()
+    assert shared > 0.9
 
 
 def test_names_are_listed(run, dump_task, data_root, capsys):
@@ -194,5 +216,6 @@ def test_own_tasks_are_imported(run, tmp_path, monkeypatch):
     status, out, _ = run(**options, format_string="{who}: {targets}")
     assert (status, out.splitlines()[-1]) == (0, "me: [3, 4]")
     # What the targets mean is known of our tasks only.
+    assert "my_own_task' is not one of MT3's" in run(**options, plot_dir=tmp_path)[2]
     assert "no field 'events'" in run(**options, format_string="{events}")[2]
     seqio.TaskRegistry.remove("my_own_task")

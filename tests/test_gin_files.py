@@ -225,7 +225,7 @@ def test_ismir2021(bound):
 
 @pytest.mark.parametrize("files", list(itertools.permutations(PRETRAINING)))
 def test_pretraining_in_any_order(bound, files):
-    got = bound(files, "TASK_PREFIX='urmp_notes_ties'")
+    got = bound(files)
     model = got["model"]
     assert model.module.config.num_encoder_layers == 12
     assert model.module.config.dropout_rate == 0.0
@@ -235,7 +235,7 @@ def test_pretraining_in_any_order(bound, files):
     import seqio
 
     task = seqio.get_mixture_or_task(got["train_dataset_cfg"].mixture_or_task_name)
-    assert task.name == "urmp_notes_ties_vb1_train"
+    assert task.name == "monophonic_notes_ties_vb1_train"
     assert any("mix" in str(stage) for stage in task.preprocessors)
 
 
@@ -295,7 +295,6 @@ def test_local_tiny_is_tiny(bound):
             "guitarset",
         ),
         ((*MT3, "train.gin"), ("PROGRAM_GRANULARITY='ful'",), "full"),
-        (("ismir2022/pretrain.gin", "model.gin", "train.gin"), (), "TASK_PREFIX"),
     ],
     ids=[
         "undefined macro",
@@ -303,7 +302,6 @@ def test_local_tiny_is_tiny(bound):
         "no task file",
         "data set",
         "granularity",
-        "required",
     ],
 )
 def test_mistakes_are_named(bound, files, bindings, message):

@@ -9,6 +9,8 @@ model's rate, and the notes, with pedal applied and programs set.
 * `guitarset`: the same; all notes get program 24, pitch bends are an error.
 * `ensemble`: an audio file and one sequence for each instrument, whose program follows
   from the instrument's name; pitch bends are an error. URMP.
+* `clip`: floats at `sampling_rate` and one sequence, of a part of a recording, whose
+  name and place are the song's id. The monophonic clips.
 * `stems`: floats at `audio_sample_rate` and one sequence for each stem, whose program
   follows from the class in `inst_names`, or from the tracks that the data set lists.
   Slakh, Cerberus4.
@@ -140,6 +142,7 @@ def recording(
     sample_rate: int,
     training: bool,
     audio_is_samples: bool = False,
+    rate_field: str = "sample_rate",
     program: int | None = None,
     pitch_bends: PitchBends = "ignore",
     trim: bool = False,
@@ -151,7 +154,8 @@ def recording(
       record: features by name.
       sample_rate: Hz of the result's samples.
       training: whether `trim` applies.
-      audio_is_samples: `audio` holds floats at `sample_rate`, not a file's bytes.
+      audio_is_samples: `audio` holds floats, not a file's bytes.
+      rate_field: the feature that holds their sample rate.
       program: of all notes; None for each note's own.
       pitch_bends: "error" or "ignore".
       trim: end each note where the next one of its pitch and program begins.
@@ -168,7 +172,7 @@ def recording(
     if trim and training:
         notes = note_sequences.trim_overlapping_notes(notes)
     if audio_is_samples:
-        audio = float_samples(record, "audio", "sample_rate", sample_rate)
+        audio = float_samples(record, "audio", rate_field, sample_rate)
     else:
         audio = _file_audio(record, sample_rate)
     return Song(_song_id(record, id_feature_key), audio, notes)
@@ -188,6 +192,20 @@ def guitarset(record: Record, *, sample_rate: int, training: bool) -> Song:
     if song.id.endswith(GUITARSET_RECORDINGS):
         return song
     return dataclasses.replace(song, id=_song_id(record, with_position=True))
+
+
+def clip(record: Record, *, sample_rate: int, training: bool) -> Song:
+    """A part of a recording; see `Adapter`. Its id is "<file name> <first sample>"."""
+    song = recording(
+        record,
+        sample_rate=sample_rate,
+        training=training,
+        audio_is_samples=True,
+        rate_field="sampling_rate",
+        trim=True,
+        id_feature_key="filename",
+    )
+    return dataclasses.replace(song, id=f"{song.id} {_text(record['offset'])}")
 
 
 def urmp_program(name: str) -> int:
@@ -299,6 +317,7 @@ ADAPTERS: Mapping[str, Adapter] = {
     "slakh": stems,
     "cerberus4": stems,
     "folder": functools.partial(recording, trim=True),
+    "monophonic": clip,
 }
 
 

@@ -3,7 +3,8 @@
 A recording is laid out in up to `MAX_ROWS` rows of equal length, like the lines of
 a page, so that three minutes and three hours both fit one picture. Instruments that
 play one pitch at the same time share its height. The softer a note, the paler it is.
-Drums have six lanes of their own below the pitches. Drawn with Pillow, which loads in a
+Drums have six lanes of their own below the pitches; below them is the spectrogram, if
+it is given. Drawn with Pillow, which loads in a
 fraction of the time that a plotting library takes.
 """
 
@@ -14,6 +15,8 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
 
 from mt3.midi import general_midi
 from mt3.note_sequences import Note
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 WIDTH = 1600
 MAX_ROWS = 6
 # Length of a row in seconds: the first that needs no more than MAX_ROWS rows.
-_ROW_SECONDS = (5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600)
+_ROW_SECONDS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600)
 _TICK_SECONDS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 3600)
 _MAX_TICKS = 16
 
@@ -55,6 +58,10 @@ _GAP = 8
 _HEIGHT = 1500
 _ONE_ROW_HEIGHT = 620
 _AXIS_HEIGHT = 26
+_SPECTROGRAM_HEIGHT = 220
+# Of a spectrogram, what is softer than the loudest by this is white: natural logarithm
+# of the magnitude, 70 dB.
+_SPECTROGRAM_RANGE = 8.0
 _WHITE, _INK, _FAINT = "#ffffff", "#1d2733", "#66717f"
 _BLACK_KEY, _OCTAVE, _GRID, _FRAME = "#f4f5f8", "#d3d8e0", "#e9ecf1", "#b9c1cc"
 _BLACK_KEYS = frozenset((1, 3, 6, 8, 10))
@@ -71,6 +78,7 @@ class _Layout:
     pitch_height: int
     num_lanes: int
     header: int
+    spectrogram_height: int = 0
 
     @property
     def plot_width(self) -> int:
@@ -96,7 +104,7 @@ class _Layout:
 
     @property
     def row_height(self) -> int:
-        return self.plot_height + _AXIS_HEIGHT
+        return self.plot_height + _AXIS_HEIGHT + self.spectrogram_height
 
     @property
     def height(self) -> int:
@@ -134,7 +142,11 @@ def write_png(result: Transcription, stream: BinaryIO) -> None:
 
 
 def draw_picture(
-    result: Transcription, origin: str, *, scale: Transcription | None = None
+    result: Transcription,
+    origin: str,
+    *,
+    scale: Transcription | None = None,
+    spectrogram: np.ndarray | None = None,
 ) -> Image.Image:
     """Draws a transcription.
 
@@ -144,6 +156,8 @@ def draw_picture(
       scale: length, pitches and instruments of the picture are chosen for these
         notes, so that several pictures of one scale have the same axes and colours;
         by default for those of `result`.
+      spectrogram: of the `duration` of `scale`, logarithm of magnitudes, [frames,
+        bands], low bands first; drawn beneath the notes.
 
     Returns:
       The picture, RGB, `WIDTH` pixels wide.
@@ -162,7 +176,9 @@ def draw_picture(
     plural = "" if len(result.notes) == 1 else "s"
     length = clock_time(result.end_time)
     facts = f"{length} long, {len(result.notes)} note{plural}, {origin}"
-    return draw_layers(layers.values(), result.source, facts, scale=scale)
+    return draw_layers(
+        layers.values(), result.source, facts, scale=scale, spectrogram=spectrogram
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +205,7 @@ def draw_layers(
     *,
     scale: Transcription,
     height: int = _HEIGHT,
+    spectrogram: np.ndarray | None = None,
 ) -> Image.Image:
     """Draws several kinds of notes into one picture.
 
@@ -198,6 +215,7 @@ def draw_layers(
       facts: its second line.
       scale: the notes that length and pitches of the picture are chosen for.
       height: about how high all rows of pitches together may be, in pixels.
+      spectrogram: of the `duration` of `scale`, as for `draw_picture`.
 
     Returns:
       The picture, RGB, `WIDTH` pixels wide.
@@ -208,6 +226,8 @@ def draw_layers(
     fonts = _Fonts()
     lines = _wrap_legend(layers, fonts)
     layout = _choose_layout(scale, header=74 + 24 * len(lines), height=height)
+    if spectrogram is not None:
+        layout = dataclasses.replace(layout, spectrogram_height=_SPECTROGRAM_HEIGHT)
     image = Image.new("RGB", (WIDTH, layout.height), _WHITE)
     draw = ImageDraw.Draw(image)
     _draw_header(draw, title, facts, lines, fonts)
@@ -219,6 +239,8 @@ def draw_layers(
             _draw_pitched(draw, layout, row, stripes[number], layer)
             _draw_drums(draw, layout, row, hits[number], layer)
         _draw_frame(draw, layout, row)
+        if spectrogram is not None:
+            _draw_spectrogram(image, layout, row, spectrogram, scale.duration)
     if not any(layer.notes for layer in layers):
         middle = layout.row_top(0) + layout.plot_height / 2
         place = (layout.left + layout.plot_width / 2, middle)
@@ -369,6 +391,29 @@ def _draw_frame(draw: ImageDraw.ImageDraw, layout: _Layout, row: int) -> None:
     if layout.num_lanes:
         box = (left, top + layout.lanes_top, right, top + layout.plot_height - 1)
         draw.rectangle(box, outline=_FRAME)
+
+
+def _draw_spectrogram(
+    image: Image.Image,
+    layout: _Layout,
+    row: int,
+    spectrogram: np.ndarray,
+    duration: float,
+) -> None:
+    """Draws what was heard in a row beneath it, the louder the darker."""
+    from PIL import Image
+
+    first, last = row * layout.row_seconds, (row + 1) * layout.row_seconds
+    rate = len(spectrogram) / duration
+    shown = spectrogram[round(first * rate) : round(last * rate)]
+    if not len(shown):
+        return
+    softness = (spectrogram.max() - shown) / _SPECTROGRAM_RANGE
+    grey = (255 * np.clip(softness, 0, 1)).astype(np.uint8)
+    left, right = round(layout.x(first, row)), round(layout.x(duration, row))
+    height = layout.spectrogram_height - _GAP
+    panel = Image.fromarray(grey.T[::-1]).resize((max(1, right - left), height))
+    image.paste(panel, (left, layout.row_top(row) + layout.plot_height + _AXIS_HEIGHT))
 
 
 _Stripe = tuple[Note, int, int]  # note, place among those at its pitch, their number

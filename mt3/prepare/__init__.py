@@ -3,6 +3,8 @@
     items           what an archive is: lists of songs, made into records one by one
     archives        what their readers share
     maestro, guitarset, urmp, musicnet, slakh, folder, synthetic      the archives
+    monophonic      clips with one line of notes, which are inferred
+    pitch_trackers, pitch_hmm       how: pitch of each frame, then notes
     slakh_classes   from a stem's metadata to the classes of the MT3 paper
     recordings      recordings as records hold them, with their labels
     sequences       labels as records hold them

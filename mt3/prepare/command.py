@@ -32,6 +32,8 @@ _ARCHIVES = {
     "cerberus4": "quartets of bass, drums, guitar and piano from Slakh2100",
     "folder": "one's own recordings with their MIDI files",
     "synthetic": "songs rendered from random notes or MIDI files",
+    "monophonic": "5-second clips of recordings that have one line of notes, which are "
+    "inferred",
 }
 # What opens each: module, class and method, below this package.
 _OPENERS = {
@@ -44,6 +46,7 @@ _OPENERS = {
     "cerberus4": "slakh.Slakh.open",
     "folder": "folder.Folder.open",
     "synthetic": "synthetic.Synthetic.open",
+    "monophonic": "monophonic.Monophonic.open",
 }
 
 
@@ -145,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_slakh(parsers["slakh"], parsers["cerberus4"])
     _add_own(parsers["folder"], parsers["synthetic"])
+    _add_monophonic(parsers["monophonic"])
     return parser
 
 
@@ -248,6 +252,51 @@ def _add_own(
         help="soundfont; repeat for several (default: the one of pretty_midi)",
     )
     add("--midi", metavar="FOLDER", help="render these MIDI files, not random notes")
+
+
+def _add_monophonic(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--tracker",
+        default="pyin",
+        metavar="NAME",
+        help="what finds the pitch: pyin (default), or praat (praat-parselmouth)",
+    )
+    add(
+        "--confidence",
+        type=float,
+        default=0.95,
+        metavar="C",
+        help="from which on a frame's pitch is sure (default: 0.95)",
+    )
+    add(
+        "--sure-frames",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="share of such frames that a clip must have (default: 0.2)",
+    )
+    add(
+        "--log-likelihood",
+        type=float,
+        default=0.1,
+        metavar="L",
+        help="least log-likelihood of a frame as one line of notes (default: 0.1)",
+    )
+    add(
+        "--program",
+        default="0",
+        metavar="P",
+        help="General MIDI number or name of the notes (default: 0), or 'folder' for "
+        "that of the folder that a recording lies in",
+    )
+    add(
+        "--validation",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="share of the recordings for validation (default: 0.1)",
+    )
 
 
 def _quieten() -> None:

@@ -53,8 +53,20 @@ class Problem:
     files: tuple[tuple[str, int, int], ...] = ()
 
 
+# What is said of a part of a song: text, or values by name.
+Remark = str | Mapping[str, Any]
+
+
 class LeftOut(Exception):
-    """Raised for a song that the data set's own rules leave out."""
+    """Raised for a song that the data set's own rules leave out.
+
+    Attributes:
+      remarks: on its parts.
+    """
+
+    def __init__(self, reason: str, remarks: Sequence[Remark] = ()):
+        super().__init__(reason)
+        self.remarks = tuple(remarks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +78,14 @@ class Record:
       features: by name; bytes, text, a number, or a sequence of these.
       seconds: of audio.
       num_notes: in all its sequences.
-      remarks: what was left out of it.
+      remarks: what was left out of it; of a song's records, the last one's count.
     """
 
     id: str
     features: Mapping[str, Any]
     seconds: float
     num_notes: int
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -170,9 +171,15 @@ class Report:
         lines = [_aligned(row, widths) for row in rows]
         lines += _listed("error", [p for p in self.all_problems if p.is_error])
         lines += _listed("left out", [p for p in self.all_problems if not p.is_error])
-        remarks = sum(len(s.remarks) for split in self.splits for s in split.states)
+        remarks = [r for s in self.splits for t in s.states for r in t.remarks.values()]
         if remarks:
-            lines.append(f"{remarks} songs have remarks in {REPORT_NAME}")
+            lines.append(f"{len(remarks)} songs have remarks in {REPORT_NAME}")
+        counts = Counter(
+            p["decision"] for r in remarks for p in r if isinstance(p, Mapping)
+        )
+        if counts:
+            listed = (f"{count} {name}" for name, count in counts.most_common())
+            lines.append(f"{counts.total()} parts of songs: {', '.join(listed)}")
         made = sum(split.made for split in self.splits)
         total = sum(len(split.states) for split in self.splits)
         lines.append(f"{self.folder}: {made} shards made, {total - made} were there")

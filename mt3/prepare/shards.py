@@ -19,7 +19,7 @@ from mt3.data import tfrecords
 from mt3.datasets import FeatureSpec
 from mt3.errors import MT3Error, OutputError
 from mt3.prepare import examples
-from mt3.prepare.items import Archive, Item, LeftOut, Problem, Record
+from mt3.prepare.items import Archive, Item, LeftOut, Problem, Record, Remark
 
 STATE_FOLDER = ".prepare"
 # Called with the seconds of audio of each finished song, 0 if it has no record.
@@ -73,7 +73,7 @@ class ShardState:
     seconds: float
     size: int
     problems: tuple[Problem, ...] = ()
-    remarks: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    remarks: Mapping[str, tuple[Remark, ...]] = dataclasses.field(default_factory=dict)
     max_mismatch: float | None = None
 
     def to_json(self) -> str:
@@ -152,6 +152,8 @@ def make(job: ShardJob, progress: Progress = lambda seconds: None) -> ShardState
                 problems.append(problem)
             except LeftOut as reason:
                 problems.append(Problem(item.id, str(reason), False, job.split))
+                if reason.remarks:
+                    remarks[item.id] = reason.remarks
             progress(sum(seconds for seconds, _ in made[before:]))
     state = ShardState(
         songs=songs,

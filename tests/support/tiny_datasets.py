@@ -7,6 +7,7 @@ agree. `songs` gives what a transcription should find; `write_all` writes the re
 * GuitarSet and URMP hold notes without programs, Slakh and Cerberus4 General MIDI
   programs, and the first song of Slakh's train split has overlapping notes of one
   pitch; `TinySong.notes` has the programs that the data sets stand for.
+* The monophonic clips are one line of notes; their ids are names and offsets.
 * MusicNet is stored at 22050 Hz, GuitarSet as stereo; the others at 16 kHz, mono.
 
 Everything is the same at every call.
@@ -52,6 +53,7 @@ PARTS: dict[str, tuple[tuple[str, int | None], ...]] = {
         ("Acoustic Piano", 0),
     ),
     "synthetic": (("Piano", 0), ("Drums", None), ("Strings", 48)),
+    "monophonic": (("Flute", 73),),
 }
 # What a Slakh stem's own file says; the data set stands for the class instead.
 _STEM_PROGRAMS = {33: 35, 32: 36, 24: 27, 40: 40, 0: 1}
@@ -206,6 +208,16 @@ def record(data_set: str, song: TinySong) -> bytes:
     """Returns a song's record, a serialized tf.Example."""
     if data_set in ("cerberus4", "slakh"):
         return _example(_stem_features(data_set, song))
+    if data_set == "monophonic":
+        return _example(
+            {
+                "audio": song.samples(),
+                "filename": song.id.encode(),
+                "offset": 80000,
+                "sampling_rate": float(SAMPLE_RATE),
+                "sequence": sequence(song.notes, song),
+            }
+        )
     features: dict[str, object] = {"id": song.id.encode()}
     if data_set.startswith("musicnet"):
         samples = song.samples(22050)

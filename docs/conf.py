@@ -51,6 +51,7 @@ PAGES = {
         docs/training
         docs/fine-tuning
         docs/data
+        docs/monophonic
         docs/caching
         docs/t5x
         docs/bundle

@@ -31,6 +31,7 @@ IMPLIED_BY_SERVE = {"pydantic", "starlette", "h11"}
 IMPLIED_BY_TRAIN = {"protobuf"}
 # Found where they are installed, with a message how; never required.
 OPTIONAL = {"apache_beam", "fluidsynth", "t5x", "tinysoundfont", "verovio"}
+OPTIONAL |= {"parselmouth"}
 # Who runs a notebook has them.
 OPTIONAL |= {"IPython", "ipykernel"}
 HEAVY = {"tensorflow", "seqio", "note_seq", "t5x", "clu", "mirdata"}

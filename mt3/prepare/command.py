@@ -279,9 +279,9 @@ def _add_monophonic(parser: argparse.ArgumentParser) -> None:
     add(
         "--log-likelihood",
         type=float,
-        default=0.1,
+        default=0.3,
         metavar="L",
-        help="least log-likelihood of a frame as one line of notes (default: 0.1)",
+        help="least log-likelihood of a frame as one line of notes (default: 0.3)",
     )
     add(
         "--program",

@@ -12,8 +12,7 @@ left out when
 
 * fewer than 20 % of the frames have a confidence of 0.95 or more, or
 * its frames' log-likelihood under a model of one line of notes (`pitch_hmm`) is below
-  0.1 per frame (0.3 in the paper, whose tracker is another: with pYIN that leaves one
-  rendered solo of 24), or
+  0.3 per frame, or
 * that model finds no note in it, or
 * it is the end of a recording and shorter.
 
@@ -84,7 +83,7 @@ class Rules:
     tracker: str = "pyin"
     confidence: float = 0.95
     sure_frames: float = 0.2
-    log_likelihood: float = 0.1
+    log_likelihood: float = 0.3
     hmm: PitchHmm = PitchHmm()
 
     def __post_init__(self) -> None:

@@ -71,6 +71,18 @@ def test_beats_are_found_given_or_left_out(model, audio, monkeypatch):
     assert beats_of((3.0, 4.0), times="part") is None
 
 
+def test_other_options_share_what_they_can(model, audio):
+    part = model.with_options(dataclasses.replace(model.options, times="part"))
+    assert part._decoder is model._decoder
+    assert part.transcribe(audio, start=1.0).settings["times"] == "part"
+    assert model.transcribe(audio, start=1.0).settings["times"] == "recording"
+    drums = model.with_options(dataclasses.replace(model.options, programs=()))
+    assert drums._decoder is not model._decoder
+    assert drums.resolved.given.programs == ()
+    with pytest.raises(ConfigError, match="frame heads"):
+        model.with_options(TranscribeOptions(decode="frames"))
+
+
 def test_array_and_file_give_the_same_notes(model, tiny_weights, audio, tmp_path):
     soundfile.write(tmp_path / "a.wav", audio, 16000, subtype="FLOAT")
     from_array = model(audio)

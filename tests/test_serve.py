@@ -340,7 +340,7 @@ def test_a_full_disk(client, server, monkeypatch):
 
     monkeypatch.setattr(uploads, "private_file", lambda path: Full())
     message = error(client.post("/jobs", files=form()), 507)
-    assert message == "writing the recording: No space left on device"
+    assert message == "writing a file: No space left on device"
     assert server.queue._held_bytes == 0
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import pathlib
 import secrets
@@ -111,8 +112,8 @@ def create_app(
     app.state.model = model
     app.state.limits = limits
     app.state.formats = results.available_formats()
-    # Scores are drawn by libraries that do not say they can do so twice at once.
-    app.state.writing = asyncio.Lock()
+    # Scores are drawn by libraries that do not promise to do two at once.
+    app.state.drawing = asyncio.Lock()
     app.add_middleware(
         security.Guard,
         hosts=security.AllowedHosts(host, names),
@@ -169,8 +170,10 @@ def _add_error_handlers(app: fastapi.FastAPI) -> None:
         return answer(error.status_code, str(error.detail), error.headers)
 
     @app.exception_handler(OSError)
-    async def no_space(request: Request, error: OSError) -> JSONResponse:
-        return answer(507, f"writing the recording: {error.strerror or error}")
+    async def not_written(request: Request, error: OSError) -> JSONResponse:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise error
+        return answer(507, f"writing a file: {error.strerror}")
 
     @app.exception_handler(Exception)
     async def defect(request: Request, error: Exception) -> JSONResponse:
@@ -279,7 +282,7 @@ async def score(
     """
     job = _finished(_job(request, job_id))
     options = notation.output_options(job.request.output)
-    async with request.app.state.writing:
+    async with _turn(request, True):
         found = await run_in_threadpool(_score, job.result, options)
     if found is None:
         raise HTTPException(
@@ -426,7 +429,7 @@ async def _result(request: Request, job: Job, query: ResultQuery) -> FileRespons
     path = request.app.state.queue.folder / secrets.token_hex(16)
     stem = os.path.splitext(job.name)[0] or "recording"
     try:
-        async with request.app.state.writing:
+        async with request.app.state.drawing:
             await run_in_threadpool(
                 results.write, job.result, path, query.format, options
             )
@@ -452,6 +455,11 @@ def _finished(job: Job) -> Job:
     if job.state != DONE:
         raise RefusedError(409, f"the job is {job.state}; expected one that is done")
     return job
+
+
+def _turn(request: Request, is_drawn: bool) -> contextlib.AbstractAsyncContextManager:
+    """Returns what to wait for before a result is written."""
+    return request.app.state.drawing if is_drawn else contextlib.nullcontext()
 
 
 def _score(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import logging
 import signal
 import socket
 import threading
@@ -74,7 +75,8 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     if options.device is not None:
         decoding.choose_device(options.device)
     host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
+    shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
+    shown = f"[{shown}]" if ":" in shown else shown
     if not security.is_loopback(host):
         say(
             f"mt3: WARNING: --host {options.host}: everybody who reaches this machine "
@@ -82,6 +84,7 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
             "password, and no encryption: others on the way can listen. Use it in a "
             "network that you trust, or behind a server that has both."
         )
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     model = inference.InferenceModel(options.model, num_heads=options.num_heads)
     limits = Limits(
         upload_bytes=options.max_megabytes << 20,
@@ -170,7 +173,8 @@ def make_server(application: Any) -> Any:
             application,
             http=Protocol,
             ws="none",
-            log_level="warning",
+            # Requests that cannot be read are no fault of the server's.
+            log_level="error",
             access_log=False,
             # Anybody could write there whom a request comes from.
             proxy_headers=False,

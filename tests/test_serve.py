@@ -456,9 +456,12 @@ def test_streams_end_with_the_server():
         stream = events(client, job)
         next(stream)
         folder = server.queue.folder
-        threading.Timer(0.2, model.may_go.set).start()
-    # Only now is the rest of the stream read.
+        server.server.should_exit = True
+        # Though the model is still in the midst of a segment.
+        assert list(stream)[-1][0] == "cancelled"
+        model.may_go.set()
     assert not folder.exists()
+    assert server.application.state.ended
 
 
 def test_the_description_is_complete(client):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
-import threading
 
 import pytest
 
@@ -120,7 +119,7 @@ def test_a_job_is_cancelled_between_segments(make_queue, transcriber):
     assert not paths[1].exists()
     queue.remove(running)
     assert queue.get(running.id) is None
-    assert running.state == "running"
+    assert (running.state, running.shown_state) == ("running", "cancelled")
     transcriber.model.may_go.set()
     until(lambda: running.has_ended)
     assert running.state == "cancelled"
@@ -215,13 +214,12 @@ def test_closing_deletes_everything(make_queue, transcriber):
     waiting = job(queue, REQUEST, "b", "waiting")
     assert queue.folder.stat().st_mode & 0o777 == 0o700
     assert len(list(queue.folder.iterdir())) == 3
-    closing = threading.Thread(target=queue.close)
-    closing.start()
-    until(lambda: waiting.state == "cancelled")
-    transcriber.model.may_go.set()
-    closing.join()
-    assert running.state == "cancelled"
+    assert not queue.close(seconds=0.0)
+    assert waiting.state == "cancelled"
     assert not queue.folder.exists()
+    transcriber.model.may_go.set()
+    assert queue.close()
+    assert running.state == "cancelled"
 
 
 def test_what_a_killed_server_left_is_deleted(tmp_path, monkeypatch):

@@ -97,7 +97,7 @@ def create_app(
         try:
             yield
         finally:
-            await run_in_threadpool(app.state.queue.close)
+            app.state.ended = await run_in_threadpool(app.state.queue.close)
 
     app = fastapi.FastAPI(
         title="MT3",
@@ -371,7 +371,7 @@ def _state_of(job: Job, request: Request) -> JobState:
     return JobState(
         id=job.id,
         name=job.name,
-        state=job.state,
+        state=job.shown_state,
         position=request.app.state.queue.position(job),
         seconds_done=round(job.seconds_done, 3),
         seconds_total=None
@@ -389,11 +389,11 @@ async def _events(job: Job, request: Request) -> AsyncIterator[str]:
     with job.watched() as changed:
         while True:
             changed.clear()
-            ended = job.has_ended
+            ended = job.is_over
             for segment in job.segments[sent:]:
                 yield f"event: notes\ndata: {segment}\n\n"
                 sent += 1
-            kind = job.state if ended else "progress"
+            kind = job.shown_state if ended else "progress"
             state = _state_of(job, request).model_dump_json()
             yield f"event: {kind}\ndata: {state}\n\n"
             if ended:
@@ -410,7 +410,7 @@ async def _end_of(job: Job, request: Request) -> None:
     gone = asyncio.ensure_future(request.receive())
     try:
         with job.watched() as changed:
-            while not job.has_ended:
+            while not job.is_over:
                 changed.clear()
                 waiting = asyncio.ensure_future(changed.wait())
                 await asyncio.wait({waiting, gone}, return_when="FIRST_COMPLETED")
@@ -453,7 +453,9 @@ def _finished(job: Job) -> Job:
     if job.error is not None:
         raise RefusedError(422, job.error)
     if job.state != DONE:
-        raise RefusedError(409, f"the job is {job.state}; expected one that is done")
+        raise RefusedError(
+            409, f"the job is {job.shown_state}; expected one that is done"
+        )
     return job
 
 

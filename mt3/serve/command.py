@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import importlib.util
 import logging
+import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -96,7 +98,13 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     server = make_server(application)
     server.when_ready = lambda: _announce(f"http://{shown}:{port}/", model.name)
     server.run(sockets=[listener])
-    return INTERRUPTED if server.interrupted else 0
+    code = INTERRUPTED if server.interrupted else 0
+    if not application.state.ended:
+        # A segment of a large model takes long, and can't be interrupted: a program
+        # that ended in the usual way would wait for it, or crash in it.
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _announce(address: str, model: str) -> None:
@@ -145,6 +153,8 @@ def make_server(application: Any) -> Any:
         async def shutdown(self, sockets: Any = None) -> None:
             # Streams of events end with their jobs.
             application.state.queue.stop()
+            # Requests that are cut off are no faults.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             await super().shutdown(sockets)
 
         @contextlib.contextmanager

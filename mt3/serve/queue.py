@@ -83,7 +83,7 @@ class Job:
       id: unguessable; who knows it may read the result.
       name: of the recording, for people.
       client: address of the one who sent it.
-      state: "queued", "running", "done", "failed" or "cancelled".
+      state: as the queue has it, see `shown_state`.
       seconds_done: transcribed so far.
       seconds_total: length of the part to transcribe; None if not known yet.
       num_notes: found so far.
@@ -91,7 +91,8 @@ class Job:
       error: why it failed.
       warnings: what a user should know of the recording.
       result: the transcription, once done.
-      has_ended: whether nothing more will come of it.
+      cancelled: whether its result is no longer wanted.
+      has_ended: whether the queue is done with it.
       asked_at: when it was last asked about, or ended.
     """
 
@@ -117,6 +118,17 @@ class Job:
         self.upload: Upload | None = upload
         self.steps: Iterator[SegmentNotes | FileResult] | None = None
         self._watchers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    @property
+    def shown_state(self) -> str:
+        """The state: "queued", "running", "done", "failed" or "cancelled"."""
+        # A segment that is at hand can't be interrupted, but nobody waits for it.
+        return CANCELLED if self.cancelled else self.state
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.cancelled or self.has_ended
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[asyncio.Event]:
@@ -263,9 +275,11 @@ class JobQueue:
         """Forgets a job; one that has not ended is cancelled."""
         with self._wake:
             self._jobs.pop(job.id, None)
-            job.cancelled = True
+            if not job.has_ended:
+                job.cancelled = True
             if job.state == QUEUED:
                 self._end(job, CANCELLED)
+        job.changed()
 
     def position(self, job: Job) -> int | None:
         """Returns how many jobs start before this one; None if it has started."""
@@ -312,12 +326,22 @@ class JobQueue:
                 self.remove(job)
             self._wake.notify_all()
 
-    def close(self) -> None:
-        """Ends the thread, after the segment at hand, and deletes everything."""
+    def close(self, seconds: float = 5.0) -> bool:
+        """Deletes everything, and ends the thread after the segment at hand.
+
+        Args:
+          seconds: how long to wait for that.
+
+        Returns:
+          Whether the thread has ended.
+        """
         self.stop()
-        self._thread.join()
-        self._lock.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._thread.join(seconds)
+        self._lock.close()
+        # Windows deletes no file that is being read.
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return not self._thread.is_alive()
 
     # The thread.
 

@@ -117,10 +117,12 @@ class Running:
       application: what answers.
       url: where.
       address: of its socket.
+      server: that answers there.
     """
 
-    def __init__(self, application: Any, address: tuple[str, int]):
+    def __init__(self, application: Any, address: tuple[str, int], server: Any):
         self.application = application
+        self.server = server
         self.address = address
         self.url = f"http://{address[0]}:{address[1]}"
 
@@ -147,7 +149,7 @@ def running(model: Any, limits: Limits | None = None) -> Iterator[Running]:
         thread.start()
         try:
             until(lambda: server.started or not thread.is_alive())
-            yield Running(application, address)
+            yield Running(application, address, server)
         finally:
             server.should_exit = True
             thread.join()

@@ -20,6 +20,7 @@ packed, where the original fails inside seqio.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -78,6 +79,11 @@ class ContinuousInputsEncDecFeatureConverter(seqio.FeatureConverter):
             bos_id=bos_id,
             passthrough_features=passthrough_features,
         )
+
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, *args: Any, **options: Any) -> tf.data.Dataset:
+        """As seqio's, without AutoGraph: it takes long, and no step needs it."""
+        return super().__call__(*args, **options)
 
     def _convert_features(
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]

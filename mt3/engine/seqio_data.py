@@ -504,6 +504,8 @@ class InferenceExamples:
         self._cfg = cfg
         self._converter = feature_converter_cls(pack=False)
         self._shard = seqio.ShardInfo(index=shard_id, num_shards=num_shards)
+        # By task: building a pipeline takes long, and every chunk asks for it.
+        self._datasets: dict[str, tf.data.Dataset] = {}
 
     def tasks(self, provider: Provider) -> list[seqio.Task]:
         """Returns the tasks that have the split."""
@@ -552,12 +554,14 @@ class InferenceExamples:
 
     def _task_dataset(self, task: seqio.Task) -> tf.data.Dataset:
         cfg = self._cfg
-        return task.get_dataset(
-            sequence_length=cfg.task_feature_lengths,
-            split=cfg.split,
-            shuffle=False,
-            num_epochs=1,
-            shard_info=self._shard,
-            use_cached=cfg.use_cached,
-            seed=cfg.seed,
-        )
+        if task.name not in self._datasets:
+            self._datasets[task.name] = task.get_dataset(
+                sequence_length=cfg.task_feature_lengths,
+                split=cfg.split,
+                shuffle=False,
+                num_epochs=1,
+                shard_info=self._shard,
+                use_cached=cfg.use_cached,
+                seed=cfg.seed,
+            )
+        return self._datasets[task.name]

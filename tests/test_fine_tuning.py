@@ -16,7 +16,7 @@ from mt3.engine import partitioning, recorded_data, restoring, utils
 from mt3.errors import ConfigError
 from mt3.note_sequences import Note, notes_to_array
 from mt3.synthesis.augmentation import HISTORY_SAMPLES
-from tests.support import page_commands, tiny_datasets
+from tests.support import drawn, page_commands, tiny_datasets
 
 TINY = {
     "emb_dim": 16,
@@ -117,7 +117,7 @@ def tiny_default(config, tmp_path, monkeypatch):
         guide=guided.GuideConfig(local_weight=0.0, local_distances=()),
     )
     shapes = {"decoder_input_tokens": (1, 8), "decoder_target_tokens": (1, 8)}
-    params = dict(model.get_initial_variables(jax.random.key(0), shapes)["params"])
+    params = drawn.parameters(lambda key: model.get_initial_variables(key, shapes))
     heads = dict(params.pop("auxiliary"))
     heads.pop("next_event")
     params["frame_heads"] = heads

@@ -14,7 +14,7 @@ import pytest
 
 from mt3 import network
 from mt3.errors import ConfigError, ShapeError
-from tests.support import golden_model
+from tests.support import drawn, golden_model
 from tests.support.golden_model import TINY, tiny_batch, tiny_params
 
 RELEASED = {
@@ -244,7 +244,8 @@ class TestDropout:
         assert number_of_draws(encoder, "finish", params, x) == 40
         # A layer's own draws are shared by all positions.
         layer = network.EncoderLayer(config)
-        params = layer.init(jax.random.key(0), x, deterministic=True)
+        init = functools.partial(layer.init, deterministic=True)
+        params = {"params": drawn.parameters(init, x)}
         zero = {"params": jax.tree.map(jnp.zeros_like, params["params"])}
         zero["params"]["mlp"] = params["params"]["mlp"]
         zero["params"]["pre_mlp_layer_norm"] = params["params"]["pre_mlp_layer_norm"]

@@ -49,6 +49,12 @@ def rng():
     return np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    """Batches have room for the notes of the few clips here, not of a corpus."""
+    monkeypatch.setattr(training, "_MOST_NOTES", {False: 1536, True: 768})
+
+
 def test_shapes_are_among_those_of_the_heads(heads):
     shapes = frame_heads.head_shapes(256, 24)
     assert {name: value.shape for name, value in heads.items()}.items() <= (

@@ -22,6 +22,7 @@ MT3 := $(BIN)/mt3
 
 # A file's tests share what they compile. Files with slow tests come first.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
+OPTIMISED := tests/golden tests/test_decoding_stream.py
 
 .DELETE_ON_ERROR:
 .PHONY: help demo transcribe test test-browser docs docs-check lint format clean
@@ -67,9 +68,9 @@ transcribe: $(VENV)/installed
 	@echo "The MIDI file, a picture and a report are in $(OUT)/transcribed."
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest $(PARALLEL)
-	@echo 'Golden tests and decoding once more, with programs optimised as they are for use:'
-	XLA_FLAGS= $(BIN)/python -m pytest -q $(PARALLEL) tests/golden tests/test_decoding_stream.py
+	$(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore=,$(OPTIMISED))
+	@echo 'Golden tests and decoding, with programs optimised as they are for use:'
+	XLA_FLAGS= $(BIN)/python -m pytest -q $(PARALLEL) $(OPTIMISED)
 
 docs: $(VENV)/installed-docs
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going \

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 # Before anything imports JAX. The suite must pass, and mean the same, on a machine
 # with an accelerator as on one without.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# The suite compiles tiny networks much longer than it runs them, so LLVM need not
-# optimise, and fusions need no dialect of their own. `make test` repeats the golden
-# tests and decoding with programs as for use.
+# The suite compiles tiny networks much longer than it runs them: LLVM need not optimise,
+# fusions need no dialect of their own, and splitting a program among threads costs more
+# than it gains. `make test` runs the golden tests and decoding with programs as for use.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
 # The suite's processes, subprocesses included, share compiled programs, however small:
 # the same tiny networks are compiled in many tests. The home folder is left alone.

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 # Before anything imports JAX. The suite must pass, and mean the same, on a machine
 # with an accelerator as on one without.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# The suite compiles tiny networks much longer than it runs them: LLVM need not optimise,
-# fusions need no dialect of their own, and splitting a program among threads costs more
-# than it gains. `make test` runs the golden tests and decoding with programs as for use.
+# The suite compiles tiny networks much longer than it runs them: LLVM need not
+# optimise, fusions need no dialect of their own, and splitting a program among threads
+# costs more than it gains. `make test` runs the golden tests and decoding with programs
+# as for use.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "

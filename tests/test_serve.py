@@ -142,7 +142,8 @@ def test_results_in_every_format(server, client):
     message = error(client.get(f"/jobs/{job}/result", params=query), 422)
     assert message == "unknown output format 'midi'. Did you mean mid?"
     assert "no sheet music" in error(client.get(f"/jobs/{job}/score"), 404)
-    assert not [path for path in server.queue.folder.iterdir() if path.name != "lock"]
+    # A file is deleted once it has been sent.
+    until(lambda: [path.name for path in server.queue.folder.iterdir()] == ["lock"])
 
 
 def test_transcribe_waits_and_keeps_nothing(server, client, tiny_weights):
@@ -278,8 +279,9 @@ def test_too_large_whatever_the_header_says(server, client):
     with contextlib.suppress(httpx.WriteError, httpx.ReadError):
         response = client.post("/jobs", content=chunks(), headers=headers)
         assert "expected at most 1 megabytes" in error(response, 413)
-    until(lambda: server.queue._held_bytes == 0)
-    assert not [path for path in server.queue.folder.iterdir() if path.name != "lock"]
+    until(lambda: not server.queue._uploads)
+    assert server.queue._held_bytes == 0
+    assert [path.name for path in server.queue.folder.iterdir()] == ["lock"]
 
 
 def request(server, *, length="Content-Length: 9999999", **headers):
@@ -332,7 +334,7 @@ def test_an_upload_that_never_ends(server):
 def test_an_upload_whose_client_leaves(server):
     request(server).close()
     until(lambda: not server.queue._uploads)
-    assert not [path for path in server.queue.folder.iterdir() if path.name != "lock"]
+    assert [path.name for path in server.queue.folder.iterdir()] == ["lock"]
 
 
 def test_a_connection_without_a_request_is_closed(server, monkeypatch):

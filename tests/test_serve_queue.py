@@ -25,16 +25,23 @@ class Recorded:
     Attributes:
       model: that it transcribes with.
       steps: names of recordings, one for each segment.
+      most_open: recordings that were in the works at once.
     """
 
     def __init__(self):
         self.model = SlowModel()
         self.steps: list[str] = []
+        self.most_open = self._open = 0
 
     def __call__(self, source, options):
-        for item in Transcriber(self.model)(source, options):
-            self.steps.append(source.name)
-            yield item
+        self._open += 1
+        self.most_open = max(self.most_open, self._open)
+        try:
+            for item in Transcriber(self.model)(source, options):
+                self.steps.append(source.name)
+                yield item
+        finally:
+            self._open -= 1
 
 
 @pytest.fixture
@@ -102,11 +109,8 @@ def test_no_more_jobs_than_can_run_are_open(make_queue, transcriber):
     blocked(queue, transcriber)
     waiting = [job(queue, REQUEST, f"c{number}", "x", 3.0) for number in range(9)]
     transcriber.model.may_go.set()
-    most = 0
-    while not all(each.state == "done" for each in waiting):
-        running = sum(each.state == "running" for each in waiting)
-        most = max(most, running)
-    assert most <= MOST_RUNNING
+    until(lambda: all(each.state == "done" for each in waiting))
+    assert transcriber.most_open == MOST_RUNNING
 
 
 def test_a_job_is_cancelled_between_segments(make_queue, transcriber):

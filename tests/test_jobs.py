@@ -69,7 +69,7 @@ def test_a_folder_is_searched_for_all_formats_and_nothing_hidden(tmp_path):
 
 
 def test_the_page_lists_what_is_searched_for(repository):
-    page = (repository / "docs" / "input.md").read_text(encoding="utf-8")
+    page = (repository / "docs" / "transcribe.md").read_text(encoding="utf-8")
     for each in formats.FORMATS:
         reader = "ffmpeg" if each.needs_ffmpeg else "libsndfile"
         assert f"\n| {each.name} | {' '.join(each.suffixes)} | {reader} |\n" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -70,6 +71,12 @@ def why_unwritable(folder: str) -> str | None:
             return None
     except OSError as error:
         return error.strerror or str(error)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Returns the SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def looks_like_file(path: str) -> bool:

@@ -43,9 +43,9 @@ from mt3.audio import reading
 from mt3.beats import NO_BEATS, Beats
 from mt3.beyond import frames
 from mt3.beyond.cleanup import clean_up
-from mt3.checkpoints.description import file_sha256
 from mt3.configs import ModelConfig
 from mt3.errors import AudioError, ConfigError, DataError, MT3Error
+from mt3.files import file_sha256
 from mt3.note_sequences import (
     Note,
     NoteDecodingState,

@@ -110,13 +110,15 @@ def find_jobs(inputs: Sequence[str], output: str | None) -> tuple[list[Job], lis
     """
     if "" in inputs or output == "":
         raise ConfigError("an input or -o is empty; expected a path")
+    addresses = [
+        name for name in inputs if _ADDRESS.match(name) and not os.path.lexists(name)
+    ]
     problems = [
         f"{name}: an address; mt3 downloads nothing. Download the recording yourself "
         f"(curl -LO {name}) and give the file"
-        for name in inputs
-        if _ADDRESS.match(name) and not os.path.lexists(name)
+        for name in addresses
     ]
-    inputs = [name for name in inputs if not _ADDRESS.match(name)]
+    inputs = [name for name in inputs if name not in addresses]
     if not inputs:
         return [], problems
     if is_file_name(output):

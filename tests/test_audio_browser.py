@@ -45,15 +45,15 @@ def settings_of(page):
 
 
 def test_jupyter_stores_the_file_and_the_cell_finds_it(pages, monkeypatch, capsys):
-    def store():
-        # What Jupyter's server does: the file appears whole.
+    def store(content):
+        # What Jupyter's server does: the file is there while it is written.
         settings = settings_of(pages[0])
         folder = pathlib.Path(settings["folder"])
         (folder / "unrelated-song.wav").write_bytes(b"other")
-        (folder / f"{settings['token']}-my song.wav").write_bytes(b"sound")
+        (folder / f"{settings['token']}-5-my song.wav").write_bytes(content)
 
-    looks = iter([lambda: None, store])
-    monkeypatch.setattr(browser.time, "sleep", lambda seconds: next(looks)())
+    contents = iter([b"", b"so", b"sound"])
+    monkeypatch.setattr(browser.time, "sleep", lambda seconds: store(next(contents)))
     path = browser.upload()
     assert path == pathlib.Path("recordings", "my song.wav")
     assert path.read_bytes() == b"sound"
@@ -69,7 +69,7 @@ def test_recordings_replace_earlier_ones(pages, monkeypatch):
     def record(content):
         def store(seconds):
             token = settings_of(pages[-1])["token"]
-            pathlib.Path("takes", f"{token}-recording.wav").write_bytes(content)
+            pathlib.Path("takes", f"{token}-3-recording.wav").write_bytes(content)
 
         monkeypatch.setattr(browser.time, "sleep", store)
         return browser.record("takes")

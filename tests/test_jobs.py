@@ -166,6 +166,14 @@ def test_paths_that_cannot_work(inputs, output, message):
         jobs.find_jobs(inputs, output)
 
 
+def test_a_file_that_is_called_like_an_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "live:").mkdir()
+    (tmp_path / "live:" / "a.wav").touch()
+    (job,), problems = jobs.find_jobs(["live://a.wav"], "out")
+    assert (job.source, problems) == (os.path.join("live:", "a.wav"), [])
+
+
 def test_one_file_to_write(folder, transcribe, tmp_path, capsys):
     source = folder / "a.wav"
     for name, start in (

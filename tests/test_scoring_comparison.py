@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -140,6 +141,31 @@ def test_one_song_has_no_intervals(folders, capsys):
     printed = capsys.readouterr().out
     assert "no interval" in printed
     assert "intervals need two songs" in printed
+
+
+def test_draws_without_what_is_scored_are_left_out(tmp_path):
+    piano, drum = Note(0, 1, 60), Note(0, 0.1, 36, is_drum=True)
+    # The second song has no drums; the estimate has one in both.
+    for song, notes in {"a": [piano, drum], "b": [piano]}.items():
+        write_notes(tmp_path / "truth" / song, notes)
+        for system in ("one", "other"):
+            write_notes(tmp_path / system / song, [piano, drum])
+    systems = tmp_path / "one", tmp_path / "other"
+    lows = {}
+    for convention in ("default", "yourmt3"):
+        compared = comparison.compare(
+            tmp_path / "truth", systems, convention=convention, metrics=["Drum*F1*"]
+        )
+        found = next(iter(compared.systems["one"].micro.values()))
+        assert found.value == pytest.approx(2 / 3)
+        lows[convention] = found.low
+    # With the second song alone, there is no reference.
+    assert lows == {"default": 0.0, "yourmt3": pytest.approx(2 / 3)}
+
+
+def test_names_of_systems_are_below_any_folder():
+    paths = [pathlib.Path("/found"), pathlib.Path("/data/found")]
+    assert comparison._system_names(paths) == ["found", "data/found"]
 
 
 def test_wrong_comparisons(folders):

@@ -142,6 +142,11 @@ def test_results_in_every_format(server, client):
     message = error(client.get(f"/jobs/{job}/result", params=query), 422)
     assert message == "unknown output format 'midi'. Did you mean mid?"
     assert "no sheet music" in error(client.get(f"/jobs/{job}/score"), 404)
+    # Parts are not sent, whatever is asked for.
+    for part in ("bytes=0-1", "bytes=9999999-", "notes=1"):
+        response = client.get(f"/jobs/{job}/result", headers={"Range": part})
+        assert response.status_code == 200, part
+        assert response.content.startswith(b"MThd")
     # A file is deleted once it has been sent.
     until(lambda: [path.name for path in server.queue.folder.iterdir()] == ["lock"])
 

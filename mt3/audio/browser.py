@@ -104,6 +104,10 @@ def _from_colab(sent: dict[str, Any], folder: Path) -> Path:
 
 def _from_server(folder: Path, token: str) -> Path:
     """Waits until the server has stored the file; interrupting the cell ends that."""
-    while not (found := list(folder.glob(f"{token}-*"))):
+    while True:
+        for path in folder.glob(f"{token}-*"):
+            _, size, name = path.name.split("-", 2)
+            # The server shows a file while it writes it.
+            if path.stat().st_size == int(size):
+                return path.replace(folder / name)
         time.sleep(_SECONDS_BETWEEN_LOOKS)
-    return found[0].replace(folder / found[0].name.removeprefix(f"{token}-"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from mt3.checkpoints import layout, released, storage
 from mt3.configs import ModelConfig
+from mt3.files import file_sha256
 
 _FORMS = {
     "t5x": "T5X checkpoint (msgpack and zarr)",
@@ -72,12 +72,6 @@ def _settings(config: ModelConfig, *, source: Any) -> list[str]:
         f"{sizes.num_encoder_layers} and {sizes.num_decoder_layers} layers",
         f"{sizes.num_heads} heads of {sizes.head_dim}",
     ]
-
-
-def file_sha256(path: str | Path) -> str:
-    """Returns the SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _size(path: Path) -> int:

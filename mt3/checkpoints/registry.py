@@ -14,9 +14,9 @@ from typing import Any
 
 from mt3 import files
 from mt3.checkpoints import released, storage
-from mt3.checkpoints.description import file_sha256
 from mt3.checkpoints.safetensors_file import read_header
 from mt3.errors import CheckpointError, near_misses
+from mt3.files import file_sha256
 
 logger = logging.getLogger(__name__)
 

@@ -162,7 +162,8 @@ def _renamed(report: ScoreReport, song: str) -> ScoreReport:
 
 def _system_names(paths: Sequence[Path]) -> list[str]:
     """Returns the last parts of the paths, as many as distinguish them."""
-    parts = [path.resolve().parts for path in paths]
+    # Without the root: names are those of folders, too, below that of the results.
+    parts = [path.resolve().parts[1:] for path in paths]
     if len(set(parts)) < len(parts):
         raise errors.ConfigError(
             f"scoring: two of the systems {', '.join(map(str, paths))} are the same"
@@ -218,12 +219,15 @@ def _micro_table(report: ScoreReport, draws: np.ndarray | None) -> _Table:
             for s in report.songs
         ]
     )
+    empty = report.settings["empty"]
     ratios = bootstrap.ratios_of_draws(draws, numbers)
+    if empty == "skip_reference":
+        ratios[draws @ numbers[:, :, 1] == 0] = np.nan
     names = [name for kind in kinds for name in kind.scores()]
     places = {name: place for place, name in enumerate(names)}
     columns = [places[name] for name in report.micro]
     drawn = ratios.reshape(len(draws), -1)[:, columns]
-    if report.settings["empty"] == "zero":
+    if empty == "zero":
         drawn = np.nan_to_num(drawn)
     return _Table(report.micro, drawn)
 

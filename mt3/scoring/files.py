@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -248,10 +247,8 @@ def cut_notes(
 
 
 def _sha256(path: Path) -> str:
-    if not path.is_file():  # A pipe has been read to its end.
-        return ""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    # A pipe has been read to its end.
+    return files.file_sha256(path) if path.is_file() else ""
 
 
 def read_pair(

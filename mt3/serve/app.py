@@ -22,7 +22,6 @@ import fastapi
 from fastapi import Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -282,7 +281,7 @@ async def score(
     """
     job = _finished(_job(request, job_id))
     options = notation.output_options(job.request.output)
-    async with _turn(request, True):
+    async with request.app.state.drawing:
         found = await run_in_threadpool(_score, job.result, options)
     if found is None:
         raise HTTPException(
@@ -436,12 +435,26 @@ async def _result(request: Request, job: Job, query: ResultQuery) -> FileRespons
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return FileResponse(
+    return _PassingFile(
         path,
         media_type=results.MEDIA_TYPES[query.format],
         filename=stem + outputs.FORMATS[query.format][0],
-        background=BackgroundTask(path.unlink, missing_ok=True),
+        headers={"Accept-Ranges": "none"},
     )
+
+
+class _PassingFile(FileResponse):
+    """A file that is sent whole, and deleted however that ends.
+
+    Each request has it written anew, so that parts of it need not fit together.
+    """
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        headers = [item for item in scope["headers"] if item[0] != b"range"]
+        try:
+            await super().__call__({**scope, "headers": headers}, receive, send)
+        finally:
+            pathlib.Path(self.path).unlink(missing_ok=True)
 
 
 def _finished(job: Job) -> Job:
@@ -457,11 +470,6 @@ def _finished(job: Job) -> Job:
             409, f"the job is {job.shown_state}; expected one that is done"
         )
     return job
-
-
-def _turn(request: Request, is_drawn: bool) -> contextlib.AbstractAsyncContextManager:
-    """Returns what to wait for before a result is written."""
-    return request.app.state.drawing if is_drawn else contextlib.nullcontext()
 
 
 def _score(

@@ -21,8 +21,6 @@ MEDIA_TYPES = {
     "mxl": "application/vnd.recordare.musicxml",
     "pdf": "application/pdf",
 }
-# Formats with sheet music.
-DRAWN = frozenset({"html", "musicxml", "mxl", "pdf"})
 
 
 def available_formats() -> tuple[str, ...]:

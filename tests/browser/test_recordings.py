@@ -80,8 +80,8 @@ def test_a_file_is_stored_in_the_folder_of_the_notebook(notebook, repository):
     page.get_by_text("Stored piano.flac").wait_for()
     (request,) = sent
     assert request.method == "PUT"
-    path = "/base/api/contents/my%20music/takes/t1-piano.flac"
-    assert request.url == f"http://localhost{path}"
+    path = "/base/api/contents/my%20music/takes/t1"
+    assert request.url == f"http://localhost{path}-{song.stat().st_size}-piano.flac"
     assert request.headers["x-xsrftoken"] == "secret"
     assert content(request) == song.read_bytes()
 
@@ -95,7 +95,7 @@ def test_the_microphone_is_recorded_as_wav(notebook):
     stop.click()
     page.get_by_text("Stored recording.wav").wait_for()
     (request,) = sent
-    assert request.url.endswith("/takes/t1-recording.wav")
+    assert request.url.endswith(f"/takes/t1-{len(content(request))}-recording.wav")
     samples, rate = soundfile.read(io.BytesIO(content(request)))
     assert samples.ndim == 1
     assert 0.5 < len(samples) / rate < 10

@@ -289,6 +289,7 @@ def test_a_stand_in_stays_one_when_its_cell_runs_again(
     notes = [Note(time, time + 1.0, 60) for time in range(9)]
     namespace = {"Path": pathlib.Path, "RECONVAT": "", "dataclasses": dataclasses}
     namespace |= {"chunks": ["a_00000"], "references": {"a_00000": notes}}
+    namespace["read_midi"] = read_midi
     for _ in range(2):
         exec(source_of(read(repository, RECONVAT), "reconvat"), namespace)
         assert list(namespace["estimates"]) == ["stand-in for ReconVAT"]

@@ -404,6 +404,17 @@ def test_what_browsers_are_told(client):
         assert not [name for name in response.headers if name.startswith("access-co")]
 
 
+def test_a_defect_is_answered_like_any_error(client, server, monkeypatch):
+    def broken(options):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(server.application.state.model, "arrangement_for", broken)
+    response = client.post("/jobs", files=form())
+    assert error(response, 500) == "internal error (RuntimeError); please report it"
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert response.headers["connection"] == "close"
+
+
 def test_files_of_the_page(client):
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")

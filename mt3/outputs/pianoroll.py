@@ -133,11 +133,15 @@ def write_png(result: Transcription, stream: BinaryIO) -> None:
     if result.model_sha256:
         model += f" {result.model_sha256[:12]}"
     origin = f"transcribed by mt3 {result.version} with {model}"
+    save_png(draw_picture(result, origin), stream, result.version)
+
+
+def save_png(picture: Image.Image, stream: BinaryIO, version: str) -> None:
+    """Writes a picture as PNG, with the version of mt3 as its mark."""
     from PIL import PngImagePlugin
 
     mark = PngImagePlugin.PngInfo()
-    mark.add_text("Software", f"mt3 {result.version}")
-    picture = draw_picture(result, origin)
+    mark.add_text("Software", f"mt3 {version}")
     picture.save(stream, format="PNG", optimize=False, pnginfo=mark)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 import mt3
 from mt3.note_sequences import Note, array_to_notes
-from mt3.outputs.pianoroll import Layer, clock_time, draw_layers
+from mt3.outputs.pianoroll import Layer, clock_time, draw_layers, save_png
 from mt3.outputs.transcription import Transcription
 from mt3.scoring import counts, matching
 from mt3.vocabularies import MAX_VELOCITY
@@ -103,9 +103,4 @@ def draw_comparison(compared: Compared, title: str) -> Image.Image:
 
 def write_picture(compared: Compared, title: str, stream: BinaryIO) -> None:
     """Draws matched, missed and extra notes and writes them as PNG."""
-    from PIL import PngImagePlugin
-
-    mark = PngImagePlugin.PngInfo()
-    mark.add_text("Software", f"mt3 {mt3.__version__}")
-    picture = draw_comparison(compared, title)
-    picture.save(stream, format="PNG", optimize=False, pnginfo=mark)
+    save_png(draw_comparison(compared, title), stream, mt3.__version__)

@@ -174,10 +174,6 @@ def _add_error_handlers(app: fastapi.FastAPI) -> None:
             raise error
         return answer(507, f"writing a file: {error.strerror}")
 
-    @app.exception_handler(Exception)
-    async def defect(request: Request, error: Exception) -> JSONResponse:
-        return answer(500, f"internal error ({type(error).__name__}); please report it")
-
 
 router = fastapi.APIRouter()
 

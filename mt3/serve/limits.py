@@ -54,6 +54,11 @@ class RefusedError(MT3Error):
         self.retry_after = retry_after
 
 
+def internal_error(error: Exception) -> str:
+    """Returns what a client is told of a defect; the traceback is not for it."""
+    return f"internal error ({type(error).__name__}); please report it"
+
+
 def too_long(name: str, limit: float) -> str:
     """Returns the message for a recording that is too long."""
     return (

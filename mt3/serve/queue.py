@@ -35,7 +35,7 @@ from mt3.options import TranscribeOptions
 from mt3.outputs import OutputOptions, Transcription
 from mt3.outputs.transcription import TIME_DECIMALS, note_to_dict
 from mt3.serve.folder import private_folder
-from mt3.serve.limits import Limits, RefusedError, too_long
+from mt3.serve.limits import Limits, RefusedError, internal_error, too_long
 
 MOST_RUNNING = 4
 QUEUED, RUNNING = "queued", "running"
@@ -394,7 +394,7 @@ class JobQueue:
             # The traceback is for the one who runs the server, not for the client.
             with contextlib.suppress(OSError, ValueError):  # Standard error is closed.
                 traceback.print_exc(file=sys.stderr)
-            job.error = f"internal error ({type(error).__name__}); please report it"
+            job.error = internal_error(error)
             self._end(job, FAILED)
 
     def _advance(self, job: Job, item: SegmentNotes) -> None:

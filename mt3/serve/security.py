@@ -23,6 +23,8 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
+from mt3.serve.limits import internal_error
+
 PAGE_POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -115,8 +117,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        started = False
+
         async def send_guarded(message: Any) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 present = {name.lower() for name, _ in message["headers"]}
                 message["headers"] = [
                     *message["headers"],
@@ -139,6 +145,10 @@ class Guard:
         self._running[client] += 1
         try:
             await self._app(scope, receive, send_guarded)
+        except Exception as error:
+            if not started:
+                await _refuse(send_guarded, 500, internal_error(error))
+            raise
         finally:
             self._running[client] -= 1
             if not self._running[client]:

@@ -212,6 +212,16 @@ def test_results_are_forgotten(make_queue):
     assert queue.get(first.id) is None
 
 
+def test_results_with_many_notes_are_forgotten_sooner(make_queue):
+    queue = make_queue(kept_notes=5)
+    jobs = []
+    for number in range(3):
+        jobs.append(job(queue, REQUEST, "a", str(number), 2.0))
+        until(lambda: jobs[-1].has_ended)
+    assert [made.num_notes for made in jobs] == [2, 2, 2]
+    assert [queue.get(made.id) is made for made in jobs] == [False, True, True]
+
+
 def test_closing_deletes_everything(make_queue, transcriber):
     queue = make_queue()
     running = blocked(queue, transcriber)

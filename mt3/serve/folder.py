@@ -29,11 +29,12 @@ def private_folder() -> tuple[pathlib.Path, BinaryIO]:
         with contextlib.suppress(OSError), (old / _LOCK).open("rb") as lock:
             if _locked(lock):
                 shutil.rmtree(old, ignore_errors=True)
-    # It gets its name when it is locked.
-    folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{_PREFIX}"))
-    lock = private_file(folder / _LOCK)
-    _locked(lock)
-    return folder.rename(folder.with_name(folder.name[1:])), lock
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=_PREFIX))
+    lock = private_file(folder / f"{_LOCK}.new")
+    # Others look for the lock only under its name, which it gets when it is locked.
+    if _locked(lock):
+        (folder / f"{_LOCK}.new").rename(folder / _LOCK)
+    return folder, lock
 
 
 def _locked(file: BinaryIO) -> bool:

@@ -19,6 +19,7 @@ class Limits:
       jobs_of_client: likewise, of one client.
       results: that are kept, of all clients; the oldest go first.
       results_of_client: likewise, of one client.
+      kept_notes: of all results that are kept; the oldest go first.
       keep_seconds: how long a result is kept after it was last asked about.
       requests: that are answered at once, of all clients.
       requests_of_client: likewise, of one client.
@@ -33,6 +34,8 @@ class Limits:
     jobs_of_client: int = 200
     results: int = 1000
     results_of_client: int = 200
+    # About half a kilobyte each.
+    kept_notes: int = 2_000_000
     keep_seconds: float = 600.0
     requests: int = 500
     requests_of_client: int = 250

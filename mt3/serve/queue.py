@@ -307,15 +307,18 @@ class JobQueue:
                 key=lambda job: job.asked_at,
             )
             now, left = self._clock(), len(ended)
+            notes = sum(job.num_notes for job in ended)
             left_of = collections.Counter(job.client for job in ended)
             for job in ended:
                 if (
                     now - job.asked_at > self.limits.keep_seconds
                     or left > self.limits.results
                     or left_of[job.client] > self.limits.results_of_client
+                    or notes > self.limits.kept_notes
                 ):
                     del self._jobs[job.id]
                     left -= 1
+                    notes -= job.num_notes
                     left_of[job.client] -= 1
 
     def stop(self) -> None:

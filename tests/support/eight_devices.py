@@ -7,6 +7,7 @@ therefore a process of its own.
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import sys
@@ -24,8 +25,12 @@ from mt3.errors import ConfigError
 from tests.support import drawn
 
 STEPS = 3
-# Data axis x model axis -> devices, partitions.
-MESHES = {"1x1": (1, 1), "8x1": (8, 1), "4x2": (8, 2)}
+# Data axis x model axis -> devices, partitions, dimensions that are split.
+BOTH = "4x2, parameters over both axes"
+MESHES = {"1x1": (1, 1, 1), "8x1": (8, 1, 1), "4x2": (8, 2, 1), BOTH: (8, 2, 2)}
+# Those with a program of their own. It takes long to compile; that of a mesh whose
+# parameters are split over one axis is run in test_engine_launch.
+TRAINED = ("1x1", BOTH)
 CONFIG = network.T5Config.from_dict(
     {
         "vocab_size": 256,
@@ -52,48 +57,50 @@ def batch(index, size=16):
     }
 
 
-class Run:
-    """A model, its optimiser and its state on one mesh."""
+@functools.cache
+def start():
+    """Returns a model, its first state, the state's form, and its other variables."""
+    model = models.ContinuousInputsEncoderDecoderModel(
+        network.Transformer(CONFIG),
+        None,
+        None,
+        adafactor.Adafactor(),
+        input_depth=16,
+        z_loss=1e-4,
+    )
+    shapes = {name: array.shape for name, array in batch(0).items()}
 
-    def __init__(self, mesh, *, parameter_dims=1):
-        count, partitions = MESHES[mesh]
+    def create():
+        variables = model.get_initial_variables(jax.random.PRNGKey(1), shapes)
+        variables = variables.unfreeze()
+        params = variables.pop("params")
+        return TrainState.create(params, model.optimizer_def), variables
+
+    params = drawn.parameters(lambda key: model.get_initial_variables(key, shapes))
+    state = TrainState.create(params, model.optimizer_def)
+    return model, jax.device_get(state), *jax.eval_shape(create)
+
+
+class Run:
+    """The model and its state on one mesh."""
+
+    def __init__(self, mesh):
+        count, partitions, dims = MESHES[mesh]
         devices = jax.devices()[:count]
         with mock.patch.object(jax, "local_devices", return_value=devices):
             self.partitioner = partitioning.PjitPartitioner(
                 num_partitions=partitions,
                 logical_axis_rules=partitioning.standard_logical_axis_rules(
-                    parameter_partitioning_dims=parameter_dims
+                    parameter_partitioning_dims=dims
                 ),
             )
-        self.model = models.ContinuousInputsEncoderDecoderModel(
-            network.Transformer(CONFIG),
-            None,
-            None,
-            adafactor.Adafactor(),
-            input_depth=16,
-            z_loss=1e-4,
-        )
-        shapes = {name: array.shape for name, array in batch(0).items()}
-
-        def create():
-            variables = self.model.get_initial_variables(jax.random.PRNGKey(1), shapes)
-            variables = variables.unfreeze()
-            params = variables.pop("params")
-            return TrainState.create(params, self.model.optimizer_def), variables
-
-        # Equal on all meshes.
-        params = drawn.parameters(
-            lambda key: self.model.get_initial_variables(key, shapes)
-        )
-        self.like, other = jax.eval_shape(create)
+        model, state, self.like, other = start()
         self.shardings = self.partitioner.state_shardings(
             self.like, logical_axis_names(other)
         )
         self.trainer = trainer.Trainer(
-            model=self.model,
-            train_state=jax.device_put(
-                TrainState.create(params, self.model.optimizer_def), self.shardings
-            ),
+            model=model,
+            train_state=jax.device_put(state, self.shardings),
             partitioner=self.partitioner,
             eval_names=(),
             summary_dir=None,
@@ -124,12 +131,11 @@ class Run:
 def main(folder: pathlib.Path) -> None:
     results = {"devices": jax.device_count(), "errors": []}
     runs = {mesh: Run(mesh) for mesh in MESHES}
-    runs["4x2, parameters over both axes"] = Run("4x2", parameter_dims=2)
-    results["losses"] = {name: run.train() for name, run in runs.items()}
+    results["losses"] = {name: runs[name].train() for name in TRAINED}
     results["split"] = {name: run.split() for name, run in runs.items()}
 
     # From one mesh to every other.
-    source = runs["4x2"].state
+    source = runs[BOTH].state
     managers = {
         form: checkpoints.CheckpointManager(
             folder / form, utils.SaveCheckpointConfig(), use_orbax=form == "orbax"
@@ -143,7 +149,11 @@ def main(folder: pathlib.Path) -> None:
         for name, run in runs.items():
             restored, _ = manager.restore_latest(run.like, run.shardings)
             run.trainer.train_state = restored
-            results["continued"][f"{form}, 4x2 to {name}"] = run.train()
+            results["split"][f"{form}, {name}"] = run.split()
+            if name not in TRAINED:
+                run = runs["1x1"]
+                run.trainer.train_state = jax.device_put(restored, run.shardings)
+            results["continued"][f"{form}, {BOTH} to {name}"] = run.train()
         manager.close()
 
     for fail in (

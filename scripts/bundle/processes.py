@@ -58,7 +58,7 @@ def start(
     )
 
     def pass_on():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError), process.stdout:
             for line in process.stdout:
                 log.write(line)
 

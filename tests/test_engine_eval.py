@@ -53,11 +53,13 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def evaluate(output_dir, path, *, mode="specific", model=None, **arguments):
-    """Evaluates checkpoints on both splits."""
+def evaluate(
+    output_dir, path, *, mode="specific", task="validation", model=None, **arguments
+):
+    """Evaluates checkpoints on a task or a mixture."""
     return eval_module.evaluate(
         model=model or tiny_training.make_model(),
-        dataset_cfg=tiny_training.dataset_config("eval"),
+        dataset_cfg=tiny_training.dataset_config(task),
         restore_checkpoint_cfg=utils.RestoreCheckpointConfig(path=path, mode=mode),
         partitioner=partitioning.PjitPartitioner(),
         output_dir=str(output_dir),
@@ -285,7 +287,7 @@ def test_which_checkpoints_are_meant(run, tmp_path):
 
 
 def test_evaluating_every_checkpoint_once(run, tmp_path):
-    found = evaluate(tmp_path, str(run), mode="all")
+    found = evaluate(tmp_path, str(run), mode="all", task="eval")
     assert found.keys() == {2, 4}
     logged = lines(run / "metrics.jsonl")
     for step, by_task in found.items():
@@ -300,7 +302,7 @@ def test_evaluating_every_checkpoint_once(run, tmp_path):
             assert values == {key: line[key] for key in values}
     done = (tmp_path / f"eval.{FAMILY}_eval.ckpt").read_text().split()
     assert done == [str(run / "checkpoint_2"), str(run / "checkpoint_4")]
-    assert evaluate(tmp_path, str(run), mode="all") == {}
+    assert evaluate(tmp_path, str(run), mode="all", task="eval") == {}
     for name in TASKS:
         path = tmp_path / "inference_eval" / f"{name}-metrics.jsonl"
         assert [line["step"] for line in lines(path)] == [2, 4]
@@ -312,6 +314,7 @@ def test_the_loss_is_evaluated_too_and_files_are_read(run, tmp_path):
     found = evaluate(
         tmp_path / "out",
         [str(path)],
+        task="eval",
         training_evaluator_cls=trainer.Trainer,
         train_eval_get_dataset_fn=functools.partial(
             utils.get_training_eval_datasets, eval_steps=1

@@ -13,9 +13,19 @@ import numpy as np
 import pytest
 
 import gin
+from bundle.growing import GrowingCorpus
 from mt3 import checkpoints as model_checkpoints
 from mt3 import network
-from mt3.engine import checkpoints, export, gin_utils, launch
+from mt3.engine import (
+    checkpoints,
+    encoded_data,
+    export,
+    gin_utils,
+    launch,
+    recorded_data,
+    synthetic_data,
+    train,
+)
 from mt3.errors import ConfigError
 
 STEPS = 3
@@ -113,6 +123,26 @@ def test_mt3_train_on_four_devices_equals_one(tiny_run, tmp_path):
     assert metrics(tmp_path, "train")[-1]["loss"] == pytest.approx(
         metrics(tiny_run, "train")[0]["loss"], rel=1e-5
     )
+
+
+def test_rendered_and_recorded_data_do_without_seqio():
+    """Its import takes many seconds."""
+
+    class Model:
+        @property
+        def FEATURE_CONVERTER_CLS(self):
+            raise AssertionError("the feature converter is asked for")
+
+    for data in (
+        synthetic_data.RandomNotes,
+        synthetic_data.Corpus,
+        recorded_data.Recordings,
+        encoded_data.EncodedCorpus,
+        GrowingCorpus,
+    ):
+        assert train._feature_converter(Model(), data) is None
+    with pytest.raises(AssertionError, match="asked for"):
+        train._feature_converter(Model(), print)
 
 
 def test_names_are_put_back():

@@ -54,6 +54,8 @@ class EncodedCorpus:
       pool: see `synthetic_data.SegmentBatches`.
     """
 
+    uses_feature_converter = False
+
     model: DecoderModel
     source: Callable[..., SegmentBatches]
     evaluation_source: Callable[..., SegmentBatches]

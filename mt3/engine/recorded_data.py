@@ -40,6 +40,8 @@ class Recordings:
       pool: see `SegmentBatches`.
     """
 
+    uses_feature_converter = False
+
     model_config: ModelConfig
     data_set: str
     data_root: str | None = None

@@ -248,6 +248,8 @@ class RandomNotes:
       drums: the chance that drums play along.
     """
 
+    uses_feature_converter = False
+
     model_config: ModelConfig
     soundfont: str | None = None
     max_programs: int = 4
@@ -309,6 +311,8 @@ class Corpus:
     Raises:
       ConfigError: stages are not in order, or do not begin with batch 0.
     """
+
+    uses_feature_converter = False
 
     model_config: ModelConfig
     folder: str

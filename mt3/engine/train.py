@@ -55,7 +55,9 @@ Parameters of `train`, where the name does not say all:
     summarize_config_fn        called as (model_dir, metrics writer, step)
     inference_evaluator_cls    `seqio.Evaluator` with its loggers bound
     get_dataset_fn             (DatasetConfig, shard, shards, feature converter class)
-                               -> batches; see `data_sources`
+                               -> batches; see `data_sources`. If it has an attribute
+                               `uses_feature_converter` that is False, it gets None
+                               for the class, and seqio is not imported
     concurrent_metrics         train on while the metrics of inference are computed
     train_eval_get_dataset_fn  makes the evaluation streams; gets `get_dataset_fn` too
                                where it takes that
@@ -245,8 +247,11 @@ def _choose_seed(folder: Path, random_seed: int | None) -> int:
     return seed
 
 
-def _feature_converter(model: Any) -> Any:
-    """Returns the model's converter class, or None where seqio is not installed."""
+def _feature_converter(model: Any, get_dataset_fn: Any) -> Any:
+    """Returns the model's converter class; None if unused, or without seqio."""
+    # The class needs seqio, whose import takes many seconds.
+    if not getattr(get_dataset_fn, "uses_feature_converter", True):
+        return None
     try:
         return getattr(model, "FEATURE_CONVERTER_CLS", None)
     except ConfigError:
@@ -260,7 +265,8 @@ def _with_seed(cfg: utils.DatasetConfig, seed: int) -> utils.DatasetConfig:
 def _open_source(
     cfg: utils.DatasetConfig, seed: int, model: Any, get_dataset_fn: Callable[..., Any]
 ) -> data_sources.DataSource:
-    data = get_dataset_fn(_with_seed(cfg, seed), 0, 1, _feature_converter(model))
+    converter = _feature_converter(model, get_dataset_fn)
+    data = get_dataset_fn(_with_seed(cfg, seed), 0, 1, converter)
     return data_sources.as_data_source(data, num_workers=cfg.num_workers or 0)
 
 
@@ -273,7 +279,8 @@ def _open_eval_streams(
 ) -> Mapping[str, Any]:
     if cfg is None:
         return {}
-    converter = _feature_converter(model)
+    get_dataset_fn = getattr(open_streams, "keywords", {}).get("get_dataset_fn")
+    converter = _feature_converter(model, get_dataset_fn)
     return open_streams(_with_seed(cfg, seed), 0, 1, eval_steps, converter)
 
 

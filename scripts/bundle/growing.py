@@ -26,6 +26,8 @@ _LEAST_GROWTH = 1.1
 class GrowingCorpus:
     """A `get_dataset_fn` around `synthetic_data.Corpus`."""
 
+    uses_feature_converter = False
+
     def __init__(self, dataset: Corpus, folder: str):
         """Wraps a corpus.
 

@@ -139,8 +139,9 @@ def _add_transcribe(commands) -> None:
     add(
         "--instruments",
         metavar="LIST",
-        help="the instruments that play: notes get no other names. General MIDI "
-        "families or instruments, program numbers 0-127, drums; e.g. piano,bass,drums",
+        help="all instruments that play: every note gets the name of one of them, and "
+        "drums are left out unless listed. General MIDI families or instruments, "
+        "program numbers 0-127, drums; e.g. piano,bass,drums",
     )
     add(
         "--decode",

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mt3 import jobs, outputs
+from mt3 import checkpoints, jobs, outputs
 from mt3.audio import reading
 from mt3.beats import MODES, NO_BEATS, Beats, read_beats
 from mt3.beyond.cleanup import CleanupOptions
@@ -78,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
                 f"but {' and '.join(asked)} needs all of them; expected another format "
                 "or a folder"
             )
+    # A model that is not there is an error also where nothing is left to do.
+    checkpoints.resolve(options.model)
     waiting, problems = jobs.find_jobs(
         options.inputs, None if to_standard_output else options.output
     )
@@ -251,7 +253,7 @@ class _Run:
         first = next(sources, None)
         if first is None:
             return self.failures
-        from mt3 import checkpoints, inference
+        from mt3 import inference
 
         model = inference.InferenceModel(
             self.options.model, self.decoding, num_heads=self.options.num_heads
@@ -348,7 +350,9 @@ class _Run:
             )
         count = len(result.transcription.notes)
         names = ", ".join(str(file.path) for file in written)
-        self.progress.say(f"{job.name}: {count} notes -> {names}")
+        kept = ", ".join(name for name in self.formats if name not in missing)
+        hint = f"; kept: {kept} (--overwrite makes all again)" if kept else ""
+        self.progress.say(f"{job.name}: {count} notes -> {names}{hint}")
 
     def _to_standard_output(self, transcription: Any, output_options: Any) -> None:
         if self.formats[0] in _STREAMABLE:

@@ -114,6 +114,12 @@ def test_formats_and_resume(tiny_weights, noise, tmp_path, capsys):
     assert transcribe(tmp_path, "-o", out, weights=tiny_weights) == 0
     assert "1 of 2 done already (--overwrite makes" in capsys.readouterr().err
     assert (out / "b.mid").exists()
+    more = [tmp_path / "b.wav", "-o", out, "--format", "mid,csv"]
+    assert transcribe(*more, weights=tiny_weights) == 0
+    assert "b.csv; kept: mid (--overwrite makes all again)" in capsys.readouterr().err
+    # Nothing is left to do, but not with a model that is not there.
+    assert transcribe(*more, weights=tmp_path / "none") == 1
+    assert "none': no such" in capsys.readouterr().err
     for path, stamp in stamps.items():
         if path.exists():
             assert path.stat().st_mtime_ns == stamp

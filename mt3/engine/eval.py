@@ -115,11 +115,11 @@ def evaluate(
             for name, values in compute_loss(state).items():
                 metrics_writer.log_line(name, step, values)
                 writer.write(name, step, values)
-                found[name] = values
+                found.setdefault(name, {}).update(values)
             evaluator.evaluate(state)
             for report in evaluator.finished(wait=True):
                 _write(report, writer)
-                found[report.task] = dict(report.values)
+                found.setdefault(report.task, {}).update(report.values)
             with utils.output_folder(folder, "eval"):
                 done.add(path)
     return results

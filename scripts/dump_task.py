@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--task", help="name of a task or mixture; without it, all names are listed")
-    add("--split", default="train", help="split of the task (default: %(default)s)")
+    add("--split", help="split of the task (default: train, or the only one)")
     add("--data_root", help="folder or bucket; else MT3_DATA_DIR, else the public one")
     add("--task_cache_dir", help="read the task from its cache in this folder")
     add(
@@ -139,7 +139,7 @@ def dump(options: argparse.Namespace) -> Iterator[str]:
             "inputs": options.sequence_length_inputs,
             "targets": options.sequence_length_targets,
         },
-        split=options.split,
+        split=_split(options.split, provider),
         use_cached=bool(options.task_cache_dir),
         shuffle=False,
         seed=options.seed,
@@ -200,7 +200,12 @@ class _Painter:
             )
         events = trim_eos(fields["targets"])
         if len(events):
-            notes, *_ = decode_predictions([(0.0, events)], self._tokenizer)
+            tie, _ = self._tokenizer.codec.event_type_range("tie")
+            # What sounds from before has its onset in no segment: the tie section,
+            # read after its end, begins it. A last segment ends what sounds on.
+            held = events[: np.argmax(events == tie)]
+            segments = [(0.0, [tie, *held]), (0.0, events), (seconds, [tie])]
+            notes, *_ = decode_predictions(segments, self._tokenizer)
         else:  # As in evaluation.
             segment = note_arrays.window(self._song, start, start + seconds)
             segment["start_time"] = np.maximum(segment["start_time"], 0)
@@ -259,20 +264,26 @@ def _register(options: argparse.Namespace) -> None:
 
 
 def _find_task(options: argparse.Namespace) -> seqio.Task | seqio.Mixture:
-    """Returns the task that was asked for, its split checked."""
+    """Returns the task that was asked for."""
     known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
     if options.task not in known:
         raise ConfigError(
             f"there is no task or mixture {options.task!r}."
             f"{near_misses(options.task, known)}"
         )
-    provider = seqio.get_mixture_or_task(options.task)
-    if options.split not in provider.splits:
+    return seqio.get_mixture_or_task(options.task)
+
+
+def _split(name: str | None, provider: seqio.Task | seqio.Mixture) -> str:
+    """Returns the split that was asked for; without a name "train", or the only one."""
+    splits = list(provider.splits)
+    if name is None:
+        name = splits[0] if len(splits) == 1 else "train"
+    if name not in splits:
         raise ConfigError(
-            f"task {options.task!r} has no split {options.split!r}; it has "
-            f"{', '.join(provider.splits)}"
+            f"task {provider.name!r} has no split {name!r}; it has {', '.join(splits)}"
         )
-    return provider
+    return name
 
 
 def _codec(task: seqio.Task) -> event_codec.Codec | None:

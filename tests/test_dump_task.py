@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import types
 
 import numpy as np
 import pytest
@@ -83,7 +84,6 @@ def test_random_cuts_follow_the_seed(run):
 def test_evaluation_tasks_show_their_songs(run):
     status, out, _ = run(
         task="urmp_notes_ties_vb1_validation",
-        split="eval",
         max_examples=-1,
         format_string="{unique_id} | {sequence}",
     )
@@ -118,6 +118,45 @@ def test_examples_are_drawn(run, tmp_path, suffix, split, count):
     assert shared > 0.9
 
 
+def test_notes_that_sound_over_the_edges_are_drawn(dump_task, tmp_path, monkeypatch):
+    """Tied notes from the segment's start on, those without an end to its end."""
+    drawn = []
+    draw_picture = dump_task.pianoroll.draw_picture
+
+    def draw(transcription, *args, **options):
+        drawn.extend(transcription.notes)
+        return draw_picture(transcription, *args, **options)
+
+    monkeypatch.setattr(dump_task.pianoroll, "draw_picture", draw)
+    task = types.SimpleNamespace(name="task", model_config=MT3)
+    events = [
+        CODEC.encode_values(kind, np.array([value])).item()
+        for kind, value in (
+            ("program", 73),
+            ("pitch", 60),
+            ("pitch", 64),
+            ("tie", 0),
+            ("shift", 130),
+            ("velocity", 0),
+            ("pitch", 64),
+            ("velocity", 1),
+            ("pitch", 67),
+        )
+    ]
+    fields = {
+        "unique_id": b"song",
+        "input_times": np.arange(250, dtype=np.float32) / 125,
+        "inputs": np.zeros((250, 512), np.float32),
+        "targets": [*events, -1],
+    }
+    dump_task._Painter(task, tmp_path).draw(fields, 1)
+    assert sorted((n.start_time, n.end_time, n.pitch, n.program) for n in drawn) == [
+        (0.0, 1.3, 64, 73),
+        (0.0, 2.0, 60, 73),
+        (1.3, 2.0, 67, 73),
+    ]
+
+
 def test_names_are_listed(run, dump_task, data_root, capsys):
     assert dump_task.main([f"--data_root={data_root}"]) == 0
     names = capsys.readouterr().out.split()
@@ -133,7 +172,7 @@ def test_flags_have_the_names_of_the_original_and_ours(dump_task):
     )
     assert vars(ours) == vars(theirs)
     assert (ours.sequence_length_inputs, ours.sequence_length_targets) == (3, 4)
-    assert (ours.max_examples, ours.split) == (10, "train")
+    assert (ours.max_examples, ours.split) == (10, None)
 
 
 def test_max_examples_of_zero(run):

@@ -208,6 +208,26 @@ def test_clips_of_a_long_recording(tmp_path, tracked, capsys):
     assert "4 parts of songs: 2 kept, 1 not sure, 1 shorter than 5 s" in printed
 
 
+def test_a_single_recording_is_for_training(tmp_path, tracked, capsys):
+    """Whatever its name's hash; splits without records are named."""
+    for number in range(9):
+        source = tmp_path / f"in{number}"
+        archives.write_audio(source / f"{number * number}.wav", sines(60), 16000)
+        splits = Monophonic.open(source, Settings(), validation=0.9).listing().splits
+        assert {split: len(found) for split, found in splits.items()} == {
+            "train": 1,
+            "validation": 0,
+        }
+    assert run(source, "-o", tmp_path / "one", "-q", "--validation", 0.9) == 0
+    assert len(stored(tmp_path / "one")) == 1
+    printed = capsys.readouterr().out
+    assert "split 'validation' has no songs\n" in printed
+    assert "warning" not in printed
+    archives.write_audio(source / "64.wav", sines(60) + sines(65), 16000)
+    assert run(source, "-o", tmp_path / "none", "-q") == 0
+    assert "warning: no record was made for split 'train'\n" in capsys.readouterr().out
+
+
 def test_unreadable_recordings_are_reported(tmp_path, tracked, capsys):
     source = tmp_path / "in"
     archives.write_audio(source / "good.wav", sines(60), 16000)

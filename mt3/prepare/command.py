@@ -130,9 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in _ARCHIVES.items():
         parsers[name] = commands.add_parser(name, help=text, description=text)
         if name != "synthetic":
-            parsers[name].add_argument(
-                "source", metavar="SOURCE", help="the folder that it was unpacked to"
-            )
+            text = "the folder that it was unpacked to"
+            if name in ("folder", "monophonic"):
+                text = "the folder of recordings"
+            parsers[name].add_argument("source", metavar="SOURCE", help=text)
         _add_common(parsers[name])
     parsers["guitarset"].add_argument(
         "--recordings",

@@ -157,7 +157,7 @@ def divide(items: list[Item], validation: float, test: float) -> dict[str, list[
       test: likewise.
 
     Returns:
-      The songs of each split, in their own order.
+      The songs of each split, in their own order. Training has at least one.
     """
     place = {item.id: _hash(item.id) for item in items}
     chosen = {
@@ -168,6 +168,8 @@ def divide(items: list[Item], validation: float, test: float) -> dict[str, list[
         left = [song for song, taken in chosen.items() if taken == "train"]
         if share and split not in chosen.values() and len(left) > 1:
             chosen[min(left, key=place.get)] = split
+    if chosen and "train" not in chosen.values():
+        chosen[max(chosen, key=place.get)] = "train"
     return {s: [item for item in items if chosen[item.id] == s] for s in SPLITS}
 
 

@@ -23,7 +23,8 @@ decided on every clip, and the numbers that it was decided by, are among the rem
 A record holds `audio` (float [80000]), `filename` (of the recording, from the folder
 on), `offset` (of the clip's first sample, at 16 kHz), `sampling_rate` (16000) and
 `sequence` (times from the clip's start). Validation gets a tenth of the recordings,
-by the hash of their names, so that clips of one recording stay together.
+by the hash of their names, so that clips of one recording stay together; a single
+recording is for training.
 
 What plays is not known. The notes have program 0, or the one given, or that of the
 folder that a recording lies in: `violin/`, `Flute/`, `40/` are General MIDI's names or
@@ -223,6 +224,8 @@ class Monophonic(Archive):
             )
         splits = divide(items, self.validation, 0.0)
         del splits["test"]
+        if not self.validation:
+            del splits["validation"]
         return Listing(splits, tuple(problems))
 
     def records(self, item: Item) -> Iterator[Record]:

@@ -83,6 +83,7 @@ class Report:
       splits: the splits that were prepared.
       problems: songs that belong to no split.
       unfinished: splits of which shards are missing.
+      without_songs: splits that no song belongs to.
     """
 
     dataset: str
@@ -91,6 +92,7 @@ class Report:
     splits: tuple[SplitReport, ...]
     problems: tuple[Problem, ...] = ()
     unfinished: tuple[str, ...] = ()
+    without_songs: tuple[str, ...] = ()
 
     @property
     def all_problems(self) -> list[Problem]:
@@ -180,6 +182,12 @@ class Report:
         if counts:
             listed = (f"{count} {name}" for name, count in counts.most_common())
             lines.append(f"{counts.total()} parts of songs: {', '.join(listed)}")
+        lines += [f"split {name!r} has no songs" for name in self.without_songs]
+        lines += [
+            f"warning: no record was made for split {split.plan.split!r}"
+            for split in self.splits
+            if not split.num_records
+        ]
         made = sum(split.made for split in self.splits)
         total = sum(len(split.states) for split in self.splits)
         lines.append(f"{self.folder}: {made} shards made, {total - made} were there")

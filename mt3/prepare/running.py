@@ -85,7 +85,7 @@ def prepare(
             f"prepare: {data_root} is not a local folder; prepare into one, and copy it"
         )
     root = Path(data_root)
-    plans, problems = _plans(archive, root, options)
+    plans, problems, without_songs = _plans(archive, root, options)
     if not options.overwrite:
         for plan in plans:
             plan.check()
@@ -102,7 +102,10 @@ def prepare(
         for job, state in _make_all(missing, options.jobs, progress):
             states[job.path] = state
     finally:
-        report = _report(archive, source, plans, states, kept, problems)
+        report = dataclasses.replace(
+            _report(archive, source, plans, states, kept, problems),
+            without_songs=without_songs,
+        )
         # If another error is under way (a full disk, say), that one is reported.
         failing = sys.exc_info()[0] is not None
         with contextlib.suppress(OutputError) if failing else contextlib.nullcontext():
@@ -112,8 +115,12 @@ def prepare(
 
 def _plans(
     archive: Archive, root: Path, options: Options
-) -> tuple[list[SplitPlan], tuple[Problem, ...]]:
-    """Lists the songs and divides them; raises as `prepare`."""
+) -> tuple[list[SplitPlan], tuple[Problem, ...], tuple[str, ...]]:
+    """Lists the songs and divides them; raises as `prepare`.
+
+    Returns:
+      The plans, the songs that cannot be used, and the splits without songs.
+    """
     listing = archive.listing()
     known = tuple(config_of(archive).paths)
     whole = [split for split in known if split in listing.splits]
@@ -142,7 +149,7 @@ def _plans(
             f"{archive.dataset}: no songs of {' or '.join(wanted) or 'any split'}"
             f"{reasons}"
         )
-    return plans, problems
+    return plans, problems, tuple(s for s in wanted if not listing.splits[s])
 
 
 def _make_all(

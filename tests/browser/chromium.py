@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
+# Text without any font has no width.
+_PACKAGES = ("chromium", "fonts-dejavu-core")
 _WANTED = (
     "The browser tests need Chromium or Chrome in PATH; it was not found and could not "
     "be installed. On Debian: apt-get install chromium"
@@ -27,9 +29,11 @@ def main() -> int:
         # Asks for no password: nobody may be there to type it.
         become = [] if os.geteuid() == 0 else ["sudo", "-n"]
         if not become or shutil.which("sudo"):
-            install = [*become, "apt-get", "install", "--yes", "-qq", "chromium"]
-            for command in ([*become, "apt-get", "update", "-qq"], install):
-                subprocess.run(command, check=False)
+            get = [*become, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+            get += ["-o", "Acquire::Retries=3"]
+            install = ["install", "--yes", "--no-install-recommends", *_PACKAGES]
+            for command in (["update"], install):
+                subprocess.run([*get, *command], check=False)
     if find():
         return 0
     print(_WANTED, file=sys.stderr)

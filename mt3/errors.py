@@ -79,7 +79,9 @@ def near_misses(name: str, known: Iterable[str]) -> str:
       A clause to append to an error message, beginning with a space.
     """
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3)
+    # "xml" rather means "musicxml" than "mxl".
+    close = [entry for entry in known if len(name) > 2 and name in entry]
+    close = close or difflib.get_close_matches(name, known, n=3)
     if close:
         return f" Did you mean {', '.join(close)}?"
     return f" Known: {', '.join(known) or 'none'}."

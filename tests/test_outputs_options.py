@@ -90,6 +90,11 @@ def test_a_missing_cairo_library_is_named(monkeypatch):
         outputs.check_formats(["mid", "pdf"])
 
 
+def test_a_part_of_a_formats_name_means_that_format():
+    with pytest.raises(OutputError, match=r"Did you mean musicxml\?"):
+        outputs.check_formats(["xml"])
+
+
 def test_sheet_music_follows_the_options():
     guitar = [Note(k / 2, k / 2 + 0.4, 52 + k, 80, 25) for k in range(8)]
     result = outputs.Transcription(guitar, beats=Beats.steady(120.0, seconds=4.0))

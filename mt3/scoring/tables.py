@@ -87,7 +87,9 @@ def format_short_table(report: ScoreReport) -> str:
     """Returns the mean of the convention's main scores as text, "" for none."""
     names = conventions.convention(report.settings["convention"]).main
     main = {name: report.mean[name] for name in names if name in report.mean}
-    lines = [*_score_lines({"score": main}), *_convention_lines(report.settings), ""]
+    songs = len(report.songs)
+    column = "score" if songs == 1 else f"mean of {songs} songs"
+    lines = [*_score_lines({column: main}), *_convention_lines(report.settings), ""]
     return "\n".join(lines) if main else ""
 
 

@@ -301,7 +301,9 @@ def test_recordings_are_opened_as_they_are_needed(
 
 def test_without_a_recording_no_model_is_loaded(folder, capsys):
     (folder / "text.wav").write_text("not audio at all\n" * 9)
-    arguments = ["transcribe", str(folder / "text.wav"), "--model", "no such model"]
+    weights = folder / "weights"
+    weights.write_text("none at all")
+    arguments = ["transcribe", str(folder / "text.wav"), "--model", str(weights)]
     assert cli.main(arguments) == 1
     assert "text.wav" in capsys.readouterr().err
 

@@ -181,6 +181,8 @@ def test_the_keyboard_is_enough(open_page, excerpts):
             assert len(passed) < 40, passed
         assert "nothing to be seen" not in passed
 
+    # The page is ready.
+    expect(page.locator("#files")).to_be_enabled()
     tab_to("Choose files")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")

@@ -78,13 +78,13 @@ def near_misses(name: str, known: Iterable[str]) -> str:
     Returns:
       A clause to append to an error message, beginning with a space.
     """
-    known = sorted(known)
-    # "xml" rather means "musicxml" than "mxl".
-    close = [entry for entry in known if len(name) > 2 and name in entry]
+    known = sorted(known, key=lambda entry: (len(entry), entry))
+    # "xml" rather means "musicxml" than "mxl", and "smal" first of all "small".
+    close = [entry for entry in known if len(name) > 2 and name in entry][:3]
     close = close or difflib.get_close_matches(name, known, n=3)
     if close:
         return f" Did you mean {', '.join(close)}?"
-    return f" Known: {', '.join(known) or 'none'}."
+    return f" Known: {', '.join(sorted(known)) or 'none'}."
 
 
 def check_number(

@@ -45,6 +45,7 @@ PAGES = {
         colab/mt3_reconvat_baseline
         docs/gpu
         docs/features
+        docs/reliability
     """,
     "Train and evaluate": """
         docs/scoring

@@ -2,6 +2,7 @@
 # make transcribe AUDIO=a.mp3  the same for your own file (without the score)
 # make test                    the whole test suite
 # make test-browser            the pages, in Chromium; installs it with apt-get if missing
+# make fuzz MINUTES=10         damaged input of every kind; make test tries a little of it
 # make docs                    these pages as a site, in build/docs
 # make docs-check              the commands on the pages, in a fresh copy of the checkout
 # make lint                    style and likely defects
@@ -14,6 +15,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= out
 AUDIO  ?=
+MINUTES ?= 10
 
 # Windows puts programs in Scripts.
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
@@ -25,7 +27,7 @@ PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 OPTIMISED := tests/golden tests/test_decoding_stream.py
 
 .DELETE_ON_ERROR:
-.PHONY: help demo transcribe test test-browser docs docs-check lint format clean
+.PHONY: help demo transcribe test test-browser fuzz docs docs-check lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -80,6 +82,9 @@ docs: $(VENV)/installed-docs
 test-browser: $(VENV)/installed-test
 	$(BIN)/python -m tests.browser.chromium
 	$(BIN)/python -m pytest tests/browser
+
+fuzz: $(VENV)/installed-test
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 docs-check: $(VENV)/installed-test
 	$(BIN)/python -m tests.support.page_commands

@@ -30,6 +30,11 @@ def open_decoder(
       AudioError: missing, not a file, empty, cut, no audio, or an unknown format.
     """
     head = headers.read_head(path, name)
+    if head[:2] == b"\xf0\x7e":
+        # libsndfile reads some, and prints of their damage among a program's results.
+        raise _error(
+            name, "found a MIDI sample dump (SDS)", f"expected {formats.SUPPORTED}"
+        )
     chunk = headers.find_sound_chunk(path)
     import soundfile
 

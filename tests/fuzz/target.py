@@ -122,7 +122,7 @@ def summary(failure: str) -> str:
 
 @contextlib.contextmanager
 def limited_memory(count: int = MOST_BYTES) -> Iterator[None]:
-    """Lets the block take so many bytes more than are taken now, where that is known.
+    """Lets the block take `count` bytes more than the process has, where that is known.
 
     What exceeds it is refused, so that even memory that is never touched counts.
     """

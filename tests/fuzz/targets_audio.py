@@ -24,7 +24,7 @@ _MOST_SECONDS = 3600.0
 
 
 def _read(path: pathlib.Path) -> None:
-    """Reads a file as `mt3 transcribe` does, then what there is of it."""
+    """Reads a file as `mt3 transcribe` does; if it fails, again what is there."""
     try:
         _check(path, allow_truncated=False)
     except AudioError:
@@ -116,7 +116,9 @@ _OGG = {
 
 def _others() -> dict[str, Callable[[], bytes]]:
     """One of each further container, in the first encoding that it takes, and ALAC."""
-    known = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "MP3", "OGG", "RAW", "SD2"}
+    known = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "MP3", "OGG"}
+    # Without a header, in two files, refused.
+    known |= {"RAW", "SD2", "SDS"}
     found = {"alac.caf": _of("CAF", "ALAC_16"), "float.aiff": _of("AIFF", "FLOAT")}
     for container in sorted(soundfile.available_formats().keys() - known):
         kinds = soundfile.available_subtypes(container)

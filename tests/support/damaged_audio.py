@@ -349,6 +349,7 @@ _REFUSED = (
     Case("text.mp3", lambda: 9 * b"no sound", None, "text, not audio"),
     Case("notes.wav", lambda: b"MThd\0\0\0\6\0\1\0\1", None, "a MIDI file"),
     Case("page.html.ogg", lambda: b"<html>", None, "a web page"),
+    Case("sampler.sds", lambda: encoded("SDS"), None, "a MIDI sample dump"),
     Case("nothing.wav", lambda: _wav(seconds=0.0), None, "0 samples"),
     Case(
         "fast.wav", lambda: with_field(_wav(), 24, "<I", 2**30), None, "1073741824 Hz"

@@ -567,6 +567,13 @@ class TestCorpus:
         assert re.search(cases["hole.flac"].error, capsys.readouterr().err)
         assert path.with_suffix(".mid").exists()
 
+    def test_silence_is_not_made_for_centuries(self, tmp_path):
+        cases = {case.name: case for case in damaged_audio.CASES}
+        path = tmp_path / "far.ogg"
+        path.write_bytes(cases[path.name].make())
+        message = error_of(path, allow_truncated=True)
+        assert re.search("sound is missing for 6.* expected at most 3600 s", message)
+
     def test_corpus_is_large(self):
         names = [case.name for case in damaged_audio.CASES]
         assert len(set(names)) == len(names) >= 60

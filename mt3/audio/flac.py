@@ -8,6 +8,7 @@ be found, and read with the file's own header before it.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import struct
 from collections.abc import Generator
@@ -22,6 +23,8 @@ _INFO_BYTES = 34
 _LONGEST_HEADER = 16
 # Frames are shorter: libFLAC's largest have 65,535 samples, nearly all 4,608 or fewer.
 _TAIL = 1 << 18
+# After damage, what looks like a frame but begins this much later is none.
+_LONGEST_GAP_SECONDS = 3600
 
 
 def _crc_table() -> bytes:
@@ -52,6 +55,11 @@ class _Info:
     def block_size(self) -> int:
         """Samples in a frame, where that is always the same."""
         return struct.unpack(">H", self.block[2:4])[0]
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return int.from_bytes(self.block[10:13], "big") >> 4
 
     @property
     def total(self) -> int:
@@ -96,7 +104,8 @@ def _recording(
                 return
             # The header is wrong. The frame in which it ends the sound is read again.
             done, total = total - info.block_size, 0
-        found = _find_frame(window, position, end, info, done)
+        latest = done + _LONGEST_GAP_SECONDS * info.sample_rate
+        found = _find_frame(window, position, end, info, done, latest)
         piece = None
         if found:
             position, sample = found
@@ -127,15 +136,20 @@ def _find_info(window: Window, position: int) -> _Info | None:
 
 
 def _find_frame(
-    window: Window, position: int, end: int, info: _Info, done: int
+    window: Window,
+    position: int,
+    end: int,
+    info: _Info,
+    done: int,
+    latest: float = math.inf,
 ) -> tuple[int, int] | None:
-    """Returns position and sample of the first frame that begins after a sample."""
+    """Returns position and sample of the first frame that begins between samples."""
     while position < end:
         data = window.chunk(position)[: end - position]
         for match in _FRAME.finditer(data):
             start = position + match.start()
             sample = _read_sample(window.read(start, _LONGEST_HEADER), info)
-            if sample is not None and done < sample:
+            if sample is not None and done < sample < latest:
                 return start, sample
         position += max(1, len(data) - 1)
     return None

@@ -19,6 +19,8 @@ from mt3.audio.pieces import Piece, Range, Shortage, Window
 _FIXED = struct.Struct("<4xBBqIIIB")
 _BEGIN, _END = 2, 4
 _LARGEST_PAGE = 27 + 255 + 255 * 255
+# Of Opus at 48 kHz: 255 packets of 120 ms.
+_LONGEST_PAGE = 255 * 5760
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -134,6 +136,9 @@ class _Stream:
                 page = next(pages, None)
                 continue
             follows = page.number == self._number and page.start == self.end
+            if follows and self._is_impossible(page.granule, granule):
+                page = next(pages, None)
+                continue
             if run is not None and not follows:
                 if granule >= 0:
                     yield self._piece(run, granule, begins)
@@ -151,6 +156,11 @@ class _Stream:
             yield self._piece(run, granule, begins)
         self.follower = page
         return self.end
+
+    def _is_impossible(self, granule: int, last: int) -> bool:
+        """Whether an Opus page cannot have this time: libsndfile invents its sound."""
+        is_later = 0 <= last < granule - _LONGEST_PAGE
+        return self._rate is not None and (granule < -1 or is_later)
 
     def _piece(self, run: int, granule: int, begins: bool) -> Piece:
         ranges = [*self._headers, (run, self.end)]

@@ -27,6 +27,8 @@ _BUFFER_BYTES = 1 << 16
 _STEP_SECONDS = 0.25
 # The first frames of an MP3 that was cut out of another lack what they build upon.
 _SETTLING_SECONDS = 0.5
+# Silence that is put where sound is missing: times in a damaged file may say centuries.
+_MOST_SILENCE_SECONDS = 3600
 _UNREADABLE = "nothing that is whole is there"
 _NOTHING = contextlib.nullcontext(())
 
@@ -219,7 +221,7 @@ class _Timeline:
     def __init__(self, decoder: SoundFileDecoder, block_frames: int, start: int):
         self._decoder, self._info = decoder, decoder.info
         self._block_frames, self._start = block_frames, start
-        self._done = 0
+        self._done = self._silence = 0
         # Where the recording that is read began, and how its frames compare.
         self._base, self._scale = 0.0, 1.0
         # Frames of a piece that were read before it.
@@ -291,6 +293,15 @@ class _Timeline:
         if gap > 0:
             self._report(self._done, self._done + gap, self._reason or _UNREADABLE)
             self._settle()
+            self._silence += gap
+            if self._silence > _MOST_SILENCE_SECONDS * self._info.sample_rate:
+                raise audio_error(
+                    self._info.name,
+                    f"sound is missing for {self._silence / self._info.sample_rate:g} "
+                    "s in all",
+                    f"expected at most {_MOST_SILENCE_SECONDS} s (is a time in it "
+                    "wrong?)",
+                )
         self._reason = ""
         for first in range(0, gap, self._block_frames):
             count = min(self._block_frames, gap - first)

@@ -16,6 +16,8 @@ from collections.abc import Callable
 import numpy as np
 import soundfile
 
+from tests.support import checksums
+
 RATE = 16000
 SECONDS = 4.0
 
@@ -344,6 +346,47 @@ _DAMAGED = (
         r"from 5\.792 s to 6\.048 s",
     ),
 )
+
+
+def _far_frame() -> bytes:
+    """A FLAC with a hole, the frame after which states a sample a month later."""
+    data = overwritten(_flac(), 0.5, 99)
+    start = data.index(b"\xff\xf8", len(data) * 4 // 5)
+    number = b"\xfe" + b"\xbf" * 6
+    data = (
+        data[: start + 1]
+        + b"\xf9"
+        + data[start + 2 : start + 4]
+        + number
+        + data[start + 5 :]
+    )
+    return checksums.repair_flac(data)
+
+
+def _later_page(data: bytes, number: int, samples: int) -> bytes:
+    """An Ogg file of which one page and those after it state later times."""
+    changed = [
+        with_field(page, 6, "<q", struct.unpack("<q", page[6:14])[0] + samples)
+        for page in pages(data)[number:]
+    ]
+    return checksums.repair_ogg(b"".join(pages(data)[:number] + changed))
+
+
+_WRONG_TIMES = (
+    Case("far_frame.flac", _far_frame, 4.0, "0.256 s to 0.512 s"),
+    Case("far.opus", lambda: _later_page(_opus(), -2, 2**40), 1.97, "from 1.974 s"),
+    Case(
+        "far.ogg",
+        lambda: _later_page(
+            b"".join(pages(_vorbis())[:4] + pages(_vorbis())[5:]), 4, 2**40
+        ),
+        None,
+        "from 1.784 s",
+    ),
+    Case(
+        "negative.opus", lambda: _later_page(_opus(), -1, -(2**62)), 2.974, "cut after"
+    ),
+)
 _REFUSED = (
     Case("empty.wav", lambda: b"", None, "empty"),
     Case("text.mp3", lambda: 9 * b"no sound", None, "text, not audio"),
@@ -365,4 +408,4 @@ _REFUSED = (
     Case("headless.flac", lambda: _flac()[200:], None, "cannot read it"),
     Case("video.mp4", lambda: b"\0\0\0 ftypisom" + bytes(99), None, "need the ffmpeg"),
 )
-CASES = _WHOLE + _WRONG_LENGTHS + _CUT + _DAMAGED + _REFUSED
+CASES = _WHOLE + _WRONG_LENGTHS + _CUT + _DAMAGED + _WRONG_TIMES + _REFUSED

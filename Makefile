@@ -5,6 +5,8 @@
 # make fuzz MINUTES=10         damaged input of every kind; make test tries a little of it
 # make docs                    these pages as a site, in build/docs
 # make docs-check              the commands on the pages, in a fresh copy of the checkout
+# make versions                quick tests, lowest and newest versions of everything
+# make lock                    the newest versions into requirements.lock
 # make lint                    style and likely defects
 # make clean                   remove what make made
 #
@@ -21,13 +23,15 @@ MINUTES ?= 10
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 MT3 := $(BIN)/mt3
+# In the versions of requirements.lock, with which the figures on the pages were measured.
+INSTALL := $(PIP) install --quiet --constraint $(VENV)/constraints.txt
 
 # A file's tests share what they compile. Files with slow tests come first.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 OPTIMISED := tests/golden tests/test_decoding_stream.py
 
 .DELETE_ON_ERROR:
-.PHONY: help demo transcribe test test-browser fuzz docs docs-check lint format clean
+.PHONY: help demo transcribe test test-browser fuzz docs docs-check versions lock lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -38,25 +42,29 @@ $(VENV)/made:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
+# Without hashes: pip knows none of this checkout, and would refuse to install it.
+$(VENV)/constraints.txt: requirements.lock $(VENV)/made
+	sed -n '/==/s/ \\$$//p' $< > $@
+
 # What transcribing needs, and no more.
-$(VENV)/installed: $(VENV)/made setup.py pyproject.toml
-	$(PIP) install --quiet --editable .
+$(VENV)/installed: $(VENV)/constraints.txt setup.py pyproject.toml
+	$(INSTALL) --editable .
 	@touch $@
 
 # Sheet music as well.
 $(VENV)/installed-score: $(VENV)/installed
-	$(PIP) install --quiet --editable '.[score]'
+	$(INSTALL) --editable '.[score]'
 	@touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed
-	$(PIP) install --quiet --editable '.[docs]'
+	$(INSTALL) --editable '.[docs]'
 	@touch $@
 
 # tinysoundfont renders notes for the tests. It declares pyaudio, which needs PortAudio
 # to build and is not used, hence --no-deps.
 $(VENV)/installed-test: $(VENV)/installed
-	$(PIP) install --quiet --editable '.[test]'
-	$(PIP) install --quiet --no-deps 'tinysoundfont>=0.3.7'
+	$(INSTALL) --editable '.[test]'
+	$(INSTALL) --no-deps 'tinysoundfont>=0.3.7'
 	@touch $@
 
 demo: $(VENV)/installed-score
@@ -88,6 +96,21 @@ fuzz: $(VENV)/installed-test
 
 docs-check: $(VENV)/installed-test
 	$(BIN)/python -m tests.support.page_commands
+
+# uv makes environments with the lowest versions, and lock files for every system.
+$(VENV)/installed-uv: $(VENV)/made
+	$(PIP) install --quiet 'uv>=0.13'
+	@touch $@
+
+versions: $(VENV)/installed-test $(VENV)/installed-uv
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.versions
+
+# pyaudio: see tinysoundfont.
+lock: $(VENV)/installed-uv
+	echo 'tinysoundfont>=0.3.7' | $(BIN)/uv pip compile --quiet --upgrade \
+	  --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --custom-compile-command 'make lock' --no-emit-package pyaudio \
+	  --extra test --extra notebooks --extra docs setup.py - -o requirements.lock
 
 lint: $(VENV)/installed-test
 	$(BIN)/python -m ruff check .

@@ -1,8 +1,9 @@
-"""Files that are either written whole or not at all, and the search for files."""
+"""Files written whole or not at all, locks, and the search for files."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -14,6 +15,14 @@ from typing import BinaryIO, NamedTuple
 
 from mt3 import errors
 
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None
+
+_TEMPORARY = re.compile(r"\.mt3-[0-9a-f]{16}\.tmp")
+# Folders in which this process has looked for what others left.
+_tidied: set[str] = set()
 # .txt, .midi, .gp5, .m4a; not .v2 or .2024, which folders end with.
 _FILE_SUFFIX = re.compile(r"[^/\\]\.([A-Za-z]{2,5}\d?|[A-Za-z]\d[A-Za-z])$")
 
@@ -23,7 +32,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Opens a file that appears under its name only when the block succeeds.
 
     The bytes go to a temporary file in the same folder, which then replaces
-    whatever bore the name. On an error it is removed and the old file stays.
+    whatever bore the name. On an error it is removed and the old file stays. Those of
+    processes that were killed are removed when another one writes to the folder.
     Missing folders are made.
 
     Args:
@@ -36,22 +46,122 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
       OutputError: the operating system refuses; path and reason are named.
     """
     path = Path(path)
-    # A short name of its own: the final one may already be as long as is allowed.
-    temporary = path.parent / f".mt3-{secrets.token_hex(8)}.tmp"
+    temporary = guard = None
     try:
         if exists(path, errors.OutputError) and path.is_dir():
             raise IsADirectoryError("a folder of that name is in the way")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
+        _remove_abandoned(path.parent)
+        with _new_temporary(path.parent) as file:
+            temporary = file.name
+            # Keeps the lock when the file is closed.
+            guard = os.dup(file.fileno())
             yield file
         os.replace(temporary, path)
+        temporary = None
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise errors.OutputError(f"{path}: cannot write: {reason}") from error
+        raise errors.OutputError(f"{path}: cannot write: {reason(error)}") from error
     finally:
-        # Gone already after success; may never have been made after a failure.
-        with contextlib.suppress(OSError, ValueError):
-            temporary.unlink()
+        if guard is not None:
+            os.close(guard)
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all; raises OutputError."""
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def reason(error: OSError) -> str:
+    """Returns what the operating system says, and what to do about it."""
+    text = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text += "; make room and run the command again: what is finished stays"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        text += "; name a folder that you may write to"
+    return text
+
+
+def _new_temporary(folder: Path) -> BinaryIO:
+    """Opens a new file and locks it."""
+    while True:
+        # A short name of its own: the final one may already be as long as is allowed.
+        file = open(folder / f".mt3-{secrets.token_hex(8)}.tmp", "xb")  # noqa: SIM115
+        # Until it was locked, another process may have taken it for abandoned.
+        if lock(file) is not False and os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes temporary files of processes that were killed, once in a process."""
+    if fcntl is None or (name := os.path.abspath(folder)) in _tidied:
+        return
+    _tidied.add(name)
+    with contextlib.suppress(OSError):
+        left = [entry for entry in os.listdir(name) if _TEMPORARY.fullmatch(entry)]
+        for entry in left:
+            path = os.path.join(name, entry)
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                if lock(file):
+                    os.unlink(path)
+
+
+def lock(file: BinaryIO | int) -> bool | None:
+    """Locks a file, or a folder, until it is closed; the end of a process closes it.
+
+    Args:
+      file: open, or its descriptor.
+
+    Returns:
+      Whether it is locked now: False if another process keeps it locked, None where
+      nothing can be locked (Windows, some network disks).
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+@contextlib.contextmanager
+def sole_writer(folder: str | os.PathLike[str], stage: str) -> Iterator[None]:
+    """Keeps other runs from writing to a folder until the block ends.
+
+    Where nothing can be locked, nothing is kept from anything.
+
+    Args:
+      folder: made if it is missing.
+      stage: who writes, for the message.
+
+    Raises:
+      OutputError: another run writes to it, or it cannot be made.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        # Windows opens no folders.
+        descriptor = None if fcntl is None else os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise errors.OutputError(
+            f"{stage}: {folder}: cannot write: {reason(error)}"
+        ) from error
+    try:
+        if descriptor is not None and lock(descriptor) is False:
+            raise errors.OutputError(
+                f"{stage}: {folder}: another run is writing to this folder; wait for "
+                "its end, or name another folder"
+            )
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def why_unwritable(folder: str) -> str | None:

@@ -32,6 +32,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LOG_INTERVAL = 10.0
 FAILED = 1
 INTERRUPTED = 130  # As a shell has it: 128 and the number of SIGINT.
+TERMINATED = 143  # The same of SIGTERM.
 
 
 def printable(text: str) -> str:
@@ -111,14 +112,16 @@ def run_program(body: Callable[[], int], name: str = "mt3") -> int:
       name: of the program, with which its messages begin.
 
     Returns:
-      The exit code: that of `body`, 1 after an error, 130 after an interruption.
+      The exit code: that of `body`, 1 after an error, 130 after an interruption, 143
+      after a request to end (SIGTERM).
 
     Raises:
       SystemExit: as `body` does (argparse ends a program so).
     """
     _open_streams()
+    ended_by: list[int] = []
     try:
-        with _interrupts_arrive():
+        with _interrupts_arrive(ended_by):
             try:
                 return body()
             finally:
@@ -128,6 +131,9 @@ def run_program(body: Callable[[], int], name: str = "mt3") -> int:
     except MT3Error as error:
         return _end(f"{name}: error: {error}", FAILED)
     except KeyboardInterrupt:
+        if signal.SIGTERM in ended_by:
+            line = f"{name}: told to end (SIGTERM); what was finished stays"
+            return _end(line, TERMINATED)
         return _end(f"{name}: interrupted; what was finished stays", INTERRUPTED)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -136,48 +142,75 @@ def run_program(body: Callable[[], int], name: str = "mt3") -> int:
 
 
 @contextlib.contextmanager
-def _interrupts_arrive() -> Iterator[None]:
-    """Makes every Ctrl-C end the block, and none end in a crash.
+def _interrupts_arrive(received: list[int]) -> Iterator[None]:
+    """Makes every Ctrl-C and SIGTERM end the block, and none end in a crash.
 
     An exception in the midst of an import can break modules written in C++ (those of
     JAX crash), and one in a callback of the garbage collector (JAX has one) is ignored.
     So the former waits for the import's end, and the latter is raised again.
+
+    Args:
+      received: gets the signals' numbers.
     """
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
+    usual = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
+    # Those that nobody ignores or handles: a shell's background jobs ignore Ctrl-C.
+    ours = [number for number in usual if signal.getsignal(number) is usual[number]]
+    if threading.current_thread() is not threading.main_thread() or not ours:
         yield
         return
     waiting: list[threading.Timer] = []
 
-    def interrupt_later() -> None:
-        waiting.append(threading.Timer(0.05, _thread.interrupt_main))
+    def interrupt_later(number: int) -> None:
+        waiting.append(threading.Timer(0.05, _thread.interrupt_main, [number]))
         waiting[-1].start()
 
     def interrupt(number: int, frame: types.FrameType | None) -> None:
+        received.append(number)
         while frame is not None and frame.f_code is not run_program.__code__:
             if frame.f_code.co_filename.startswith("<frozen importlib"):
-                interrupt_later()
+                interrupt_later(number)
                 return
             frame = frame.f_back
         raise KeyboardInterrupt
 
     def ignored(problem: Any) -> None:
         if issubclass(problem.exc_type, KeyboardInterrupt):
-            interrupt_later()
+            interrupt_later(received[-1])
         else:
             hook(problem)
 
     hook, sys.unraisablehook = sys.unraisablehook, ignored
-    signal.signal(signal.SIGINT, interrupt)
+    for number in ours:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in ours:
+            signal.signal(number, usual[number])
         sys.unraisablehook = hook
         for timer in waiting:
             timer.cancel()
+
+
+def end_with_parent() -> None:
+    """Ends this worker process when the process that started it is gone: killed, say.
+
+    It would else wait for work for ever, or write beside the next run.
+    """
+    from multiprocessing import connection, parent_process
+
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(FAILED)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _end(line: str, code: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import struct
 import tarfile
 
@@ -117,7 +118,7 @@ def test_saving_checks_and_does_not_overwrite(file, params, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(safetensors_file.os, "replace", fail)
+        patch.setattr(os, "replace", fail)
         with pytest.raises(OutputError, match="No space left on device"):
             checkpoints.save_safetensors(file, params, CONFIG, overwrite=True)
     assert file.read_bytes() == before

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -325,6 +326,28 @@ def test_full_disk_stops_the_run_at_the_last_whole_checkpoint(
     assert_equal_states(whole, parts)
 
 
+def test_what_describes_a_run_stays_on_a_full_disk(tmp_path, monkeypatch):
+    run(tmp_path, total_steps=2)
+    before = (tmp_path / "model-info.txt").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", no_space)
+        with pytest.raises(OutputError, match=r"model-info\.txt: cannot write: "):
+            run(tmp_path, total_steps=4)
+    assert (tmp_path / "model-info.txt").read_bytes() == before
+
+
+def test_a_second_run_in_the_folder_is_refused(tmp_path):
+    class Second(LinearData):
+        def batch(self, index):
+            if index == 2:
+                with pytest.raises(OutputError, match="train: .*another run is"):
+                    run(tmp_path, total_steps=12)
+            return super().batch(index)
+
+    run(tmp_path, total_steps=3, data=Second())
+    assert checkpoints.checkpoint_steps(tmp_path) == [3]
+
+
 def test_metrics_that_cannot_be_written_do_not_stop_the_run(
     tmp_path, monkeypatch, caplog
 ):
@@ -368,6 +391,22 @@ def test_damaged_newest_checkpoint_is_put_aside(tmp_path):
     _, again = run(tmp_path, total_steps=6, period=3)
     assert_equal_states(whole, again)
     assert (tmp_path / "damaged_checkpoint_6").is_dir()
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_read(tmp_path, monkeypatch, caplog):
+    run(tmp_path, total_steps=6, period=3)
+    load, removed = checkpoints.load_t5x, tmp_path / "checkpoint_6"
+
+    def load_what_goes(path, **options):
+        shutil.rmtree(removed, ignore_errors=True)
+        return load(path, **options)
+
+    monkeypatch.setattr(checkpoints, "load_t5x", load_what_goes)
+    with caplog.at_level("WARNING", "mt3"):
+        _, again = run(tmp_path, total_steps=5, period=3)
+    assert "checkpoint_6 was removed while it was read" in caplog.text
+    assert int(again.step) == 5
+    assert not list(tmp_path.glob("damaged*"))
 
 
 def test_checkpoint_of_another_optimizer_is_named(tmp_path):

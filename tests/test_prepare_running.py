@@ -8,7 +8,7 @@ import resource
 
 import pytest
 
-from mt3 import datasets
+from mt3 import datasets, files
 from mt3.data import tfrecords
 from mt3.errors import ConfigError, DataError, OutputError
 from mt3.prepare import items, plan, running, shards
@@ -99,6 +99,17 @@ def test_a_second_run_makes_nothing(source, tmp_path):
     assert second.splits[0].states == first.splits[0].states
     assert lines == ["3 of 3 shards are there already"]
     assert "0 shards made, 3 were there" in second.table()
+
+
+def test_a_second_run_in_the_folder_is_refused(source, tmp_path):
+    folder = tmp_path / "datasets" / "mine"
+    with (
+        files.sole_writer(folder, "test"),
+        pytest.raises(OutputError, match=r"prepare: .*mine: another run is writing"),
+    ):
+        prepare(source, tmp_path, overwrite=True)
+    assert not list(folder.iterdir())
+    assert prepare(source, tmp_path).exit_code == 0
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "unrecorded"])

@@ -119,6 +119,61 @@ def test_a_message_that_is_not_taken_does_not_stop_the_work(monkeypatch, capsys)
     assert len(done) == 1
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [
+        (signal.SIGINT, 130, "interrupted; what was finished stays"),
+        (signal.SIGTERM, 143, "told to end (SIGTERM); what was finished stays"),
+    ],
+)
+def test_signals_end_a_program_in_order(monkeypatch, capsys, number, code, line):
+    # As at a terminal, whatever this test was started from.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    tidied = []
+
+    def body():
+        try:
+            signal.raise_signal(number)
+        finally:
+            tidied.append(1)
+        raise AssertionError("the program went on")
+
+    try:
+        assert terminal.run_program(body, "program") == code
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == f"program: {line}\n"
+    assert tidied
+
+
+WORKER = """
+import multiprocessing, sys, time
+from mt3 import terminal
+def work():
+    terminal.end_with_parent()
+    print("works", flush=True)
+    time.sleep(600)
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=work).start()
+    time.sleep(600)
+"""
+
+
+def test_a_worker_ends_when_the_program_that_started_it_is_killed(tmp_path):
+    (tmp_path / "program.py").write_text(WORKER)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "program.py"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    with process:
+        assert process.stdout.readline().strip() == b"works"
+        process.kill()
+        # Open as long as the worker is there.
+        assert process.stdout.read() == b""
+
+
 def test_failures_become_messages(capsys):
     def failing(error):
         def body():

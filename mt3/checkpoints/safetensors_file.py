@@ -20,13 +20,13 @@ import hashlib
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mt3 import files
 from mt3.checkpoints import layout
 from mt3.checkpoints.storage import short_reason
 from mt3.configs import ModelConfig
@@ -174,7 +174,10 @@ def save_safetensors(
         "info": json.dumps(dict(info or {}), sort_keys=True),
         "parameters_sha256": parameters_sha256(flat),
     }
-    _write_atomically(path, save(flat, metadata=metadata))
+    with files.atomic_file(path) as file:
+        file.write(save(flat, metadata=metadata))
+        file.flush()
+        os.fsync(file.fileno())
     return path
 
 
@@ -202,23 +205,6 @@ def _stored(name: str, value: Any, dtype: str) -> np.ndarray:
             "bfloat16 has the range of float32"
         )
     return stored
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner only
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def load_safetensors(path: str | Path) -> tuple[dict[str, Any], ModelConfig, Header]:

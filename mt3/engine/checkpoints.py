@@ -41,7 +41,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mt3 import frame_heads
+from mt3 import files, frame_heads
 from mt3.checkpoints import (
     TrainingCheckpoint,
     find_checkpoint,
@@ -191,9 +191,16 @@ class CheckpointManager:
                 saved, position = _read(path)
             except CheckpointError as error:
                 aside = _free_name(path.with_name(f"damaged_{path.name}"))
-                _LOG.warning("%s; put aside as %s", error, aside.name)
-                path.rename(aside)
                 put_aside = True
+                try:
+                    path.rename(aside)
+                    _LOG.warning("%s; put aside as %s", error, aside.name)
+                except FileNotFoundError:
+                    _LOG.warning("%s was removed while it was read", path)
+                except OSError as problem:
+                    raise CheckpointError(
+                        f"{error}; it cannot be put aside: {problem.strerror}"
+                    ) from error
                 continue
             result = _place(saved, like, shardings), position
             break
@@ -230,7 +237,8 @@ class CheckpointManager:
         step, self._saving = self._saving, None
         return CheckpointError(
             f"{self._folder}: saving {PREFIX}_{step} failed: "
-            f"{' '.join(str(error).split()) or type(error).__name__}"
+            f"{' '.join(str(error).split()) or type(error).__name__}. When that is put "
+            "right, start the run again: it goes on at the last complete checkpoint"
         )
 
 
@@ -413,7 +421,7 @@ def read_data_state(path: str | Path | Folder) -> dict[str, Any]:
 def write_model_config(model_dir: str | Path, config: ModelConfig) -> None:
     """Writes `model.json`, from which a checkpoint's model can be rebuilt."""
     text = json.dumps(config.to_dict(), indent=1) + "\n"
-    (Path(model_dir) / "model.json").write_text(text, encoding="utf-8")
+    files.write_text(Path(model_dir) / "model.json", text)
 
 
 def read_model_config(model_dir: str | Path) -> ModelConfig:

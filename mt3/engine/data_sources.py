@@ -28,6 +28,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from mt3 import terminal
 from mt3.errors import ConfigError, DataError, MT3Error
 
 Batch = Mapping[str, np.ndarray]
@@ -144,6 +145,7 @@ _worker_function: BatchFunction | None = None
 
 def _start_worker(function: BatchFunction) -> None:
     global _worker_function
+    terminal.end_with_parent()
     _worker_function = function
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import jax
 
+from mt3 import files
 from mt3.engine import gin_utils, metrics_writer, utils
 from mt3.engine.evaluation import InferenceEvaluator, Report
 from mt3.engine.partitioning import PjitPartitioner
@@ -183,7 +184,7 @@ class _Done:
         """Adds a path, and writes the file."""
         if path not in self._paths:
             self._paths.append(path)
-            self._path.write_text("\n".join(self._paths), encoding="utf-8")
+            files.write_text(self._path, "\n".join(self._paths))
 
 
 if __name__ == "__main__":

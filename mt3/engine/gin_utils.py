@@ -16,6 +16,7 @@ from typing import Any
 
 import gin
 import mt3
+from mt3 import files
 from mt3.errors import ConfigError, near_misses
 
 _LOG = logging.getLogger("mt3")
@@ -179,8 +180,7 @@ def summarize_gin_config(model_dir: str, summary_writer: Any, step: int) -> None
       step: steps taken so far.
     """
     text = get_gin_config_str()
-    path = Path(model_dir) / "config.gin"
-    path.write_text(text, encoding="utf-8")
+    files.write_text(Path(model_dir) / "config.gin", text)
     if summary_writer is not None:
         # An indented block is code in Markdown.
         block = "\n".join(f"    {line}" for line in text.splitlines())

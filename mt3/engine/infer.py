@@ -39,6 +39,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mt3 import files
 from mt3.engine import gin_utils, utils
 from mt3.engine.partitioning import PjitPartitioner
 from mt3.engine.prediction import METHODS, Predictor
@@ -399,7 +400,7 @@ class Job:
             if _read_settings(record) != self.settings:
                 for path in self.temporary.iterdir():
                     path.unlink()
-                record.write_text(json.dumps(self.settings), encoding="utf-8")
+                files.write_text(record, json.dumps(self.settings))
 
     def chunk_done(self, number: int) -> bool:
         """Whether a chunk is complete."""
@@ -423,7 +424,7 @@ class Job:
                 merge_fn(str(self.folder), self.file_name, str(self.temporary), step)
                 shutil.rmtree(self.temporary)
             mark = self.folder / f"{self.file_name}.COMPLETED"
-            mark.write_text(json.dumps(self.settings), encoding="utf-8")
+            files.write_text(mark, json.dumps(self.settings))
 
     def _chunk(self, number: int) -> Path:
         return self.temporary / f"{self.file_name}-chunk{number:05}"

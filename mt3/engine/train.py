@@ -91,6 +91,7 @@ import flax
 import jax
 import numpy as np
 
+from mt3 import files
 from mt3.configs import ModelConfig
 from mt3.engine import checkpoints, data_sources, gin_utils, metrics_writer, utils
 from mt3.engine.evaluation import InferenceEvaluator
@@ -143,15 +144,17 @@ def train(
     if _compares_vocabularies(verify_matching_vocabs_fn, get_dataset_fn):
         for cfg in filter(None, (train_dataset_cfg, train_eval_dataset_cfg)):
             verify_matching_vocabs_fn(cfg, model)
-    with utils.output_folder(model_dir, "train") as folder:
-        seed = _choose_seed(folder, random_seed)
-    init_rng, trainer_rng = jax.random.split(jax.random.PRNGKey(seed))
-    source = _open_source(train_dataset_cfg, seed, model, get_dataset_fn)
-    open_streams = _with_get_dataset_fn(train_eval_get_dataset_fn, get_dataset_fn)
-    eval_streams = _open_eval_streams(
-        train_eval_dataset_cfg, seed, model, eval_steps, open_streams
-    )
     with contextlib.ExitStack() as stack:
+        with utils.output_folder(model_dir, "train") as folder:
+            # Two runs would take each other's checkpoints for their own.
+            stack.enter_context(files.sole_writer(folder, "train"))
+            seed = _choose_seed(folder, random_seed)
+        init_rng, trainer_rng = jax.random.split(jax.random.PRNGKey(seed))
+        source = _open_source(train_dataset_cfg, seed, model, get_dataset_fn)
+        open_streams = _with_get_dataset_fn(train_eval_get_dataset_fn, get_dataset_fn)
+        eval_streams = _open_eval_streams(
+            train_eval_dataset_cfg, seed, model, eval_steps, open_streams
+        )
         save_cfg = checkpoint_cfg.save or utils.SaveCheckpointConfig()
         manager = checkpoints.CheckpointManager(folder, save_cfg, use_orbax=use_orbax)
         stack.callback(manager.close)

@@ -28,6 +28,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from mt3 import files
 from mt3.engine import data_sources
 from mt3.errors import TRAIN_EXTRA, ConfigError, OutputError, near_misses
 
@@ -360,9 +361,10 @@ def output_folder(path: str | Path, stage: str) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
     except OSError as error:
-        reason = error.strerror or str(error)
         where = error.filename or folder
-        raise OutputError(f"{stage}: cannot write {where}: {reason}") from error
+        raise OutputError(
+            f"{stage}: cannot write {where}: {files.reason(error)}"
+        ) from error
 
 
 def parameter_overview(params: Any) -> str:
@@ -380,7 +382,7 @@ def write_model_info(folder: Path, params: Any) -> None:
     """Logs the table of parameters and writes it to `model-info.txt`."""
     overview = parameter_overview(params)
     log_text(overview)
-    (folder / "model-info.txt").write_text(overview + "\n", encoding="utf-8")
+    files.write_text(folder / "model-info.txt", overview + "\n")
 
 
 def log_text(text: str) -> None:

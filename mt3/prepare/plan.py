@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mt3 import datasets
+from mt3 import datasets, files
 from mt3.datasets import DatasetConfig
 from mt3.errors import ConfigError, DataError
 from mt3.prepare import shards
@@ -103,7 +103,7 @@ class SplitPlan:
                 path.unlink()
             for path in self.path.parent.glob(f"{self.prefix}*.json"):
                 path.unlink()
-        shards.write_text(self.path, json.dumps(self.settings, indent=1) + "\n")
+        files.write_text(self.path, json.dumps(self.settings, indent=1) + "\n")
 
     def _present(self) -> list[Path]:
         """Returns the shards that are there, whatever their number."""

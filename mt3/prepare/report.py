@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mt3 import datasets
+from mt3 import datasets, files
 from mt3.errors import DataError
 from mt3.prepare.items import Problem
 from mt3.prepare.plan import SplitPlan
-from mt3.prepare.shards import ShardState, write_text
+from mt3.prepare.shards import ShardState
 from mt3.terminal import to_json
 
 REPORT_NAME = "prepare-report.json"
@@ -119,7 +119,7 @@ class Report:
             "splits": splits,
             "skipped": [_row(problem) for problem in self.problems],
         }
-        write_text(self.folder / REPORT_NAME, _json(content))
+        files.write_text(self.folder / REPORT_NAME, _json(content))
         self._write_manifest()
 
     def _write_manifest(self) -> None:
@@ -150,7 +150,7 @@ class Report:
             "description": f"made by mt3 prepare from {self.source}",
             "splits": dict(sorted(splits.items(), key=lambda s: order.get(s[0], 2))),
         }
-        write_text(path, _json(content))
+        files.write_text(path, _json(content))
 
     def table(self) -> str:
         """Returns the report as text."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from mt3 import files, terminal
 from mt3.errors import ConfigError, DataError, OutputError, near_misses
 from mt3.prepare import shards
 from mt3.prepare.items import Archive, Problem
@@ -76,7 +77,8 @@ def prepare(
       ConfigError: a split that the data set does not have, or numbers that make no
         sense.
       DataError: no songs, or existing shards were made with other settings.
-      OutputError: the disk is full, say; finished shards stay.
+      OutputError: the disk is full, say, or another run is writing there; finished
+        shards stay.
     """
     archive.settings.validate()
     options.validate()
@@ -86,31 +88,32 @@ def prepare(
         )
     root = Path(data_root)
     plans, problems, without_songs = _plans(archive, root, options)
-    if not options.overwrite:
+    with files.sole_writer(plans[0].folder, "prepare"):
+        if not options.overwrite:
+            for plan in plans:
+                plan.check()
         for plan in plans:
-            plan.check()
-    for plan in plans:
-        plan.begin(overwrite=options.overwrite)
-    kept = {job.path: shards.finished(job) for plan in plans for job in plan.jobs}
-    missing = [job for plan in plans for job in plan.jobs if kept[job.path] is None]
-    states = {path: state for path, state in kept.items() if state is not None}
-    say = log or (lambda line: None)
-    if states:
-        say(f"{len(states)} of {len(kept)} shards are there already")
-    progress = _Progress(sum(len(job.items) for job in missing), say)
-    try:
-        for job, state in _make_all(missing, options.jobs, progress):
-            states[job.path] = state
-    finally:
-        report = dataclasses.replace(
-            _report(archive, source, plans, states, kept, problems),
-            without_songs=without_songs,
-        )
-        # If another error is under way (a full disk, say), that one is reported.
-        failing = sys.exc_info()[0] is not None
-        with contextlib.suppress(OutputError) if failing else contextlib.nullcontext():
-            report.write()
-    return report
+            plan.begin(overwrite=options.overwrite)
+        kept = {job.path: shards.finished(job) for plan in plans for job in plan.jobs}
+        missing = [job for plan in plans for job in plan.jobs if kept[job.path] is None]
+        states = {path: state for path, state in kept.items() if state is not None}
+        say = log or (lambda line: None)
+        if states:
+            say(f"{len(states)} of {len(kept)} shards are there already")
+        progress = _Progress(sum(len(job.items) for job in missing), say)
+        try:
+            for job, state in _make_all(missing, options.jobs, progress):
+                states[job.path] = state
+        finally:
+            report = dataclasses.replace(
+                _report(archive, source, plans, states, kept, problems),
+                without_songs=without_songs,
+            )
+            # If another error is under way (a full disk, say), that one is reported.
+            failing = sys.exc_info()[0] is not None
+            with contextlib.suppress(*([OutputError] if failing else [])):
+                report.write()
+        return report
 
 
 def _plans(
@@ -161,7 +164,9 @@ def _make_all(
             yield job, shards.make(job, lambda seconds: progress.add(1, seconds))
         return
     pool = concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(jobs)), multiprocessing.get_context("spawn")
+        min(workers, len(jobs)),
+        multiprocessing.get_context("spawn"),
+        initializer=terminal.end_with_parent,
     )
     try:
         running = {pool.submit(shards.make, job): job for job in jobs}
@@ -169,6 +174,11 @@ def _make_all(
             job, state = running[future], future.result()
             progress.add(len(job.items), state.seconds)
             yield job, state
+    except KeyboardInterrupt:
+        # Shards in the making are made again; to finish them would take long.
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -165,14 +165,8 @@ def make(job: ShardJob, progress: Progress = lambda seconds: None) -> ShardState
         remarks=remarks,
         max_mismatch=job.max_mismatch,
     )
-    write_text(job.state_path, state.to_json())
+    files.write_text(job.state_path, state.to_json())
     return state
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all; raises OutputError."""
-    with files.atomic_file(path) as stream:
-        stream.write(text.encode("utf-8"))
 
 
 def _encode(job: ShardJob, item: Item, record: Record) -> bytes:

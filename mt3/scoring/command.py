@@ -158,8 +158,7 @@ def _write(result: ScoreReport | Comparison, output: _Output) -> list[str]:
 
 def _write_texts(texts: Mapping[Path, str]) -> list[str]:
     for path, text in texts.items():
-        with files.atomic_file(path) as file:
-            file.write(text.rstrip("\n").encode() + b"\n")
+        files.write_text(path, text.rstrip("\n") + "\n")
     return list(map(str, texts))
 
 

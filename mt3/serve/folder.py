@@ -9,10 +9,7 @@ import shutil
 import tempfile
 from typing import BinaryIO
 
-try:
-    import fcntl
-except ImportError:  # Windows.
-    fcntl = None
+from mt3 import files
 
 _PREFIX, _LOCK = "mt3-serve-", "lock"
 
@@ -27,25 +24,14 @@ def private_folder() -> tuple[pathlib.Path, BinaryIO]:
     """
     for old in pathlib.Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError), (old / _LOCK).open("rb") as lock:
-            if _locked(lock):
+            if files.lock(lock):
                 shutil.rmtree(old, ignore_errors=True)
     folder = pathlib.Path(tempfile.mkdtemp(prefix=_PREFIX))
     lock = private_file(folder / f"{_LOCK}.new")
     # Others look for the lock only under its name, which it gets when it is locked.
-    if _locked(lock):
+    if files.lock(lock):
         (folder / f"{_LOCK}.new").rename(folder / _LOCK)
     return folder, lock
-
-
-def _locked(file: BinaryIO) -> bool:
-    """Locks a file; says whether that could be done."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def private_file(path: pathlib.Path) -> BinaryIO:

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from mt3 import files
+from mt3 import files, terminal
 from mt3.errors import ConfigError, DataError, near_misses
 from mt3.midi import note_arrays
 from mt3.synthesis import effects, orchestration, recipes
@@ -296,7 +296,9 @@ def _build_all(
             yield _build_one(str(folder), config, shard)
         return
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, context, initializer=terminal.end_with_parent
+    ) as pool:
         jobs = [pool.submit(_build_one, str(folder), config, s) for s in missing]
         for job in concurrent.futures.as_completed(jobs):
             yield job.result()
@@ -331,8 +333,7 @@ def _compare(folder: Path, config: CorpusConfig) -> None:
 
 def _write_config(folder: Path, config: CorpusConfig) -> None:
     text = json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2)
-    with files.atomic_file(folder / "corpus.json") as file:
-        file.write(f"{text}\n".encode())
+    files.write_text(folder / "corpus.json", f"{text}\n")
 
 
 def _shard_path(folder: Path, shard: int) -> Path:

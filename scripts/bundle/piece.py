@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mt3 import terminal
 from mt3.errors import (
     CheckpointError,
     ConfigError,
@@ -390,7 +391,7 @@ class Piece:
                 "training did not end in time: killed; its last checkpoint counts"
             )
             return 1
-        if code not in (0, -signal.SIGTERM):
+        if code not in (0, -signal.SIGTERM, terminal.TERMINATED):
             self._say(f"training failed with exit code {code}")
         return int(code != 0)
 

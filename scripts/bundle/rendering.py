@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mt3 import terminal
 from mt3.errors import ConfigError, MT3Error
 from mt3.synthesis import corpus
 from mt3.synthesis.song_library import Library
@@ -81,6 +82,7 @@ def _start_worker(
     folder: Path, config: corpus.CorpusConfig, songs_file: Path | None
 ) -> None:
     global _work
+    terminal.end_with_parent()
     library = None if songs_file is None else Library(songs.read_songs(songs_file))
     _work = (folder, config, library)
 

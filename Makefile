@@ -3,6 +3,7 @@
 # make test                    the whole test suite
 # make test-browser            the pages, in Chromium; installs it with apt-get if missing
 # make fuzz MINUTES=10         damaged input of every kind; make test tries a little of it
+# make faults                  runs that are killed, a full disk, two runs in one folder
 # make docs                    these pages as a site, in build/docs
 # make docs-check              the commands on the pages, in a fresh copy of the checkout
 # make versions                quick tests, lowest and newest versions of everything
@@ -31,7 +32,7 @@ PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 OPTIMISED := tests/golden tests/test_decoding_stream.py
 
 .DELETE_ON_ERROR:
-.PHONY: help demo transcribe test test-browser fuzz docs docs-check versions lock lint format clean
+.PHONY: help demo transcribe test test-browser fuzz faults docs docs-check versions lock lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -93,6 +94,9 @@ test-browser: $(VENV)/installed-test
 
 fuzz: $(VENV)/installed-test
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
+
+faults: $(VENV)/installed-test
+	$(BIN)/python -m tests.faults
 
 docs-check: $(VENV)/installed-test
 	$(BIN)/python -m tests.support.page_commands

@@ -43,6 +43,8 @@ from mt3.errors import ConfigError, DataError, near_misses
 from mt3.note_sequences import TrackSpec
 
 DATA_ROOT_VARIABLE = "MT3_DATA_DIR"
+# The data root that stands for the public buckets. Without it nothing is downloaded.
+PUBLIC_ROOT = "gs://"
 MANIFEST_NAME = "dataset.json"
 MANIFEST_FORMAT = "mt3-dataset"
 MANIFEST_VERSION = 1
@@ -441,14 +443,14 @@ def choose(names: Iterable[str] | None, root: str | None) -> dict[str, DatasetCo
 
     Args:
       names: the wanted ones; None for all.
-      root: the data root; None for the public buckets, which lack some data sets.
+      root: the data root; None and `PUBLIC_ROOT` have the public data sets only.
 
     Raises:
       ConfigError: there is none of that name.
       DataError: a `dataset.json` is damaged.
     """
     known = available(root)
-    if root is None:
+    if root in (None, PUBLIC_ROOT):
         known = {name: config for name, config in known.items() if config.bucket}
     if names is None:
         return known
@@ -464,10 +466,7 @@ def choose(names: Iterable[str] | None, root: str | None) -> dict[str, DatasetCo
 
 
 def resolve_root(data_root: str | os.PathLike[str] | None = None) -> str | None:
-    """Returns the data root: the argument, else `MT3_DATA_DIR`, else None.
-
-    None stands for the public buckets.
-    """
+    """Returns the data root: the argument, else `MT3_DATA_DIR`, else None."""
     root = data_root if data_root is not None else os.environ.get(DATA_ROOT_VARIABLE)
     return os.path.expanduser(os.fspath(root)) if root else None
 
@@ -478,7 +477,7 @@ def pattern(config: DatasetConfig, split: str, root: str | None = None) -> str:
     Args:
       config: the data set.
       split: one of its splits.
-      root: the data root; None for the data set's public bucket.
+      root: the data root; None or `PUBLIC_ROOT` for the data set's public bucket.
 
     Raises:
       ConfigError: there is no such split, or no root for a data set without bucket.
@@ -491,7 +490,7 @@ def pattern(config: DatasetConfig, split: str, root: str | None = None) -> str:
     path = config.paths[split]
     if "://" in path or os.path.isabs(path):
         return path
-    root = config.bucket if root is None else root
+    root = config.bucket if root in (None, PUBLIC_ROOT) else root
     if root is None:
         raise ConfigError(
             f"data set {config.name!r} is not published; give a data root (an "
@@ -509,7 +508,7 @@ def files(
     Args:
       config: the data set.
       split: one of its splits.
-      root: the data root; None for the data set's public bucket.
+      root: the data root; `PUBLIC_ROOT` for the data set's public bucket.
 
     Returns:
       The paths in order of the shards.
@@ -519,6 +518,12 @@ def files(
       DataError: no file, or not all shards, or shards of several sets.
     """
     full = pattern(config, split, root)
+    if root is None and config.paths[split] != full:
+        raise ConfigError(
+            f"data set {config.name!r}: no data root is named (an argument, DATA_DIR "
+            f"in gin, or {DATA_ROOT_VARIABLE}). It is a folder, or {PUBLIC_ROOT} for "
+            f"the public buckets: then {full} is read over the network"
+        )
     found = _glob(full)
     if not found:
         raise DataError(

@@ -191,7 +191,7 @@ class TaskOptions:
     """Settings that are not in a task's name.
 
     Attributes:
-      root: the data root (see `datasets`); None for the public buckets.
+      root: the data root (see `datasets`); None if it is not named yet.
       max_examples_per_mix: train on mixes of up to this many examples; None for what
         gin files bind to `mixing.mix_transcription_examples`, if anything.
       on_corrupt: what a record that cannot be used does: "stop" or "skip".
@@ -450,8 +450,8 @@ def register(
     same names are replaced, and a log line says so.
 
     Args:
-      data_root: folder or bucket (see `datasets`); else `MT3_DATA_DIR`, else the
-        public buckets.
+      data_root: folder or bucket (see `datasets`); else `MT3_DATA_DIR`;
+        `gs://` stands for the public buckets.
       data_sets: names of those to register; all by default.
       cache_dirs: folders with cached tasks, for tasks read with `use_cached`; by
         default those in `MT3_TASK_CACHE_DIRS`, separated as in `PATH`.

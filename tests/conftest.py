@@ -31,6 +31,11 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.support import offline  # noqa: E402
+
+# Nothing may leave this computer.
+offline.forbid()
+
 # A shape that broadcasts by accident is a defect here, not a convenience.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -67,6 +72,14 @@ def key() -> jax.Array:
 def _seed_global_generator() -> None:
     # For third parties that draw from the global generator; ours never do.
     np.random.seed(20240229)  # noqa: NPY002
+
+
+@pytest.fixture(autouse=True)
+def _no_network() -> Iterator[None]:
+    """Fails a test that wanted to leave this computer, even where that was caught."""
+    before = len(offline.attempts)
+    yield
+    assert not offline.attempts[before:], "nothing here needs a network"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -135,6 +135,17 @@ def test_buckets():
         if not name.startswith("maestro"):
             full = datasets.pattern(config, "train")
             assert full.startswith(f"gs://mt3/data/datasets/{name}/")
+            assert full == datasets.pattern(config, "train", "gs://")
+    assert datasets.choose(None, "gs://") == PUBLIC
+
+
+def test_nothing_is_read_over_the_network_unasked(monkeypatch):
+    monkeypatch.setattr(datasets, "_glob", lambda pattern: [pattern])
+    config = datasets.URMP_CONFIG
+    with pytest.raises(ConfigError, match=r"no data root .* gs://.* over the network"):
+        datasets.files(config, "train")
+    (path,) = datasets.files(config, "train", datasets.PUBLIC_ROOT)
+    assert path.startswith("gs://mt3/data/")
 
 
 def test_splits_are_those_that_exist():

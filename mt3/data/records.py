@@ -124,7 +124,7 @@ class RecordDataSource(seqio.FileDataSource):
         Args:
           dataset: the data set.
           data_splits: the source's splits, and which of the data set's they are.
-          root: the data root; None for the public bucket.
+          root: the data root; `gs://` for the public buckets.
           on_corrupt: "stop" at a damaged record, or "skip" it.
 
         Raises:

@@ -1,0 +1,64 @@
+"""Forbids network access: a hook into Python's own calls, for a whole process.
+
+    from tests.support import offline
+
+    offline.forbid()
+
+From then on whatever would leave this computer raises `NetworkAccess`, and is kept in
+`attempts` for the case that a library catches it. Loopback and sockets between
+processes stay allowed: servers under test, workers. Code in C or C++ that opens
+sockets by itself isn't seen; `python -m tests.faults.offline` finds that as well.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+from typing import Any
+
+# What was tried: the event and the address.
+attempts: list[str] = []
+
+_WITH_ADDRESS = {"socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"}
+_INTERNET = {socket.AF_INET, socket.AF_INET6}
+_LOOK_UPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
+
+
+class NetworkAccess(RuntimeError):
+    """Something wanted to leave this computer."""
+
+
+def forbid() -> None:
+    """Installs the hook; there is no way to remove one."""
+    sys.addaudithook(_hook)
+
+
+def is_local(host: Any) -> bool:
+    """Says whether a host's name or address is this computer's loopback."""
+    if isinstance(host, bytes):
+        host = host.decode("latin-1")
+    if host is None or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _hook(event: str, arguments: tuple) -> None:
+    # Called for every file that is opened, too: first what costs nearly nothing.
+    if not event.startswith("socket."):
+        return
+    if event in _WITH_ADDRESS:
+        its, address = arguments
+        if its.family not in _INTERNET or address is None or is_local(address[0]):
+            return
+    elif event in _LOOK_UPS:
+        address = arguments[0]
+        if is_local(address):
+            return
+    else:
+        return
+    attempts.append(f"{event} {address!r}")
+    raise NetworkAccess(f"{attempts[-1]}: no command and no test needs a network")

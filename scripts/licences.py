@@ -79,7 +79,7 @@ def licence(name: str) -> str:
 
 
 def required_by(names: list[str]) -> Iterator[str]:
-    """Yields what installed packages require in turn, each once, themselves left out."""
+    """Yields what installed packages require in turn, each once."""
     waiting, seen = list(names), {canonicalize_name(name) for name in names}
     while waiting:
         try:

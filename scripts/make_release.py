@@ -87,12 +87,13 @@ def make(work: Path, output: Path) -> list[str]:
     """
     if _git("status", "--porcelain"):
         raise ReleaseError("commit first: what is released is what is committed")
-    epoch = int(_git("log", "-1", "--format=%ct"))
+    commit = _git("rev-parse", "HEAD")
+    epoch = int(_git("log", "-1", "--format=%ct", commit))
     tools = _environment(work / "tools", *TOOLS)
     builds = []
     for number, variation in enumerate(_VARIATIONS):
         _say(f"build {number + 1} of {len(_VARIATIONS)}")
-        source = export(work / f"build{'-again' * number}" / "mt3")
+        source = export(commit, work / f"build{'-again' * number}" / "mt3")
         builds.append(build(tools, source, epoch, variation))
     first, *others = ({p.name: _sha256(p) for p in built} for built in builds)
     if any(other != first for other in others):
@@ -114,11 +115,10 @@ def make(work: Path, output: Path) -> list[str]:
     return lines
 
 
-def export(target: Path) -> Path:
-    """Unpacks what is committed."""
-    archive = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", "HEAD"], check=True, stdout=subprocess.PIPE
-    ).stdout
+def export(commit: str, target: Path) -> Path:
+    """Unpacks what is in a commit."""
+    command = ["git", "-C", str(ROOT), "archive", commit]
+    archive = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
         packed.extractall(target, filter="data")
     return target

@@ -7,18 +7,22 @@
 From then on whatever would leave this computer raises `NetworkAccess`, and is kept in
 `attempts` for the case that a library catches it. Loopback and sockets between
 processes stay allowed: servers under test, workers. Code in C or C++ that opens
-sockets by itself isn't seen; `python -m tests.faults.offline` finds that as well.
+sockets by itself isn't seen; `tests/support/offline_commands.py` finds that as well.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import sys
+import traceback
 from typing import Any
 
 # What was tried: the event and the address.
 attempts: list[str] = []
+# Names a file to which attempts are written, with who made them.
+LOG_VARIABLE = "MT3_TESTS_OFFLINE_LOG"
 
 _WITH_ADDRESS = {"socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"}
 _INTERNET = {socket.AF_INET, socket.AF_INET6}
@@ -61,4 +65,8 @@ def _hook(event: str, arguments: tuple) -> None:
     else:
         return
     attempts.append(f"{event} {address!r}")
+    if log := os.environ.get(LOG_VARIABLE):
+        callers = [f"{f.filename}:{f.lineno}" for f in traceback.extract_stack()[-6:-1]]
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"{attempts[-1]} from {' < '.join(reversed(callers))}\n")
     raise NetworkAccess(f"{attempts[-1]}: no command and no test needs a network")

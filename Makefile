@@ -9,6 +9,8 @@
 # make versions                quick tests, lowest and newest versions of everything
 # make lock                    the newest versions into requirements.lock
 # make lint                    style and likely defects
+# make offline                 every command, in a place without a network
+# make dist                    a release in dist: built twice, checked, installed, described
 # make clean                   remove what make made
 #
 # Everything happens in a virtual environment of its own, .venv, made on first use by
@@ -32,7 +34,8 @@ PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 OPTIMISED := tests/golden tests/test_decoding_stream.py
 
 .DELETE_ON_ERROR:
-.PHONY: help demo transcribe test test-browser fuzz faults docs docs-check versions lock lint format clean
+.PHONY: help demo transcribe test test-browser fuzz faults docs docs-check versions \
+  lock lint format offline dist clean
 .DEFAULT_GOAL := help
 
 help:
@@ -123,6 +126,12 @@ lint: $(VENV)/installed-test
 format: $(VENV)/installed-test
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+offline: $(VENV)/installed-test
+	$(BIN)/python -m tests.support.offline_commands
+
+dist: $(VENV)/made
+	$(BIN)/python scripts/make_release.py
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info docs/api .pytest_cache .ruff_cache .hypothesis

@@ -46,6 +46,8 @@ PAGES = {
         docs/gpu
         docs/features
         docs/reliability
+        SECURITY
+        docs/licences
     """,
     "Train and evaluate": """
         docs/scoring

@@ -42,7 +42,7 @@ COMMANDS = (
     "mt3 --version",
     "mt3 doctor",
     "mt3 models",
-    "mt3 models default --convert weights.safetensors",
+    "mt3 models --convert default weights.safetensors",
     "mt3 transcribe example.flac --end 8 -o out "
     "--format mid,json,jsonl,csv,png,html,wav,musicxml,mxl,pdf",
     "mt3 transcribe example.flac --end 4 --decode beam1 --model weights.safetensors "

@@ -14,12 +14,12 @@ from tests.support import offline
 AWAY = [
     lambda: socket.create_connection(("192.0.2.1", 80), timeout=1),
     lambda: socket.create_connection(("example.invalid", 80), timeout=1),
-    lambda: socket.getaddrinfo(b"example.invalid", 80),
+    # Four bytes, like an address.
+    lambda: socket.getaddrinfo(b"a.cc", 80),
+    lambda: socket.socket(type=socket.SOCK_DGRAM).connect(("192.0.2.1", 53)),
     lambda: socket.gethostbyname("example.invalid"),
     lambda: socket.socket(type=socket.SOCK_DGRAM).sendto(b"", ("192.0.2.1", 53)),
     lambda: socket.socket(socket.AF_INET6).connect(("2001:db8::1", 80)),
-    lambda: socket.socket().bind(("0.0.0.0", 0)),
-    lambda: socket.socket().bind(("", 0)),
 ]
 
 

@@ -24,7 +24,8 @@ attempts: list[str] = []
 # Names a file to which attempts are written, with who made them.
 LOG_VARIABLE = "MT3_TESTS_OFFLINE_LOG"
 
-_WITH_ADDRESS = {"socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"}
+# To bind is to wait for others, which `mt3 serve --host` does on request.
+_WITH_ADDRESS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 _INTERNET = {socket.AF_INET, socket.AF_INET6}
 _LOOK_UPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
 
@@ -40,14 +41,18 @@ def forbid() -> None:
 
 def is_local(host: Any) -> bool:
     """Says whether a host's name or address is this computer's loopback."""
-    if isinstance(host, bytes):
-        host = host.decode("latin-1")
-    if host is None or host == "localhost":
+    if host in (None, "localhost"):
         return True
+    return _is_number(host) and ipaddress.ip_address(host).is_loopback
+
+
+def _is_number(host: Any) -> bool:
+    """Says whether a host is an address, so that nobody is asked for it."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(host)
     except ValueError:
         return False
+    return True
 
 
 def _hook(event: str, arguments: tuple) -> None:
@@ -60,7 +65,9 @@ def _hook(event: str, arguments: tuple) -> None:
             return
     elif event in _LOOK_UPS:
         address = arguments[0]
-        if is_local(address):
+        if isinstance(address, bytes):
+            address = address.decode("latin-1")
+        if is_local(address) or _is_number(address):
             return
     else:
         return

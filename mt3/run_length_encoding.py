@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from mt3 import event_codec, vocabularies
-from mt3.errors import ShapeError, TokenError
+from mt3.errors import DataError, ShapeError, TokenError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -56,6 +56,9 @@ DS = TypeVar("DS", bound=DecodingState)
 EncodeEventFn = Callable[[Any, Any, event_codec.Codec], Sequence[Event]]
 StateToEventsFn = Callable[[Any], Sequence[Event]]
 DecodeEventFn = Callable[[Any, float, Event, event_codec.Codec], None]
+
+# Of notes after a song's last frame. Every step until then takes memory.
+_LONGEST_REST_SECONDS = 24 * 3600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,10 +212,18 @@ def encode_and_index_events(
     Raises:
       ShapeError: there are no frames.
       TokenError: a value has no event in the codec.
+      DataError: an event is not at a finite time, or a day after the last frame.
     """
     if len(frame_times) == 0:
         raise ShapeError("encode_and_index_events: got no frames; expected at least 1")
     times = np.asarray(event_times, np.float64)
+    latest = float(frame_times[-1]) + _LONGEST_REST_SECONDS
+    if not (np.abs(times) <= latest).all():
+        wrong = times[~(np.abs(times) <= latest)][0]
+        raise DataError(
+            f"encoding notes: found an event at {wrong:g} s; expected none later than "
+            f"{latest:g} s, a day after the last frame"
+        )
     order = np.argsort(times, kind="stable")
     encoded = None
     arguments = (state, encode_event_fn, codec, encoding_state_to_events_fn)

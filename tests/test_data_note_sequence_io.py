@@ -106,3 +106,9 @@ def test_notes_without_a_duration():
     with pytest.raises(DataError, match="song: note 1: ends where it begins"):
         note_sequence_io.to_notes(stored, name="song")
     assert len(note_sequence_io.to_notes(stored, allow_empty=True)) == 2
+
+
+def test_songs_of_years_are_refused():
+    stored = sequence([(0.0, 1.0, 60, 0, False), (1.0, 1e12, 61, 0, False)])
+    with pytest.raises(DataError, match="song: the last note ends after 277,777,778 h"):
+        note_sequence_io.to_array(stored, name="song")

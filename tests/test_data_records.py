@@ -13,6 +13,8 @@ import tensorflow as tf
 from mt3 import datasets
 from mt3.data import records, tf_bridge, tfrecords
 from mt3.errors import ConfigError, DataError, OutputError
+from tests.fuzz import targets_records
+from tests.fuzz.target import try_some
 from tests.support import record_files, tiny_datasets
 
 # Length, checksum and checksum of the payload.
@@ -257,3 +259,11 @@ def test_missing_files_are_an_error_before_reading(tmp_path):
         records.RecordDataSource(
             config, {"train": "train"}, root=str(tmp_path)
         ).get_dataset("train")
+
+
+def test_damaged_bytes_behind_right_checksums(tmp_path):
+    (tmp_path / "seeds").mkdir()
+    (target,) = targets_records.TARGETS
+    seeds = target.seeds(tmp_path / "seeds")
+    answers = try_some(target, seeds, tmp_path, 60)
+    assert answers.keys() == {"read", "DataError"}

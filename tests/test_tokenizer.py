@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mt3 import configs, note_sequences, run_length_encoding, tokenizer
-from mt3.errors import ConfigError
+from mt3.errors import ConfigError, DataError
 from mt3.event_codec import Event
 from mt3.note_sequences import Note
 from mt3.vocabularies import VocabularyConfig
@@ -114,6 +114,16 @@ def test_decoding_arbitrary_ids_never_raises(tok, segments, ids, unclosed):
         for note in notes:
             assert note.end_time > note.start_time
             assert 1 <= note.velocity <= 127
+
+
+@pytest.mark.parametrize("time", [np.nan, np.inf, -np.inf, 1e7, 1e12, 1e300])
+def test_times_that_no_memory_holds_are_refused(time):
+    notes = [Note(0.5, time, 60, 90, 0, False)]
+    with pytest.raises(DataError, match=r"event at .*; expected none later than 864"):
+        TIES.encode_song(notes, 300)
+    # As late as the frames and a day more.
+    late = Note(0.5, 3600.0, 60, 90, 0, False)
+    assert len(TIES.encode_song([late], 300).events) == 360_006
 
 
 def test_onsets_only():

@@ -12,8 +12,8 @@ librosa uses by default), as one stream, so neither blocks nor segments leave a 
 N samples at rate r become exactly `resampled_length(N, r, R)` samples at rate R, the
 nearest whole number to N R / r and at least one: nothing drifts over hours.
 
-Samples that are not finite are an error that names their time. One sample is
-audio; none is an error. See `mt3.audio.decoders` for formats and damaged files.
+Samples that are not finite, or beyond 2^31, are an error that names their time. One
+sample is audio; none is an error. See `mt3.audio.decoders` for formats and damage.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ DEFAULT_BLOCK_SECONDS = 10.0
 _MOST_SAMPLES = 1 << 23
 # A mean of 10 s: of music a thousandth at most, of recorders with a fault much more.
 _LEAST_OFFSET = 0.01
+# Samples of 32 bits whose writer did not scale them are at most this. With much larger
+# ones resampling and spectrograms overflow.
+_LOUDEST = 2.0**31
 # Peaks below this share of full scale are named: 0.5 % costs the default weights no
 # note of the examples, 0.1 % a quarter of them.
 _QUIET = 5e-3
@@ -158,8 +161,9 @@ class AudioSource:
           to `resampled_length(N, sample_rate, target_sample_rate)`.
 
         Raises:
-          AudioError: no samples, samples that are not finite, or damage further on in
-            the file (with its time); or a rate or block length that is not positive.
+          AudioError: no samples, samples beyond 2^31 or not finite, or damage further
+            on in the file (with its time); or a rate or block length that is not
+            positive.
         """
         _check_positive(target_sample_rate, "a target sample rate", "Hz")
         _check_positive(block_seconds, "a block length", "seconds")
@@ -178,9 +182,9 @@ class AudioSource:
         for block in self._decoder.blocks(block_frames, self._start):
             if self._end is not None:
                 block = block[: self._end - done]
-            # Of all channels: a mix may leave one out.
-            if not np.isfinite(block).all():
-                self._raise_not_finite(block, done)
+            # Of all channels: a mix may leave one out. Not a number fails too.
+            if not (block.min() >= -_LOUDEST and block.max() <= _LOUDEST):
+                self._raise_no_sample(block, done)
             mono = mixer.mix(block, done)
             done += len(mono)
             yield mono
@@ -195,12 +199,13 @@ class AudioSource:
             )
         self._judge_level(mixer.peak)
 
-    def _raise_not_finite(self, block: np.ndarray, position: int) -> None:
-        bad = int(np.argmin(np.isfinite(block).all(axis=1)))
+    def _raise_no_sample(self, block: np.ndarray, position: int) -> None:
+        bad = int(np.argmin((np.abs(block) <= _LOUDEST).all(axis=1)))
         at = position + bad
         raise AudioError(
-            f"{self.name}: reading audio: found {_bad_value(block[bad])} at "
-            f"{at / self.sample_rate:.4f} s (sample {at}), expected finite samples"
+            f"{self.name}: reading audio: found {_bad_value(block[bad]):g} at "
+            f"{at / self.sample_rate:.4f} s (sample {at}), expected finite samples of "
+            f"at most {_LOUDEST:g}; full scale is 1"
         )
 
     def _judge_level(self, peak: float) -> None:
@@ -400,8 +405,8 @@ def _without_offset(source: AudioSource, sample_rate: int) -> Iterator[np.ndarra
 
 
 def _bad_value(frame: np.ndarray) -> float:
-    """The first of a frame's channels that is not finite."""
-    return float(frame[~np.isfinite(frame)][0])
+    """The first of a frame's channels that is no sample."""
+    return float(frame[~(np.abs(frame) <= _LOUDEST)][0])
 
 
 def _check_positive(value: float, what: str, unit: str) -> None:

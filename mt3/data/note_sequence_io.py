@@ -25,6 +25,8 @@ from mt3.errors import DataError, MidiError, PitchBendError
 from mt3.note_sequences import Note
 
 SUSTAIN_CONTROL_NUMBER = 64
+# The same as of MIDI files: one wrong time makes years.
+MOST_SECONDS = 24 * 3600.0
 
 PitchBends = Literal["error", "ignore"]
 
@@ -82,8 +84,8 @@ def to_array(
       The notes in the sequence's order, an array [n] of `NOTE_DTYPE`.
 
     Raises:
-      DataError: the sequence is quantized, has pitch bends, or a note is out of range
-        or, unless allowed, ends where it begins.
+      DataError: the sequence is quantized, has pitch bends, or a note is out of range,
+        ends after `MOST_SECONDS` or, unless allowed, where it begins.
     """
     if pitch_bends == "error" and sequence.pitch_bends:
         raise PitchBendError(
@@ -112,6 +114,12 @@ def to_array(
         note_sequences.validate_notes(stored, name)
     except MidiError as error:
         raise DataError(str(error)) from error
+    latest = stored["end_time"].max(initial=0.0)
+    if latest > MOST_SECONDS:
+        raise DataError(
+            f"{name}: the last note ends after {latest / 3600:,.0f} hours; expected "
+            f"at most {MOST_SECONDS / 3600:g}"
+        )
     if not allow_empty:
         _check_durations(stored, name)
     return stored.astype(note_sequences.NOTE_DTYPE)

@@ -75,7 +75,8 @@ def parse(
     try:
         with tf.device("CPU:0"):
             return tf.io.parse_single_example(payload, feature_description(features))
-    except tf.errors.InvalidArgumentError as error:
+    except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
+        # TensorFlow puts the record into its message, and fails where it is no text.
         raise DataError(_parse_problem(payload, features, name)) from error
 
 

@@ -88,6 +88,8 @@ class Runner:
         Returns:
           The number behind the last one.
         """
+        if self._process is None:
+            self._start()
         end = time.monotonic() + seconds
         number = start
         while time.monotonic() < end and (most is None or number < start + most):

@@ -10,6 +10,7 @@ import pkgutil
 import random
 import re
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from mt3.errors import MT3Error
@@ -110,6 +111,25 @@ def try_input(target: Target, path: pathlib.Path) -> Result:
     except (Exception, SystemExit) as error:
         return Result(type(error).__name__, "".join(traceback.format_exception(error)))
     return Result("read")
+
+
+def try_some(
+    target: Target, seeds: list[pathlib.Path], folder: pathlib.Path, count: int
+) -> Counter[str]:
+    """Tries the first good input and some damaged ones of seed 0, in this process.
+
+    Returns:
+      How many gave each answer.
+
+    Raises:
+      AssertionError: an input is a failure; it names the input.
+    """
+    answers: Counter[str] = Counter()
+    for number in [0, *range(len(seeds), len(seeds) + count)]:
+        result = try_input(target, make_input(target, seeds, number, 0, folder))
+        assert not result.failure, f"input {number} of seed 0: {result.failure}"
+        answers[result.answer] += 1
+    return answers
 
 
 def summary(failure: str) -> str:

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from mt3.errors import ConfigError, near_misses
+from mt3.errors import ConfigError, check_number, near_misses
 from mt3.spectrograms import SpectrogramConfig
 from mt3.vocabularies import PROGRAM_GRANULARITIES, VocabularyConfig
 
 PADDINGS = ("zero_frames", "silence")
+# Frames or tokens of a segment: what still fits memory. 65536 frames are 524 s.
+_MOST_LENGTH = 65536
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +55,18 @@ class ModelConfig:
     padding: str = "zero_frames"
 
     def __post_init__(self):
-        if self.program_granularity not in PROGRAM_GRANULARITIES:
+        # They come from files, so that anything may be in them.
+        for name in ("include_ties", "onsets_only"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(
+                    f"model configuration: {name} is {getattr(self, name)!r}; expected "
+                    "true or false"
+                )
+        granularity = str(self.program_granularity)
+        if granularity not in PROGRAM_GRANULARITIES:
             raise ConfigError(
-                "model configuration: unknown program_granularity "
-                f"{self.program_granularity!r}."
-                f"{near_misses(self.program_granularity, PROGRAM_GRANULARITIES)}"
+                f"model configuration: unknown program_granularity {granularity!r}."
+                f"{near_misses(granularity, PROGRAM_GRANULARITIES)}"
             )
         if self.onsets_only and self.include_ties:
             raise ConfigError(
@@ -67,17 +76,19 @@ class ModelConfig:
         if self.padding not in PADDINGS:
             raise ConfigError(
                 f"model configuration: unknown padding {self.padding!r}."
-                f"{near_misses(self.padding, PADDINGS)}"
+                f"{near_misses(str(self.padding), PADDINGS)}"
             )
         if self.network.get("harmonic_channels"):
             self._check_bands()
-        for name in ("inputs_length", "targets_length"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"model configuration: {name} is {getattr(self, name)}; "
-                    "expected at least 1"
-                )
-
+        for name in ("inputs_length", "targets_length", "context_frames"):
+            least = int(name != "context_frames")
+            check_number(
+                f"model configuration: {name}",
+                getattr(self, name),
+                least,
+                _MOST_LENGTH,
+                whole=True,
+            )
         if not 0 <= 2 * self.context_frames < self.inputs_length:
             raise ConfigError(
                 f"model configuration: context_frames is {self.context_frames}; "
@@ -172,11 +183,11 @@ class ModelConfig:
         return cls(**values)
 
     @classmethod
-    def from_json(cls, text: str) -> ModelConfig:
+    def from_json(cls, text: str | bytes) -> ModelConfig:
         """Rebuilds a configuration from JSON text; errors as `from_dict`."""
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"model configuration: not JSON: {error}") from error
         if not isinstance(values, dict):
             raise ConfigError("model configuration: expected a JSON object")

@@ -39,7 +39,7 @@ import numpy as np
 from flax import linen as nn
 
 from mt3 import harmonic_stem, layers
-from mt3.errors import ConfigError, ShapeError, near_misses
+from mt3.errors import ConfigError, ShapeError, check_number, near_misses
 
 Array = jax.Array
 
@@ -121,19 +121,16 @@ class T5Config:
             if name == "input_depth" and value is None:
                 continue
             least = 0 if name in ("harmonic_channels", "stem_blocks") else 1
-            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-            if not whole or value < least:
-                raise ConfigError(
-                    f"T5Config.{name}: got {value!r}, expected an integer of at least "
-                    f"{least}"
-                )
+            most = _MOST_LAYERS if name in _LAYER_FIELDS else _MOST_FEATURES
+            check_number(f"T5Config.{name}", value, least, most, whole=True)
             object.__setattr__(self, name, int(value))
         if self.emb_dim % 2 or self.emb_dim < 4:
             raise ConfigError(
                 f"T5Config.emb_dim: got {self.emb_dim}, expected an even number of at "
                 "least 4 (half of the position features are sines, half cosines)"
             )
-        if not 0.0 <= self.dropout_rate < 1.0:
+        check_number("T5Config.dropout_rate", self.dropout_rate, 0, 1)
+        if self.dropout_rate == 1:
             raise ConfigError(
                 f"T5Config.dropout_rate: got {self.dropout_rate}, expected [0, 1)"
             )
@@ -189,6 +186,10 @@ _MT3_SIZES = {
     "input_depth": 512,
     "float32_logits": True,
 }
+# A file can ask for any number; the list of the parameters alone would fill memory.
+_MOST_LAYERS = 1000
+_MOST_FEATURES = 10_000_000
+_LAYER_FIELDS = ("num_encoder_layers", "num_decoder_layers", "stem_blocks")
 _INTEGER_FIELDS = (
     "vocab_size",
     "emb_dim",

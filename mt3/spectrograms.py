@@ -21,13 +21,15 @@ from typing import Any
 import numpy as np
 
 from mt3 import spectral_ops
-from mt3.errors import ConfigError, ShapeError, near_misses
+from mt3.errors import ConfigError, ShapeError, check_number, near_misses
 
 DEFAULT_SAMPLE_RATE = 16000
 DEFAULT_HOP_WIDTH = 128
 DEFAULT_NUM_MEL_BINS = 512
 FFT_SIZE = 2048
 MEL_LO_HZ = 20.0
+# Of any setting: what still fits memory.
+_MOST_SIZE = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,16 +56,17 @@ class SpectrogramConfig:
     scale: str = "mel"
 
     def __post_init__(self):
-        if self.scale not in spectral_ops.BAND_MATRICES:
+        scale = str(self.scale)
+        if scale not in spectral_ops.BAND_MATRICES:
             raise ConfigError(
-                f"spectrogram: unknown scale {self.scale!r}."
-                f"{near_misses(self.scale, spectral_ops.BAND_MATRICES)}"
+                f"spectrogram: unknown scale {scale!r}."
+                f"{near_misses(scale, spectral_ops.BAND_MATRICES)}"
             )
         for name in ("sample_rate", "hop_width", "num_mel_bins", "fft_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"spectrogram: {name} is {getattr(self, name)}; expected >= 1"
-                )
+            value = getattr(self, name)
+            check_number(f"spectrogram: {name}", value, 1, _MOST_SIZE, whole=True)
+        for name in ("lo_hz", "hi_hz"):
+            check_number(f"spectrogram: {name}", getattr(self, name), 0, _MOST_SIZE)
 
     @property
     def frames_per_second(self) -> float:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mt3 import event_codec
-from mt3.errors import ConfigError, TokenError, near_misses
+from mt3.errors import ConfigError, TokenError, check_number, near_misses
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -42,6 +42,8 @@ DECODED_INVALID_ID = -2
 NUM_PITCHES = 128
 NUM_PROGRAMS = 128
 MAX_VELOCITY = 127
+# Of a setting of the vocabulary: what still fits memory.
+_MOST_STEPS = 10_000
 # Programs of a General MIDI class, such as the 8 pianos.
 MIDI_CLASS_SIZE = 8
 
@@ -71,10 +73,7 @@ class VocabularyConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(
-                    f"vocabulary: {field.name} is {value!r}; expected an integer >= 1"
-                )
+            check_number(f"vocabulary: {field.name}", value, 1, _MOST_STEPS, whole=True)
         if self.num_velocity_bins > MAX_VELOCITY:
             raise ConfigError(
                 f"vocabulary: num_velocity_bins is {self.num_velocity_bins}; "

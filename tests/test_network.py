@@ -442,10 +442,12 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
-            ({"vocab_size": 0}, "vocab_size: got 0"),
-            ({"num_heads": -1}, "num_heads: got -1"),
-            ({"mlp_dim": 1.5}, "mlp_dim: got 1.5"),
-            ({"num_encoder_layers": True}, "num_encoder_layers: got True"),
+            ({"vocab_size": 0}, "vocab_size is 0"),
+            ({"num_heads": -1}, "num_heads is -1"),
+            ({"mlp_dim": 1.5}, "mlp_dim is 1.5"),
+            ({"num_encoder_layers": True}, "num_encoder_layers is True"),
+            ({"num_decoder_layers": 10**9}, "num_decoder_layers is 10.*to 1000"),
+            ({"dropout_rate": "0.1"}, "dropout_rate is '0.1'"),
             ({"emb_dim": 7}, "emb_dim: got 7, expected an even number"),
             ({"emb_dim": 2}, "emb_dim: got 2"),
             ({"dropout_rate": 1.0}, r"dropout_rate: got 1.0, expected \[0, 1\)"),

@@ -13,9 +13,10 @@ Nothing is written to what is read, and nothing in it is executed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
-import tarfile
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,8 @@ _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 # Where a training run keeps the parameters of what helps it to learn.
 _AUXILIARY = "auxiliary"
 _UNFINISHED = re.compile(r"checkpoint_\d+\..*tmp.*|\.checkpoint_\d+\.tmp-.*")
+# First bytes of files that gzip, bzip2 and xz write.
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 # gsutil and gcloud copy to such a name first.
 _HALF_COPIED = "*.gstmp"
 
@@ -175,10 +178,13 @@ def _kind_of_archive(path: Path) -> str:
             if any(name.endswith("data.pkl") for name in names):
                 return "PyTorch's weights, which mt3 does not read"
             return "a zip archive; expected the folder in it: unzip it first"
-        if tarfile.is_tarfile(path):
-            return "a tar archive; expected the folder in it: tar -xf it first"
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, ValueError, RuntimeError, struct.error, zipfile.BadZipFile):
         pass  # Whatever it is, it is no such archive.
+    # Not unpacked to look into it: a damaged file can ask for gigabytes (xz).
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        start = file.read(512)
+        if start.startswith(_PACKED) or start[257:262] == b"ustar":
+            return "a packed file; expected the folder in it: tar -xf it first"
     return ""
 
 

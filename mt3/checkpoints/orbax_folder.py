@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mt3.checkpoints import storage
+from mt3.checkpoints import checksums, storage
 from mt3.checkpoints.layout import flatten, to_float32, unflatten
 from mt3.checkpoints.storage import Folder
 from mt3.checkpoints.training_checkpoint import (
@@ -58,8 +58,8 @@ def load_orbax(
       The checkpoint. Its parameters are not compared with a model.
 
     Raises:
-      CheckpointError: it is no such folder, or arrays are damaged or missing;
-        everything wrong is listed.
+      CheckpointError: it is no such folder, or arrays are damaged, missing or not
+        those of its checksums; everything wrong is listed.
     """
     folder = Folder.of(path)
     item = find_item(folder)
@@ -90,6 +90,12 @@ def load_orbax(
         if name.startswith(prefixes) or name == step_name
     }
     read = storage.read_arrays(wanted, source=item)
+    inside = item == folder and folder.name == STATE_ITEM
+    checksums.check_arrays(
+        folder.parent if inside else folder,
+        {name.replace(".", "/"): value for name, value in read.items()},
+        with_state=with_state,
+    )
     step = read_step(read.pop(step_name, None), item)
     tree = unflatten(read, ".")
     states = None

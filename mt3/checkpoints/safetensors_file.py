@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Mapping
@@ -35,8 +36,8 @@ from mt3.errors import CheckpointError, ConfigError, OutputError, near_misses
 FORMAT = "mt3"
 FORMAT_VERSION = 1
 DTYPES = ("float32", "bfloat16", "float16")
-# The safetensors format allows no larger header.
-_MAX_HEADER_BYTES = 100_000_000
+# Ours have some 50 kB. The format allows 100 MB, which would be a GB of Python objects.
+_MAX_HEADER_BYTES = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +67,16 @@ def read_header(path: str | Path) -> Header:
         its metadata is damaged.
     """
     raw = _read_raw_header(Path(path))
-    metadata = raw.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+    metadata = raw.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path}: metadata: expected a JSON object")
+    if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: a safetensors file, but not one of mt3's: its metadata says "
-            f"format {dict(metadata).get('format')!r}, expected {FORMAT!r}"
+            f"format {metadata.get('format')!r}, expected {FORMAT!r}"
         )
     version = metadata.get("format_version", "")
-    if not version.isdigit() or not 1 <= int(version) <= FORMAT_VERSION:
+    if version not in map(str, range(1, FORMAT_VERSION + 1)):
         raise CheckpointError(
             f"{path}: format version {version!r}; this program reads 1 to "
             f"{FORMAT_VERSION}. A newer mt3 may read it"
@@ -82,11 +85,11 @@ def read_header(path: str | Path) -> Header:
         config = json.loads(metadata["model_config"])
         info = json.loads(metadata.get("info", "{}"))
         digest = metadata["parameters_sha256"]
-        count = sum(int(np.prod(t["shape"], dtype=np.int64)) for t in raw.values())
-        dtypes = tuple(sorted({t["dtype"] for t in raw.values()}))
+        count = sum(int(math.prod(t["shape"])) for t in raw.values())
+        dtypes = tuple(sorted({str(t["dtype"]) for t in raw.values()}))
     except KeyError as error:
         raise CheckpointError(f"{path}: metadata: {error} is missing") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}: metadata: {error}") from error
     if not isinstance(config, dict) or not isinstance(info, dict):
         raise CheckpointError(
@@ -228,7 +231,7 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Any], ModelConfig, Hea
     header = read_header(path)
     try:
         config = ModelConfig.from_dict(header.config)
-    except (ConfigError, TypeError) as error:
+    except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     try:
         with safe_open(path, "numpy") as file:

@@ -52,8 +52,8 @@ def recorded_config(folder: Folder) -> ModelConfig | None:
         data = place.read(MODEL_FILE)
         if data is not None:
             try:
-                return ModelConfig.from_json(data.decode())
-            except (ConfigError, TypeError, UnicodeDecodeError) as error:
+                return ModelConfig.from_json(data)
+            except ConfigError as error:
                 raise CheckpointError(f"{place}/{MODEL_FILE}: {error}") from error
     return None
 

@@ -10,13 +10,17 @@ filled with zeros in silence; here it is an error. Nothing is written by reading
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mt3 import files
 from mt3.errors import CheckpointError
 
 # How many problems an error message lists before it only counts them.
@@ -31,6 +35,11 @@ _CONTEXT = {
 
 # What TensorStore raises for damaged, missing and unreachable data.
 STORE_ERRORS = (OSError, ValueError, RuntimeError, LookupError)
+
+# Arrays may take this many times the bytes of their folder's files, and some more.
+# gzip makes zeros 1032 times smaller, random weights hardly.
+_MAX_RATIO = 1000
+_SPARE_BYTES = 1 << 26
 
 # Metadata file of an array by its TensorStore driver.
 _METADATA_FILES = {"zarr": ".zarray", "zarr3": "zarr.json"}
@@ -134,7 +143,7 @@ class Folder:
     def has(self, name: str) -> bool:
         """Whether a file or folder of that name is directly in the folder."""
         if not self.remote:
-            return (Path(self.path) / name).exists()
+            return files.exists(Path(self.path) / name, CheckpointError)
         import tensorstore as ts
 
         # The keys from "name" to before "name0", which is what follows "name/...".
@@ -156,6 +165,15 @@ class Folder:
             raise CheckpointError(
                 f"{self}: cannot be listed: {short_reason(error)}"
             ) from error
+
+    def num_bytes(self) -> int:
+        """Returns the bytes of all files in a local folder and below."""
+        total = 0
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                with contextlib.suppress(OSError):  # removed in the meantime
+                    total += os.stat(os.path.join(folder, name)).st_size
+        return total
 
     def _list(self, keys: Any) -> list[str]:
         """Returns the keys of the store in a range, all for None."""
@@ -250,20 +268,23 @@ def list_arrays(folder: Folder) -> dict[str, ArraySpec]:
 
 
 def read_arrays(
-    specs: Mapping[str, ArraySpec], *, source: Any
+    specs: Mapping[str, ArraySpec], *, source: Folder
 ) -> dict[str, np.ndarray]:
     """Reads arrays at the same time.
 
+    Their sizes are checked before memory is taken (TensorStore ends the process where
+    there is not enough), but not behind URLs, where the size of files is not known.
+
     Args:
       specs: name -> place.
-      source: the checkpoint, for messages.
+      source: the checkpoint, for messages; its files hold the arrays.
 
     Returns:
       name -> array, of the stored type.
 
     Raises:
-      CheckpointError: arrays are missing, damaged or not of the promised shape; all
-        of them are listed.
+      CheckpointError: arrays are missing, damaged, not of the promised shape, or
+        larger than their files can be; all of them are listed.
     """
     import tensorstore as ts
 
@@ -274,6 +295,7 @@ def read_arrays(
     }
     problems: dict[str, str] = {}
     reading = {}
+    room = math.inf if source.remote else _MAX_RATIO * source.num_bytes() + _SPARE_BYTES
     for name, future in opening.items():
         try:
             store = future.result()
@@ -283,6 +305,18 @@ def read_arrays(
                     f"contents says {specs[name].shape}"
                 )
                 continue
+            # A chunk is decoded whole; an array without dimensions has no chunk shape.
+            chunk = store.chunk_layout.read_chunk.shape or ()
+            size = store.dtype.numpy_dtype.itemsize * max(
+                math.prod(store.shape), math.prod(chunk)
+            )
+            if size > room:
+                problems[name] = (
+                    f"shape {tuple(store.shape)} in chunks of {chunk}: {size} bytes, "
+                    "more than can be in the checkpoint's files"
+                )
+                continue
+            room -= size
             reading[name] = store.read()
         except STORE_ERRORS as error:
             problems[name] = _array_problem(specs[name], error)

@@ -8,11 +8,13 @@ dict, or the text `PLACEHOLDER://name`. The arrays are zarr folders named
 
 Only the folder's name is taken from a specification: checkpoints are copied between
 disks and buckets, so the driver and path that were true when it was written no longer
-need to be. What T5X writes today is another form: see `orbax_folder`.
+need to be. What T5X writes today is another form: see `orbax_folder`. `save_t5x`
+adds checksums, see `checksums`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -22,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from mt3.checkpoints import storage
+from mt3.checkpoints import checksums, storage
 from mt3.checkpoints.layout import flatten, to_float32, unflatten
 from mt3.checkpoints.orbax_folder import load_orbax
 from mt3.checkpoints.storage import ArraySpec, Folder
@@ -34,6 +36,7 @@ from mt3.checkpoints.training_checkpoint import (
 from mt3.errors import CheckpointError, OutputError
 
 INDEX_FILE = "checkpoint"
+DATA_FILE = "data.json"
 _PLACEHOLDER = "PLACEHOLDER://"
 # T5X's number for the layout of the index.
 _VERSION = 3
@@ -60,7 +63,7 @@ def load_t5x(
 
     Raises:
       CheckpointError: it is no such folder, or its index or arrays are damaged or
-        missing; everything wrong is listed.
+        missing, or not those of its checksums; everything wrong is listed.
     """
     folder = Folder.of(path)
     if not is_t5x_folder(folder):
@@ -73,10 +76,13 @@ def load_t5x(
         wanted["state"] = dict(state) if with_state else step
     try:
         flat, specs = _split_leaves(wanted, folder)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError, OSError) as error:
         raise CheckpointError(f"{folder}/{INDEX_FILE}: damaged: {error}") from error
     flat |= storage.read_arrays(specs, source=folder)
+    checksums.check_arrays(folder, flat, with_state=with_state)
     tree = unflatten(flat)
+    if not isinstance(tree.get("target"), Mapping):
+        raise CheckpointError(f"{folder}/{INDEX_FILE}: it names no parameters")
     states = tree.get("state", {}).get("param_states", {}) if with_state else None
     return TrainingCheckpoint(
         params=to_float32(tree["target"]),
@@ -123,6 +129,12 @@ def _split_leaves(
     arrays: dict[str, np.ndarray] = {}
     specs: dict[str, ArraySpec] = {}
 
+    def base_name(path: Any) -> str:
+        name = str(path).rstrip("/").rsplit("/", 1)[-1]
+        if name in ("", ".", ".."):
+            raise ValueError(f"array at {path!r}, expected a folder's name")
+        return name
+
     def visit(name: str, node: Any) -> None:
         if isinstance(node, Mapping) and "driver" in node:
             kvstore = node.get("kvstore")
@@ -130,19 +142,18 @@ def _split_leaves(
             path = path or node.get("path") or name.replace("/", ".")
             metadata = node.get("metadata")
             shape = metadata.get("shape") if isinstance(metadata, Mapping) else None
-            specs[name] = storage.array_in_folder(
-                folder,
-                str(path).rstrip("/").rsplit("/", 1)[-1],
-                shape=None if shape is None else tuple(int(n) for n in shape),
-            )
+            shape = None if shape is None else tuple(int(n) for n in shape)
+            specs[name] = storage.array_in_folder(folder, base_name(path), shape=shape)
         elif isinstance(node, Mapping):
             for key, value in node.items():
                 visit(f"{name}/{key}" if name else str(key), value)
         elif isinstance(node, str) and node.startswith(_PLACEHOLDER):
-            place = node.removeprefix(_PLACEHOLDER)
+            place = base_name(node.removeprefix(_PLACEHOLDER))
             specs[name] = storage.array_in_folder(folder, place)
         elif node is not None:
             arrays[name] = np.asarray(node)
+            if arrays[name].dtype.hasobject:
+                raise ValueError(f"{name} is {type(node).__name__}, expected an array")
 
     visit("", tree)
     return arrays, specs
@@ -155,7 +166,7 @@ def save_t5x(
     step: int,
     optimizer_state: Mapping[str, Any] | None = None,
     dtype: str = "float32",
-    files: Mapping[str, bytes] | None = None,
+    data_state: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a checkpoint folder in the form of the released MT3 weights.
 
@@ -168,7 +179,8 @@ def save_t5x(
       optimizer_state: `TrainingCheckpoint.param_states`; without it T5X can evaluate
         and fine-tune from the checkpoint (restoring parameters only), not resume.
       dtype: type in which parameters are written, 'float32' or 'bfloat16'.
-      files: further files of the folder, name -> contents; T5X ignores them.
+      data_state: position of the data source, JSON values; written as `data.json`,
+        which T5X passes over.
 
     Returns:
       The folder.
@@ -189,9 +201,12 @@ def save_t5x(
         temporary = Path(
             tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent)
         )
-        for name, contents in (files or {}).items():
-            (temporary / name).write_bytes(contents)
-        _write_checkpoint(temporary, params, step, optimizer_state or {}, dtype)
+        sums = _write_checkpoint(temporary, params, step, optimizer_state or {}, dtype)
+        if data_state is not None:
+            (temporary / DATA_FILE).write_text(json.dumps(data_state))
+            sums[checksums.DATA] = checksums.of_data(data_state)
+        text = json.dumps(checksums.to_json(sums))
+        (temporary / checksums.FILE).write_text(text)
         temporary.chmod(0o755)
         os.rename(temporary, folder)
     except storage.STORE_ERRORS as error:
@@ -210,14 +225,15 @@ def _write_checkpoint(
     step: int,
     param_states: Mapping[str, Any],
     dtype: str,
-) -> None:
-    """Writes arrays, then the index that names them."""
+) -> dict[str, str]:
+    """Writes arrays, then the index that names them; returns checksums."""
     from flax import serialization
     from ml_dtypes import bfloat16
 
     param_type = bfloat16 if dtype == "bfloat16" else np.float32
 
     leaves: dict[str, Any] = {}
+    sums: dict[str, str] = {}
     writing = []
     for name, value in flatten(
         {"state": {"param_states": param_states}, "target": params}
@@ -225,6 +241,7 @@ def _write_checkpoint(
         array = np.asarray(value)
         if name.startswith("target/"):
             array = np.ascontiguousarray(array, param_type)
+        sums[name] = checksums.of_array(array)
         small = array.shape in ((), (1,)) or name.rsplit("/", 1)[-1] in _INDEX_LEAVES
         if small and not name.startswith("target/"):
             leaves[name] = array
@@ -244,6 +261,7 @@ def _write_checkpoint(
         "param_states": tree.get("state", {}).get("param_states", {}),
         "step": np.asarray(step, np.int32),
     }
+    sums["state/step"] = checksums.of_array(state["step"])
     index = {
         "version": _VERSION,
         "optimizer": {"state": state, "target": tree.get("target", {})},
@@ -251,3 +269,4 @@ def _write_checkpoint(
     # In place keeps the order of the keys, which is T5X's.
     data = serialization.msgpack_serialize(index, in_place=True)
     (folder / INDEX_FILE).write_bytes(data)
+    return sums

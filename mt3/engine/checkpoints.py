@@ -4,14 +4,15 @@ Layout, below the run's `model_dir`:
 
     checkpoint_<step>/state     Orbax tree {'target', 'state': {'step', 'param_states'}}
     checkpoint_<step>/data      JSON: the data source's position and the run's seed
+    checkpoint_<step>/checksums JSON: of all arrays, and of `data`
     model.json                  sizes, vocabulary, spectrogram (ModelConfig)
     config.gin                  the run's configuration
 
-T5X writes the same today, without `data`. With `use_orbax=False` a checkpoint is a
-folder in the form of the released weights (msgpack and zarr, see
-`mt3.checkpoints.t5x`), with the position in its file `data.json`. Both forms are
-restored, whether T5X or this engine wrote them, and so are the Orbax trees of early
-versions of this engine ('params', 'opt_state' and 'step').
+T5X writes the same today, without `data` and `checksums`. With `use_orbax=False` a
+checkpoint is a folder in the form of the released weights (msgpack and zarr, see
+`mt3.checkpoints.t5x`), with the position in its file `data.json` and the checksums in
+`checksums.json`. Both forms are restored, whether T5X or this engine wrote them, and so
+are the Orbax trees of early versions of this engine ('params', 'opt_state' and 'step').
 
 A checkpoint is written under a temporary name and renamed when complete, so that
 one cut off in the middle is never taken for a valid one.
@@ -19,7 +20,8 @@ one cut off in the middle is never taken for a valid one.
 Differences from T5X's module:
 
 1. The data position is always saved, as a few numbers.
-2. A complete checkpoint that cannot be read is put aside, and the one before it taken.
+2. A complete checkpoint that cannot be read, or is not what its checksums say, is put
+   aside, and the one before it taken.
 3. Arrays are read whole on the host and then placed, so one machine's memory must hold
    the state once; any mesh may have written them.
 4. A checkpoint without any optimiser state starts a new one at step 0.
@@ -44,6 +46,7 @@ import orbax.checkpoint as ocp
 from mt3 import files, frame_heads
 from mt3.checkpoints import (
     TrainingCheckpoint,
+    checksums,
     find_checkpoint,
     flatten,
     load,
@@ -52,16 +55,15 @@ from mt3.checkpoints import (
     unflatten,
 )
 from mt3.checkpoints.storage import Folder, is_url
+from mt3.checkpoints.t5x import DATA_FILE
 from mt3.configs import ModelConfig
 from mt3.engine.train_state import TrainState
 from mt3.engine.utils import RestoreCheckpointConfig, SaveCheckpointConfig
-from mt3.errors import CheckpointError
+from mt3.errors import CheckpointError, ConfigError
 
 PREFIX = "checkpoint"
 STATE_ITEM = "state"
 DATA_ITEM = "data"
-# The data position in the form without items.
-DATA_FILE = "data.json"
 _NAME = re.compile(rf"{PREFIX}_(\d+)")
 # One of these is in a complete checkpoint: Orbax's mark, an older Orbax's, T5X's index.
 _MARKS = ("_CHECKPOINT_METADATA", f"{STATE_ITEM}/_METADATA", "checkpoint")
@@ -411,11 +413,14 @@ def read_data_state(path: str | Path | Folder) -> dict[str, Any]:
     """
     folder = Folder.of(path)
     # Orbax's name of the file of a JSON item.
-    text = (folder / DATA_ITEM).read("metadata") or folder.read(DATA_FILE)
+    text = (folder / DATA_ITEM).read("metadata")
+    text = folder.read(DATA_FILE) if text is None else text
     try:
-        return {} if text is None else dict(json.loads(text))
-    except ValueError as error:
+        position = {} if text is None else dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{folder}: data position: {error}") from error
+    checksums.check_data(folder, position)
+    return position
 
 
 def write_model_config(model_dir: str | Path, config: ModelConfig) -> None:
@@ -428,12 +433,16 @@ def read_model_config(model_dir: str | Path) -> ModelConfig:
     """Reads `model.json`.
 
     Raises:
-      CheckpointError: there is none.
+      CheckpointError: there is none, or it is damaged.
     """
     path = Path(model_dir) / "model.json"
-    if not path.is_file():
+    data = Folder.of(model_dir).read(path.name)
+    if data is None:
         raise CheckpointError(f"{path}: missing; expected the run's model settings")
-    return ModelConfig.from_json(path.read_text(encoding="utf-8"))
+    try:
+        return ModelConfig.from_json(data)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 class Writer(Protocol):
@@ -452,7 +461,7 @@ class Writer(Protocol):
 
 
 class OrbaxWriter:
-    """Orbax folders: item `state` with T5X's tree, item `data` with JSON."""
+    """Orbax folders: item `state` with T5X's tree, `data` and `checksums` with JSON."""
 
     def __init__(
         self, folder: Path, *, keep: int | None, dtype: str | None, asynchronous: bool
@@ -470,7 +479,7 @@ class OrbaxWriter:
         _remove(folder.glob(f"{PREFIX}_*.orbax-checkpoint-tmp*"))
         self._manager = ocp.CheckpointManager(
             folder,
-            item_names=(STATE_ITEM, DATA_ITEM),
+            item_names=(STATE_ITEM, DATA_ITEM, checksums.ITEM),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 step_prefix=PREFIX,
@@ -484,11 +493,13 @@ class OrbaxWriter:
         """Begins to write T5X's tree and the data position."""
         if self._dtype == "bfloat16":
             tree = {**tree, "target": _to_bfloat16(tree["target"])}
+        sums = checksums.of_tree(tree) | {checksums.DATA: checksums.of_data(data_state)}
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeSave(tree),
                 data=ocp.args.JsonSave(dict(data_state)),
+                checksums=ocp.args.JsonSave(checksums.to_json(sums)),
             ),
             force=True,
         )
@@ -547,7 +558,7 @@ class LegacyWriter:
             step=step,
             optimizer_state=tree["state"]["param_states"],
             dtype=self._dtype,
-            files={DATA_FILE: json.dumps(data_state).encode()},
+            data_state=data_state,
         )
         if self._keep is not None:
             for old in checkpoint_steps(self._folder)[: -self._keep]:

@@ -197,6 +197,30 @@ def test_damaged_checkpoint_is_put_aside(tmp_path, use_orbax, caplog):
 
 
 @FORMS
+def test_a_changed_bit_is_found_and_the_one_before_taken(tmp_path, use_orbax):
+    write(tmp_path, *(make_state(step=step) for step in (1, 2)), use_orbax=use_orbax)
+    files = [p for p in (tmp_path / "checkpoint_2").rglob("*") if p.is_file()]
+    values = max(files, key=lambda path: path.stat().st_size)
+    data = bytearray(values.read_bytes())
+    data[len(data) // 2] ^= 4
+    values.write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match="kernel"):
+        model_checkpoints.load_t5x(tmp_path / "checkpoint_2")
+    assert_equal(restore_latest(tmp_path, make_state())[0], make_state(step=1))
+    assert (tmp_path / "damaged_checkpoint_2").is_dir()
+
+
+@FORMS
+def test_a_changed_data_position_is_found(tmp_path, use_orbax):
+    write(tmp_path, make_state(), use_orbax=use_orbax)
+    folder = tmp_path / "checkpoint_3"
+    file = folder / ("data/metadata" if use_orbax else "data.json")
+    file.write_text(file.read_text().replace('"batch": 3', '"batch": 2'))
+    with pytest.raises(CheckpointError, match="data position: damaged: checksum"):
+        checkpoints.read_data_state(folder)
+
+
+@FORMS
 def test_unfinished_checkpoint_does_not_count(tmp_path, use_orbax):
     write(tmp_path, make_state(step=1), use_orbax=use_orbax)
     (tmp_path / "checkpoint_2.orbax-checkpoint-tmp" / "state").mkdir(parents=True)

@@ -216,7 +216,8 @@ def test_the_default_line_has_what_was_decoded(tmp_path):
 def test_the_command_line_names_the_shard(monkeypatch, tmp_path):
     file = tmp_path / "infer.gin"
     file.write_text("from __gin__ import dynamic_registration\n")
-    # A stand-in would stay in gin's registry, under the real function's name.
+    monkeypatch.setattr(launch, "_start", lambda mode, given: given)
+    # The file binds nothing.
     monkeypatch.setattr(gin, "get_configurable", lambda name: lambda **given: given)
     arguments = [f"--gin_file={file}", "--shard_id=3"]
     assert launch.run(arguments, "infer") == {"shard_id": 3}

@@ -233,3 +233,12 @@ def test_sizes_of_t5x_example_network_are_those_of_ours():
         config = gin.get_configurable(network.Transformer)().config
     gin.clear_config()
     assert (config.vocab_size, config.emb_dim) == (11, 8)
+
+
+def test_values_that_do_not_fit_are_named(tmp_path, capsys):
+    """Gin makes what the files bind before anything runs; its errors are the files'."""
+    argv = ["--gin_file=gin/synthetic_tiny.gin", f"--gin.MODEL_DIR='{tmp_path}'"]
+    assert launch.main([*argv, "--gin.utils.SaveCheckpointConfig.period=[]"]) == 1
+    message = capsys.readouterr().err
+    assert "gin: SaveCheckpointConfig: TypeError" in message
+    assert "Traceback" not in message

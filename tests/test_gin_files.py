@@ -53,6 +53,7 @@ def bound(monkeypatch, tmp_path):
 
         with monkeypatch.context() as patch:
             patch.setattr(gin, "get_configurable", get_configurable)
+            patch.setattr(launch, "_start", lambda mode, given: None)
             launch.run(arguments(files, *outputs.get(mode, ()), *bindings), mode)
         return got
 
@@ -108,6 +109,7 @@ def test_commands_on_pages_bind_what_there_is(words, monkeypatch, tmp_path):
     monkeypatch.setattr(
         gin, "get_configurable", lambda name: lambda: got.append(gin.get_bindings(name))
     )
+    monkeypatch.setattr(launch, "_start", lambda mode, given: None)
     launch.run(rest, mode)
     assert got[0]["model"]
 

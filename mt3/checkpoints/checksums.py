@@ -115,7 +115,7 @@ def check_arrays(
     ]
     if problems:
         raise CheckpointError(
-            f"{folder}: damaged: {len(problems)} arrays are not what was written:"
+            f"{folder}: damaged: {len(problems)} of {len(sums)} checksums do not fit:"
             + problem_list(sorted(problems))
         )
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
+import inspect
 import logging
 import os
 import re
 import sys
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from mt3 import terminal
 from mt3.errors import ConfigError, MT3Error, near_misses
@@ -120,17 +123,15 @@ def run(argv: Sequence[str], mode: str = "train"):
         if getattr(options, "shard_id", None) is not None:
             arguments["shard_id"] = options.shard_id
         try:
-            with _naming_the_extra():
-                return gin.get_configurable(function_name)(**arguments)
-        except ValueError as error:
-            unknown = ("No configurable", "in the Gin registry")
-            if isinstance(error, MT3Error) or not any(t in str(error) for t in unknown):
+            try:
+                with _naming_the_extra():
+                    # `_recorder`'s: what the files bind, made, before anything runs.
+                    arguments = gin.get_configurable(function_name)(**arguments)
+            except (MT3Error, ImportError):
                 raise
-            raise _not_bound(function_name, "nothing of it") from error
-        except TypeError as error:
-            if "required" not in str(error):
-                raise
-            raise _not_bound(function_name, " ".join(str(error).split())) from error
+            except Exception as error:  # whatever made of a wrong value
+                raise _wrong_value(function_name, error) from error
+            return _start(mode, arguments)
         finally:
             gin.clear_config()
 
@@ -150,6 +151,27 @@ def _naming_the_extra() -> Iterator[None]:
             f"gin: the files need the package {missing[1]}, which is not installed; "
             "install mt3-transcription[train]"
         ) from error
+
+
+def _start(mode: str, arguments: Mapping[str, Any]) -> Any:
+    """Calls the mode's function."""
+    module, function = _MODES[mode]
+    return getattr(importlib.import_module(f"mt3.engine.{module}"), function)(
+        **arguments
+    )
+
+
+def _wrong_value(function_name: str, error: Exception) -> ConfigError:
+    """Returns what an error says that came when the files' values were used."""
+    text, *calls = str(error).split("In call to configurable ")
+    text = " ".join(text.split())
+    if "No configurable" in text or "in the Gin registry" in text:
+        return _not_bound(function_name, "nothing of it")
+    if isinstance(error, TypeError) and "required" in text:
+        return _not_bound(function_name, text)
+    name = re.match(r"'([^']*)'", calls[0]) if calls else None
+    place = f"{name[1]}: " if name else ""
+    return ConfigError(f"gin: {place}{type(error).__name__}: {text}")
 
 
 def _not_bound(function_name: str, found: str) -> ConfigError:
@@ -204,6 +226,24 @@ def _parser(mode: str) -> argparse.ArgumentParser:
     return parser
 
 
+@functools.cache
+def _recorder(function: Callable) -> Callable:
+    """Returns a function of the same signature that returns its arguments.
+
+    Gin makes the objects that it passes: an error there is one of the files, an error
+    of the function itself is not.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def record(**arguments):
+        signature.bind(**arguments)  # TypeError: something required is missing
+        return arguments
+
+    record.__signature__ = signature
+    return record
+
+
 @contextlib.contextmanager
 def engine_as_t5x(
     module_name: str = "train", function_name: str = "train"
@@ -226,7 +266,7 @@ def engine_as_t5x(
     # would otherwise import the whole engine again as their `__main__`.
     script = types.ModuleType("__main__")
     source = importlib.import_module(f"mt3.engine.{module_name}")
-    setattr(script, function_name, getattr(source, function_name))
+    setattr(script, function_name, _recorder(getattr(source, function_name)))
     mapped["__main__"] = script
     previous = {name: sys.modules.get(name) for name in mapped}
     sys.modules.update(mapped)

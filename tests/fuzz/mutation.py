@@ -85,7 +85,8 @@ def mutate_path(
         if kind == 0:
             file.unlink()
         elif kind == 1:
-            shutil.copyfile(file, draw.choice(files))
+            # Perhaps its own, which copyfile refuses.
+            draw.choice(files).write_bytes(file.read_bytes())
         elif kind == 2:
             file.unlink()
             file.mkdir()

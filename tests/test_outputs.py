@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import html.parser
 import io
 import json
@@ -56,6 +57,20 @@ def test_every_format_is_written_under_its_name(tmp_path):
     assert all(w.path == outputs.output_path(stem, w.format) for w in written)
     assert all(w.path.name.startswith("song.v2.") for w in written)
     assert all(w.path.stat().st_size for w in written)
+
+
+def test_a_full_disk_is_an_error_and_nothing_is_printed(capfd):
+    class Full(io.BytesIO):
+        """Takes the header and little more."""
+
+        def write(self, data):
+            if self.tell() > 2000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    with pytest.raises(OSError, match="No space left"):
+        sonify.write_wav(make(NOTES), Full())
+    assert capfd.readouterr() == ("", "")
 
 
 def test_unknown_formats_are_refused_before_anything_is_written(tmp_path):

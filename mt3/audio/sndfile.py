@@ -1,4 +1,4 @@
-"""Decoding with libsndfile, piece by piece (`pieces`)."""
+"""Decoding with libsndfile, piece by piece (`pieces`), and writing WAV files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import pathlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -31,6 +31,73 @@ _SETTLING_SECONDS = 0.5
 _MOST_SILENCE_SECONDS = 3600
 _UNREADABLE = "nothing that is whole is there"
 _NOTHING = contextlib.nullcontext(())
+
+
+def write_wav(
+    stream: BinaryIO,
+    blocks: Iterable[np.ndarray],
+    sample_rate: int,
+    *,
+    channels: int = 1,
+    software: str | None = None,
+) -> None:
+    """Writes a 16-bit WAV file.
+
+    Args:
+      stream: binary file that can seek.
+      blocks: float arrays [samples] or [samples, channels] within -1..1.
+      sample_rate: Hz.
+      channels: of each block.
+      software: what the file says that it was written by.
+
+    Raises:
+      OSError: as the stream does.
+    """
+    import soundfile
+
+    guarded = _Guarded(stream)
+    try:
+        with soundfile.SoundFile(
+            guarded, "w", sample_rate, channels, format="WAV", subtype="PCM_16"
+        ) as file:
+            if software is not None:
+                file.software = software
+            for block in blocks:
+                file.write(block)
+                if guarded.error is not None:
+                    break
+    finally:
+        # Rather than what libsndfile makes of it.
+        if guarded.error is not None:
+            raise guarded.error from None
+
+
+class _Guarded:
+    """A file for libsndfile to write to, which keeps an error for later.
+
+    Raised in a callback of a C library it would be printed, and lost.
+    """
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        return self._try(self._stream.write, data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._try(self._stream.seek, offset, whence)
+
+    def tell(self) -> int:
+        return self._try(self._stream.tell)
+
+    def _try(self, function: Any, *arguments: Any) -> int:
+        if self.error is None:
+            try:
+                return function(*arguments)
+            except OSError as error:
+                self.error = error
+        return 0
 
 
 class SoundFileDecoder:

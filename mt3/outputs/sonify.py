@@ -90,7 +90,7 @@ def write_wav(
       OutputError: a sample rate below 8000 Hz, or more than a WAV file holds.
       AudioError: the recording cannot be read.
     """
-    import soundfile
+    from mt3.audio import sndfile
 
     if sample_rate < 8000:
         raise errors.OutputError(
@@ -106,12 +106,8 @@ def write_wav(
         )
     if original is not None:
         blocks, channels = _beside(_open(original), blocks, sample_rate), 2
-    with soundfile.SoundFile(
-        stream, "w", sample_rate, channels, format="WAV", subtype="PCM_16"
-    ) as file:
-        file.software = f"mt3 {result.version}"
-        for block in blocks:
-            file.write(block)
+    software = f"mt3 {result.version}"
+    sndfile.write_wav(stream, blocks, sample_rate, channels=channels, software=software)
 
 
 def render(result: Transcription, sample_rate: int) -> Iterator[np.ndarray]:

@@ -225,8 +225,7 @@ def write_pair(
     Raises:
       OutputError: if they cannot be written.
     """
-    import soundfile
-
+    from mt3.audio import sndfile
     from mt3.outputs import midi
     from mt3.outputs.transcription import Transcription
 
@@ -234,4 +233,4 @@ def write_pair(
     with files.atomic_file(path.with_suffix(".mid")) as stream:
         midi.write_midi(result, stream)
     with files.atomic_file(path) as stream:
-        soundfile.write(stream, samples, sample_rate, subtype="PCM_16", format="WAV")
+        sndfile.write_wav(stream, [samples], sample_rate)

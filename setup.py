@@ -46,6 +46,8 @@ ENGINE = [
 # Training and evaluating on the public data sets, through seqio.
 TRAIN = [
     *ENGINE,
+    # Python 3.13 has no audioop any more, which pydub imports, and note-seq pydub.
+    "audioop-lts>=0.2.1;python_version>='3.13'",
     "google-crc32c>=1.9.0",
     "mirdata>=1.0.0",
     "note-seq>=0.0.5",
@@ -54,6 +56,8 @@ TRAIN = [
     # Beam does not allow: it keeps protobuf below 7.
     "sentencepiece>=0.2.0,<0.2.3",
     "seqio>=0.0.20",
+    # TensorBoard 2.20 imports pkg_resources, which setuptools has no more since 81.
+    "setuptools>=65.5.0,<81",
     # TensorFlow writes no summaries without it, and does not require it itself.
     "tensorboard>=2.20",
     "tensorflow>=2.21",

@@ -225,7 +225,7 @@ def test_every_requirement_has_a_floor(repository):
     ):
         assert lists[key]
         for requirement in lists[key]:
-            assert re.fullmatch(r"[\w-]+>=[\d.]+(,<[\d.]+)?", requirement)
+            assert re.fullmatch(r"[\w-]+>=[\d.]+(,<[\d.]+)?(;.*)?", requirement)
 
 
 def test_the_version_is_read_from_the_package(repository):

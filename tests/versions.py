@@ -51,10 +51,8 @@ QUICK = [
     "test_frame_heads.py",
     "test_harmonic_stem.py",
     "test_midi_reader.py",
-    "test_note_sequences.py",
     "test_outputs_midi.py",
     "test_outputs_score.py",
-    "test_run_length_encoding.py",
     "test_scoring_conventions.py",
     "test_scoring_matching.py",
     "test_serve_queue.py",
@@ -62,13 +60,14 @@ QUICK = [
     "test_synthesis_effects.py",
     "test_synthesis_soundfont.py",
     "test_tokenizer.py",
-    "test_vocabularies.py",
 ]
 DATA_LAYER = [
     "test_data_records.py",
     "test_mixing.py",
+    "test_note_sequences.py",
     "test_preprocessors.py",
-    "test_tasks.py",
+    "test_run_length_encoding.py",
+    "test_vocabularies.py",
 ]
 
 PACKAGES = (

@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    # Before anything can go wrong, be it an argument.
+    if "--log-json" in arguments:
+        terminal.log_as_json()
     parser, commands = _parsers()
     for before, argument in zip(["mt3", *arguments], arguments, strict=False):
         # From `-o "$FOLDER"` without such a variable, say. It would name the folder
@@ -196,6 +199,7 @@ def _add_transcribe(commands) -> None:
     )
     add("--overwrite", action="store_true", help="make results of mt3 again")
     add("-q", "--quiet", action="store_true", help="no progress, only errors")
+    add("--log-json", action=terminal.LogJson)
 
 
 def _add_num_heads(parser) -> None:
@@ -584,14 +588,20 @@ def _add_synthesize(commands) -> None:
     add("--sample-rate", type=int, default=16000, help="Hz (default: 16000)")
     add("--workers", type=int, default=1, help="processes that render a corpus")
     add("--overwrite", action="store_true", help="make existing results again")
+    add("--log-json", action=terminal.LogJson)
 
 
 def _synthesize(options: argparse.Namespace) -> int:
     from mt3.synthesis import command
 
     values = {**vars(options)}
-    del values["run"]
-    result = command.synthesize(**values, log=terminal.say)
+    del values["run"], values["log_json"]
+
+    def log(line: str) -> None:
+        failed = line.removeprefix("mt3: error: ")
+        terminal.say(line) if failed == line else terminal.fail(failed)
+
+    result = command.synthesize(**values, log=log)
     terminal.print_result(
         f"{len(result.written)} written, {len(result.skipped)} there already"
     )
@@ -648,6 +658,7 @@ def _add_serve(commands) -> None:
         metavar="N",
         help="longest recording that is transcribed (default: 240)",
     )
+    add("--log-json", action=terminal.LogJson)
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -78,7 +78,7 @@ def run(*, as_json: bool = False) -> int:
         rows = [dataclasses.asdict(check) for check in checks]
         terminal.print_result(terminal.to_json({"ok": not broken, "checks": rows}))
     elif broken:
-        terminal.say(f"mt3: error: doctor: broken: {', '.join(broken)}")
+        terminal.fail(f"doctor: broken: {', '.join(broken)}")
     return 1 if broken else 0
 
 

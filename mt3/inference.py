@@ -12,6 +12,9 @@ before and after it, silence outside the recording; its notes are those of its m
 
 An inference job over a task calls `write_inferences_to_file` with its predictions.
 
+The logger `mt3` is told of each recording's begin and end (INFO) and of the model and
+what was decided for it (DEBUG); it has no handler until a program gives it one.
+
 Differences from the original, numbered:
 
 1. `InferenceModel` rounds segment starts down to a step in integers;
@@ -31,11 +34,14 @@ import copy
 import dataclasses
 import functools
 import json
+import logging
 import math
 import os
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from mt3 import checkpoints, decoding, network, spectrograms, tokenizer
@@ -60,6 +66,8 @@ try:
     from gin import REQUIRED
 except ImportError:  # Only the engines install it.
     REQUIRED: Any = object()
+
+_LOG = logging.getLogger("mt3")
 
 Audio = reading.Recording | np.ndarray | reading.AudioSource
 
@@ -116,7 +124,8 @@ class InferenceModel:
           CheckpointError: there is no such model, or it is damaged.
           ConfigError: options that do not fit the model.
         """
-        decoding.enable_compilation_cache()
+        started = time.monotonic()
+        cache = decoding.enable_compilation_cache()
         self.options = options or TranscribeOptions()
         path = checkpoints.resolve(model)
         self._load = functools.partial(checkpoints.load, path, num_heads=num_heads)
@@ -132,6 +141,19 @@ class InferenceModel:
         self.tokenizer = tokenizer.NoteTokenizer(self.config)
         self.network_config = network.T5Config.from_dict(self.config.network)
         self._arrange(loaded.params)
+        _LOG.debug(
+            "model %s: loaded",
+            self.name,
+            extra={
+                "stage": "load",
+                "model": self.info["source"],
+                "sha256": self.sha256,
+                "settings": self.resolved.settings(),
+                "device": jax.default_backend(),
+                "cache": None if cache is None else str(cache),
+                "elapsed": round(time.monotonic() - started, 3),
+            },
+        )
 
     def _arrange(self, params: Mapping[str, Any]) -> None:
         """Takes the parameters that the options need."""
@@ -449,6 +471,7 @@ class _Recording:
     next_segment: int = 0
     num_segments: int | None = None
     samples: int = 0
+    started: float = dataclasses.field(default_factory=time.monotonic)
 
 
 class Feed:
@@ -478,6 +501,15 @@ class Feed:
             try:
                 recording.audio = self._model.opened(audio)
                 recording.source = _source_name(recording.audio)
+                _LOG.info(
+                    "%s: begins",
+                    recording.source,
+                    extra={
+                        "file": recording.source,
+                        "stage": "begin",
+                        "seconds": recording.audio.duration,
+                    },
+                )
                 for segment, samples in enumerate(self._cut(recording)):
                     yield (number, segment), segment_frames(samples, self._config)
             except (MT3Error, OSError) as error:
@@ -549,6 +581,21 @@ class Feed:
         model, zero = self._model, self._zero(recording)
         notes = model.cleaned(recording.notes.all())
         duration = recording.samples / self._config.spectrogram.sample_rate
+        elapsed = time.monotonic() - recording.started
+        _LOG.info(
+            "%s: %d notes in %.1f s of audio, after %.1f s",
+            recording.source,
+            len(notes),
+            duration,
+            elapsed,
+            extra={
+                "file": recording.source,
+                "stage": "transcribe",
+                "notes": len(notes),
+                "seconds": round(duration, 3),
+                "elapsed": round(elapsed, 3),
+            },
+        )
         return Transcription(
             notes=_moved(notes, zero),
             duration=zero + duration,

@@ -6,6 +6,12 @@ file can be printed, whatever the terminal's encoding: what it cannot show is es
 A result that standard output does not take (a full disk, a pipe that its reader
 closed) ends the program with a message and the exit code 1. Messages that standard
 error does not take do not stop the work, except where its reader closed the pipe.
+
+With `--log-json` (`log_as_json`) standard error gets one JSON object a line instead:
+messages, progress, what Python's `logging` has of this package from DEBUG on and of
+others from WARNING on, warnings, and how the program ended. `time` (ISO 8601, UTC),
+`level`, `logger` and `message` are always there; other fields as they apply, `error`
+being the class of an error.
 """
 
 from __future__ import annotations
@@ -13,13 +19,18 @@ from __future__ import annotations
 import _thread
 import argparse
 import contextlib
+import datetime
+import functools
 import json
+import logging
+import math
 import os
 import re
 import signal
 import sys
 import threading
 import time
+import traceback
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn, TextIO
@@ -30,6 +41,8 @@ from mt3.errors import MT3Error, StreamError, near_misses
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # Seconds from one line of progress to the next, where there is no terminal.
 _LOG_INTERVAL = 10.0
+# The attributes that every record of `logging` has; the others are fields.
+_STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 FAILED = 1
 INTERRUPTED = 130  # As a shell has it: 128 and the number of SIGINT.
 TERMINATED = 143  # The same of SIGTERM.
@@ -48,12 +61,13 @@ def printable(text: str) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
-def to_json(record: Any, *, ensure_ascii: bool = True) -> str:
+def to_json(record: Any, *, ensure_ascii: bool = True, indent: int | None = 2) -> str:
     """Returns strict JSON of a record in which names of files may be no text.
 
     Args:
       record: JSON values.
       ensure_ascii: escape what is not ASCII, so that any terminal can show it.
+      indent: of nested values; None for one line.
     """
 
     def text(value: Any) -> Any:
@@ -64,8 +78,120 @@ def to_json(record: Any, *, ensure_ascii: bool = True) -> str:
         return [text(v) for v in value] if isinstance(value, list | tuple) else value
 
     return json.dumps(
-        text(record), indent=2, ensure_ascii=ensure_ascii, allow_nan=False
+        text(record), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False
     )
+
+
+class JsonFormatter(logging.Formatter):
+    """Makes one line of JSON of a record of `logging`, with its extra attributes.
+
+    For programs that use this package, too: `handler.setFormatter(JsonFormatter())`.
+    Numbers that are not finite become null, and what JSON does not know becomes text.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line, without a line feed."""
+        moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        line = {
+            "time": moment.isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            line["error"] = type(error).__name__
+            line["traceback"] = "".join(traceback.format_exception(error))
+        extra = {k: v for k, v in vars(record).items() if k not in _STANDARD}
+        return to_json({**line, **_json_value(extra)}, indent=None)
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    try:  # A number of NumPy or JAX, perhaps.
+        number = value.item() if hasattr(value, "item") else value
+        if isinstance(number, float):
+            return number if math.isfinite(number) else None
+        return number if isinstance(number, int) else str(value)
+    except (TypeError, ValueError):
+        return str(value)
+
+
+class _JsonLines(logging.Handler):
+    """Writes records to standard error, as lines of JSON."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # A library that logs must not fail because nobody reads it.
+        with contextlib.suppress(StreamError):
+            self.write(record)
+
+    def write(self, record: logging.LogRecord) -> None:
+        """As `emit`; raises StreamError where the reader of standard error has gone."""
+        line = self.format(record)
+        with self.lock, _saying():
+            print(line, file=sys.stderr, flush=True)
+
+
+# While a program logs as JSON: the handler, and what undoes it.
+_json_lines: _JsonLines | None = None
+_undo = contextlib.ExitStack()
+
+
+def log_as_json() -> None:
+    """Makes standard error a log of JSON lines, until `run_program` ends.
+
+    For programs: it adds a handler to the root logger.
+    """
+    global _json_lines
+    if _json_lines is not None:
+        return
+    _json_lines = _JsonLines()
+    _json_lines.setFormatter(JsonFormatter())
+    root, own = logging.getLogger(), logging.getLogger("mt3")
+    _undo.callback(own.setLevel, own.level)
+    own.setLevel(logging.DEBUG)
+    root.addHandler(_json_lines)
+    _undo.callback(root.removeHandler, _json_lines)
+    logging.captureWarnings(True)
+    _undo.callback(logging.captureWarnings, False)
+
+
+def logs_json() -> bool:
+    """Says whether standard error is a log of JSON lines."""
+    return _json_lines is not None
+
+
+def only_warnings() -> None:
+    """Leaves out of the log what is neither a warning nor an error (`--quiet`)."""
+    if _json_lines is not None:
+        _json_lines.setLevel(logging.WARNING)
+
+
+def _log_as_text() -> None:
+    """Undoes `log_as_json`."""
+    global _json_lines
+    _undo.close()
+    _json_lines = None
+
+
+class LogJson(argparse.Action):
+    """The option `--log-json`."""
+
+    HELP = "standard error as JSON: one object a line, in place of messages"
+
+    def __init__(self, option_strings, dest, **kwargs):
+        kwargs["help"] = self.HELP
+        super().__init__(option_strings, dest, nargs=0, default=False, **kwargs)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Begins the log at once: what follows may be wrong."""
+        log_as_json()
+        setattr(namespace, self.dest, True)
 
 
 def _shown(text: str) -> str:
@@ -73,14 +199,49 @@ def _shown(text: str) -> str:
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", printable(text))
 
 
-def say(line: str) -> None:
+def say(line: str, **fields: Any) -> None:
     """Prints a message on standard error, above the progress bar if there is one.
+
+    Args:
+      line: the message.
+      **fields: what of it a log of JSON has apart, such as `file` and `seconds`.
 
     Raises:
       StreamError: the reader of standard error closed it.
     """
-    with _saying():
-        print(_shown(line), file=sys.stderr, flush=True)
+    _say(logging.INFO, line, line.removeprefix("mt3: "), fields)
+
+
+def warn(message: str, *, program: str = "mt3", **fields: Any) -> None:
+    """Prints a warning on standard error; as `say`."""
+    _say(logging.WARNING, f"{program}: warning: {message}", message, fields)
+
+
+def fail(problem: Exception | str, *, program: str = "mt3", **fields: Any) -> None:
+    """Prints an error on standard error; as `say`."""
+    if isinstance(problem, Exception):
+        fields["error"] = type(problem).__name__
+    _say(logging.ERROR, f"{program}: error: {problem}", str(problem), fields)
+
+
+def defect(error: Exception) -> None:
+    """Prints the traceback of an error that is no fault of the user's."""
+    trace = "".join(traceback.format_exception(error))
+    if _json_lines is None:
+        print(trace, end="", file=sys.stderr, flush=True)
+    else:
+        fail(error, traceback=trace)
+
+
+def _say(level: int, line: str, message: str, fields: Mapping[str, Any]) -> None:
+    """Prints a line, or a message with its fields where the log is of JSON."""
+    if _json_lines is None:
+        with _saying():
+            print(_shown(line), file=sys.stderr, flush=True)
+    elif level >= _json_lines.level:
+        levels = {"levelno": level, "levelname": logging.getLevelName(level)}
+        record = {"name": "mt3", "msg": message, **levels, **fields}
+        _json_lines.write(logging.makeLogRecord(record))
 
 
 def print_result(text: str, *, end: str = "\n") -> None:
@@ -129,16 +290,25 @@ def run_program(body: Callable[[], int], name: str = "mt3") -> int:
                     with _writing(stream):
                         stream.flush()
     except MT3Error as error:
-        return _end(f"{name}: error: {error}", FAILED)
+        return _end(functools.partial(fail, error, program=name), FAILED)
     except KeyboardInterrupt:
         if signal.SIGTERM in ended_by:
-            line = f"{name}: told to end (SIGTERM); what was finished stays"
-            return _end(line, TERMINATED)
-        return _end(f"{name}: interrupted; what was finished stays", INTERRUPTED)
+            text = f"{name}: told to end (SIGTERM); what was finished stays"
+            return _end(functools.partial(say, text), TERMINATED)
+        text = f"{name}: interrupted; what was finished stays"
+        return _end(functools.partial(say, text), INTERRUPTED)
     except OSError as error:
         reason = error.strerror or str(error)
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        return _end(f"{name}: error: {where}{reason}", FAILED)
+        kind = {"program": name, "error": type(error).__name__}
+        return _end(functools.partial(fail, f"{where}{reason}", **kind), FAILED)
+    except Exception as error:
+        if _json_lines is None:
+            raise
+        # Python would print the traceback beside the log.
+        return _end(functools.partial(defect, error), FAILED)
+    finally:
+        _log_as_text()
 
 
 @contextlib.contextmanager
@@ -213,9 +383,9 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _end(line: str, code: int) -> int:
+def _end(tell: Callable[[], None], code: int) -> int:
     with contextlib.suppress(StreamError):
-        say(line)
+        tell()
         with _writing(sys.stderr):
             sys.stderr.flush()
     return code
@@ -285,7 +455,7 @@ class ArgumentParser(argparse.ArgumentParser):
             message += _meant(choice[1], re.findall(r"[^\s,']+", choice[2]))
         elif unknown:
             message += _meant(unknown[1], self._known_options())
-        say(f"{self.prog}: error: {message}")
+        fail(message, program=self.prog)
         say(f"{self.prog} --help tells what is expected")
         raise SystemExit(2)
 
@@ -309,14 +479,14 @@ class Progress:
     """Files and seconds of audio done, speed and time left, on standard error.
 
     On a terminal a bar, above which everything else is printed that goes to
-    `sys.stderr`; elsewhere (a log file) a line now and then.
+    `sys.stderr`; elsewhere (a log file, or one of JSON) a line now and then.
 
     Recordings are told of as they are opened. Those that are still to come are taken to
     be as long as the others, so a single one has its own length.
 
     Args:
       files: how many there are in all.
-      quiet: tell nothing but what is said `always`.
+      quiet: tell nothing.
     """
 
     def __init__(self, files: int, quiet: bool):
@@ -333,7 +503,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._start = self._told = time.monotonic()
-        if not self._quiet and sys.stderr.isatty():
+        if not self._quiet and not logs_json() and sys.stderr.isatty():
             from tqdm import contrib, tqdm
 
             bar = tqdm(
@@ -380,7 +550,15 @@ class Progress:
             self._draw(now - self._start)
         elif not self._quiet and now - self._told >= _LOG_INTERVAL:
             self._told = now
-            say(f"mt3: {self._counts()}, {self._speed(now - self._start)}")
+            elapsed = now - self._start
+            say(
+                f"mt3: {self._counts()}, {self._speed(elapsed)}",
+                stage="transcribe",
+                finished=self._finished,
+                files=self._files,
+                seconds=round(self._done, 3),
+                elapsed=round(elapsed, 3),
+            )
 
     def _draw(self, elapsed: float) -> None:
         bar, total = self._bar, self._total()
@@ -406,7 +584,7 @@ class Progress:
     def _speed(self, elapsed: float) -> str:
         return f"{self._done / max(elapsed, 1e-3):.2f} x real time"
 
-    def say(self, line: str, *, always: bool = False) -> None:
-        """Prints a message, unless only those that are `always` said are wanted."""
-        if always or not self._quiet:
-            say(line)
+    def say(self, line: str, **fields: Any) -> None:
+        """Prints a message, as the function `say`, unless none are wanted."""
+        if not self._quiet:
+            say(line, **fields)

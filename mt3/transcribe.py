@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mt3 import checkpoints, jobs, outputs
+from mt3 import checkpoints, jobs, outputs, terminal
 from mt3.audio import reading
 from mt3.beats import MODES, NO_BEATS, Beats, read_beats
 from mt3.beyond.cleanup import CleanupOptions
@@ -47,6 +47,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
       MT3Error: nothing can be transcribed (the model, an option).
     """
+    if options.quiet:
+        terminal.only_warnings()
     # Cheap checks first: a wrong option must not wait for the model.
     formats = _formats(options.format, options.output)
     values = {name: getattr(options, name) for name in _OUTPUT}
@@ -94,7 +96,9 @@ def run(options: argparse.Namespace) -> int:
         if done and not options.quiet:
             say(
                 f"mt3: {done} of {found} done already (--overwrite makes them again, "
-                "e.g. with other settings)"
+                "e.g. with other settings)",
+                done=done,
+                files=found,
             )
     elif formats[0] not in _STREAMABLE and len(waiting) > 1:
         raise ConfigError(
@@ -102,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
             "expected one recording, or jsonl"
         )
     for problem in problems:
-        say(f"mt3: error: {problem}")
+        terminal.fail(problem)
     if isinstance(decoding.beats, Beats) and len(waiting) > 1:
         raise ConfigError(
             f"--beats {options.beats}: the beats of one recording, for "
@@ -115,7 +119,9 @@ def run(options: argparse.Namespace) -> int:
         if failures and len(waiting) > 1 and not options.quiet:
             say(
                 f"mt3: {len(waiting) - failed} transcribed; {failures} errors, which "
-                "stand above"
+                "stand above",
+                transcribed=len(waiting) - failed,
+                errors=failures,
             )
     return 1 if failures else 0
 
@@ -287,7 +293,7 @@ class _Run:
                 if options.start or options.end is not None:
                     part = source.part(options.start, options.end)
             except MT3Error as error:
-                self._fail(str(error))
+                self._fail(error, job)
                 continue
             # What lies beside the notes in audio made of them begins at time 0.
             beside = source.part(0.0, options.end) if self._zero else part
@@ -318,11 +324,11 @@ class _Run:
     def _settle(self, result: Any, job: jobs.Job, source: reading.AudioSource) -> None:
         """Writes a recording's results, or says why there are none."""
         if result.error is not None:
-            self._fail(str(result.error))
+            self._fail(result.error, job)
             return
         options = self.options
         for warning in result.transcription.warnings:
-            self.progress.say(f"mt3: warning: {job.name}: {warning}", always=True)
+            terminal.warn(f"{job.name}: {warning}", file=job.name)
         output_options = dataclasses.replace(self.output_options, original_audio=source)
         written = []
         try:
@@ -338,21 +344,28 @@ class _Run:
         except StreamError:
             raise  # The other results would not get through either.
         except MT3Error as error:
-            self._fail(str(error))
+            self._fail(error, job)
             return
         for file in written:
             for warning in file.warnings:
-                self.progress.say(f"mt3: warning: {file.path}: {warning}", always=True)
+                terminal.warn(f"{file.path}: {warning}", file=str(file.path))
         if self.decoding.beats != NO_BEATS and not result.transcription.beats:
             self.progress.say(
                 f"{job.name}: no beats found; bars have {output_options.tempo:g} "
-                "beats a minute, and times in seconds what they are"
+                "beats a minute, and times in seconds what they are",
+                file=job.name,
             )
         count = len(result.transcription.notes)
         names = ", ".join(str(file.path) for file in written)
         kept = ", ".join(name for name in self.formats if name not in missing)
         hint = f"; kept: {kept} (--overwrite makes all again)" if kept else ""
-        self.progress.say(f"{job.name}: {count} notes -> {names}{hint}")
+        self.progress.say(
+            f"{job.name}: {count} notes -> {names}{hint}",
+            file=job.name,
+            stage="write",
+            notes=count,
+            results=[str(file.path) for file in written],
+        )
 
     def _to_standard_output(self, transcription: Any, output_options: Any) -> None:
         if self.formats[0] in _STREAMABLE:
@@ -361,9 +374,9 @@ class _Run:
         outputs.write_stream(transcription, stream, self.formats[0], output_options)
         write_result(stream.getvalue())
 
-    def _fail(self, message: str) -> None:
+    def _fail(self, error: MT3Error, job: jobs.Job) -> None:
         self.failures += 1
-        self.progress.say(f"mt3: error: {message}", always=True)
+        terminal.fail(error, file=job.name)
 
 
 def _with_source(line: bytes, job: jobs.Job) -> bytes:

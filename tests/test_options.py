@@ -58,6 +58,7 @@ TRANSCRIBE = {
     "--allow-truncated": [None, True],
     "--overwrite": [None, True],
     "--quiet": [None, True],
+    "--log-json": [None, True],
 }
 
 

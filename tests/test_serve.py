@@ -559,7 +559,7 @@ def test_the_command(number, code, tiny_weights, monkeypatch, capsys):
     assert found["about"]["max_minutes"] == 7.0
     assert found["csv"].startswith("start_time")
     assert said.out.startswith("http://127.0.0.1:")
-    assert "WARNING" not in said.err
+    assert "warning" not in said.err
 
 
 def test_other_machines_are_warned_of(monkeypatch, capsys):
@@ -569,7 +569,7 @@ def test_other_machines_are_warned_of(monkeypatch, capsys):
     monkeypatch.setattr(inference, "InferenceModel", stop)
     assert cli.main(["serve", "--host", "0.0.0.0", "--port", "0"]) == INTERRUPTED
     said = capsys.readouterr().err
-    assert "WARNING: --host 0.0.0.0: everybody who reaches this machine" in said
+    assert "warning: --host 0.0.0.0: everybody who reaches this machine" in said
 
 
 def test_a_port_that_is_taken(capsys):

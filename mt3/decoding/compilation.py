@@ -1,10 +1,13 @@
 """What JAX compiles for, and where its programs are kept.
 
-Compiled programs stay on disk, so that a second run starts at once.
+Compiled programs stay on disk, so that a second run starts at once. The logger `mt3`
+is told at DEBUG of each that was found there, or was not.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import pathlib
 import tempfile
@@ -14,6 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from mt3.errors import ConfigError, check_choice
 
+_LOG = logging.getLogger("mt3")
 DEVICES = ("cpu", "gpu")
 CACHE_VARIABLE = "MT3_CACHE_DIR"
 """Environment variable: the folder of compiled programs, or `off` for none."""
@@ -49,6 +53,7 @@ def enable_compilation_cache() -> pathlib.Path | None:
     Returns:
       The folder in use, or `None`.
     """
+    _log_programs()
     present = jax.config.jax_compilation_cache_dir
     if present:
         return pathlib.Path(present)
@@ -62,6 +67,20 @@ def enable_compilation_cache() -> pathlib.Path | None:
     # JAX decides at the first compilation whether there is a cache.
     compilation_cache.reset_cache()
     return folder
+
+
+@functools.cache  # JAX keeps its listeners.
+def _log_programs() -> None:
+    """Logs which programs are read from disk and which are compiled."""
+    found = {"cache_hits": "read from disk", "cache_misses": "compiled"}
+
+    def listen(event: str, **fields: object) -> None:
+        what = found.get(event.removeprefix("/jax/compilation_cache/"))
+        if what is not None:
+            extra = {"stage": "compile", "cached": what != "compiled"}
+            _LOG.debug("a program was %s", what, extra=extra)
+
+    jax.monitoring.register_event_listener(listen)
 
 
 def _writable(folder: pathlib.Path) -> bool:

@@ -164,7 +164,8 @@ class CheckpointManager:
             self._writer.save(step, state.state_dict(), data_state)
         except Exception as error:  # Orbax and TensorStore raise many types
             raise self._failed(error) from error
-        _LOG.info("saving %s_%d", PREFIX, step)
+        fields = {"stage": "save", "step": step}
+        _LOG.info("saving %s_%d", PREFIX, step, extra=fields)
 
     def restore_latest(
         self, like: TrainState, shardings: TrainState

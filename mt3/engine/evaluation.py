@@ -53,7 +53,9 @@ class Report:
         names = [name for name in MAIN_METRICS if name in self.values]
         names = names or list(self.values)
         shown = ", ".join(f"{n} {self.values[n]:.4f}" for n in names[:_SHOWN])
-        _LOG.info("%s step %d: %s", self.split, self.step, shown or "no scalars")
+        fields = {"split": self.split, "step": self.step, "metrics": dict(self.values)}
+        text = shown or "no scalars"
+        _LOG.info("%s step %d: %s", self.split, self.step, text, extra=fields)
 
 
 class InferenceEvaluator:
@@ -167,7 +169,9 @@ class InferenceEvaluator:
             predict_with_aux_fn=functools.partial(infer, "predict_with_aux"),
         )
         self._pending = (step, future)
-        _LOG.info("%s: decoded in %.1f s", self._name, time.monotonic() - started)
+        elapsed = time.monotonic() - started
+        fields = {"stage": "decode", "elapsed": round(elapsed, 3)}
+        _LOG.info("%s: decoded in %.1f s", self._name, elapsed, extra=fields)
 
     def finished(self, *, wait: bool = False) -> list[Report]:
         """Returns the reports of an evaluation that has ended; none twice.

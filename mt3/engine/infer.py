@@ -308,13 +308,20 @@ def _run(
                 ),
             )
             count += len(chunk)
-            rate = count / (time.monotonic() - started)
+            elapsed = time.monotonic() - started
             _LOG.info(
                 "infer: %s, chunk %d, %d examples, %.3g examples/s",
                 job.task,
                 number,
                 count,
-                rate,
+                count / elapsed,
+                extra={
+                    "stage": "infer",
+                    "task": job.task,
+                    "chunk": number,
+                    "examples": count,
+                    "elapsed": round(elapsed, 3),
+                },
             )
         if writing is not None:
             writing.result()

@@ -68,13 +68,14 @@ def main(argv: Sequence[str] | None = None, mode: str = "train") -> int:
     """
     if mode not in _MODES:
         raise ConfigError(f"mode {mode!r} is unknown.{near_misses(mode, _MODES)}")
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-    )
-    _LOG.setLevel(logging.INFO)
+    if not terminal.logs_json():
+        logging.basicConfig(
+            level=logging.WARNING,
+            format="%(asctime)s %(message)s",
+            datefmt="%H:%M:%S",
+            stream=sys.stderr,
+        )
+        _LOG.setLevel(logging.INFO)
     # seqio logs this for every histogram, sound and picture of an evaluation.
     logging.getLogger("absl").addFilter(
         lambda record: not str(record.msg).startswith("Skipping JSON logging")
@@ -93,7 +94,8 @@ def main(argv: Sequence[str] | None = None, mode: str = "train") -> int:
     except MT3Error as error:
         # Gin appends its own call stack, which does not help the reader.
         message = re.sub(r"\s*In call to configurable '.*", "", str(error))
-        terminal.say(f"mt3 {mode}: {message}")
+        kind = type(error).__name__
+        terminal.fail(message, program=f"mt3 {mode}", error=kind)
         return 1
     return 0
 
@@ -209,6 +211,7 @@ def _parser(mode: str) -> argparse.ArgumentParser:
         metavar="DIR,DIR",
         help="folders in which gin files are looked up first",
     )
+    parser.add_argument("--log-json", action=terminal.LogJson)
     if mode == "train":
         parser.add_argument(
             "--init",

@@ -239,4 +239,8 @@ def log_line(split: str, step: int, values: Mapping[str, float]) -> None:
     if "seconds_left" in values:
         left = round(values["seconds_left"])
         parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
-    _LOG.info("%s step %d: %s", split, step, ", ".join(parts))
+    # Apart, since a model may give metrics any names.
+    fields = {"split": split, "step": step, "metrics": dict(values)}
+    if "loss_per_token" in values:
+        fields["loss"] = values["loss_per_token"]
+    _LOG.info("%s step %d: %s", split, step, ", ".join(parts), extra=fields)

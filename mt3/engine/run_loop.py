@@ -186,7 +186,9 @@ class RunLoop:
         """
         if evaluate_first:
             self.evaluate(step)
-        _LOG.info("training from step %d to %d", step, self._periods.total)
+        total = self._periods.total
+        fields = {"stage": "train", "step": step, "steps": total}
+        _LOG.info("training from step %d to %d", step, total, extra=fields)
         window = _Window()
         compiled = ended = False
         while step < self._periods.total and not stop.requested() and not ended:

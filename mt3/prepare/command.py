@@ -63,6 +63,8 @@ def main(arguments: Sequence[str]) -> int:
       MT3Error: the run cannot begin or go on.
     """
     options = _parser().parse_args(list(arguments))
+    if options.quiet:
+        terminal.only_warnings()
     data_root = options.output or os.environ.get("MT3_DATA_DIR")
     if not data_root:
         raise ConfigError("prepare: where to? Name a data root (-o, or MT3_DATA_DIR)")
@@ -90,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
         data_root,
         source=getattr(options, "source", None) or options.dataset,
         options=run_options,
-        log=None if options.quiet else terminal.say,
+        log=None if options.quiet or terminal.logs_json() else terminal.say,
     )
     terminal.print_result(report.table())
     return report.exit_code
@@ -188,6 +190,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of everything that is drawn")
     add("--overwrite", action="store_true", help="make what is there again")
     add("-q", "--quiet", action="store_true", help="no progress")
+    add("--log-json", action=terminal.LogJson)
 
 
 def _add_slakh(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
+import logging
 import multiprocessing
 import os
 import sys
@@ -19,6 +21,8 @@ from mt3.prepare.items import Archive, Problem
 from mt3.prepare.plan import SplitPlan, config_of, make_plan
 from mt3.prepare.report import Report, SplitReport
 from mt3.prepare.shards import ShardJob, ShardState
+
+_LOG = logging.getLogger("mt3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +72,7 @@ def prepare(
       data_root: where to write; `<data_root>/datasets/...`.
       source: what to call the archive in the report.
       options: see `Options`.
-      log: called with lines of progress.
+      log: called with lines of progress, which the logger `mt3` gets, too.
 
     Returns:
       The report. Songs that could not be read are listed in it and do not stop the run.
@@ -97,9 +101,13 @@ def prepare(
         kept = {job.path: shards.finished(job) for plan in plans for job in plan.jobs}
         missing = [job for plan in plans for job in plan.jobs if kept[job.path] is None]
         states = {path: state for path, state in kept.items() if state is not None}
-        say = log or (lambda line: None)
+        say = functools.partial(_say, log)
         if states:
-            say(f"{len(states)} of {len(kept)} shards are there already")
+            say(
+                f"{len(states)} of {len(kept)} shards are there already",
+                there=len(states),
+                shards=len(kept),
+            )
         progress = _Progress(sum(len(job.items) for job in missing), say)
         try:
             for job, state in _make_all(missing, options.jobs, progress):
@@ -183,10 +191,16 @@ def _make_all(
         pool.shutdown(cancel_futures=True)
 
 
+def _say(log: Callable[[str], None] | None, line: str, **fields: object) -> None:
+    _LOG.info("%s", line, extra={"stage": "prepare", **fields})
+    if log is not None:
+        log(line)
+
+
 class _Progress:
     """Says every few seconds how many songs and how much audio are done."""
 
-    def __init__(self, total: int, say: Callable[[str], None], every: float = 5.0):
+    def __init__(self, total: int, say: Callable[..., None], every: float = 5.0):
         self._total, self._say, self._every = total, say, every
         self._songs, self._seconds = 0, 0.0
         self._start = self._last = time.monotonic()
@@ -202,7 +216,11 @@ class _Progress:
         left = (now - self._start) / self._songs * (self._total - self._songs)
         self._say(
             f"{self._songs} of {self._total} songs, {_clock(self._seconds)} of audio"
-            + (f", {_clock(left)} left" if self._songs < self._total else "")
+            + (f", {_clock(left)} left" if self._songs < self._total else ""),
+            finished=self._songs,
+            songs=self._total,
+            seconds=round(self._seconds, 3),
+            elapsed=round(now - self._start, 3),
         )
 
 

@@ -65,9 +65,9 @@ def run(options: argparse.Namespace) -> int:
     text = tables.to_json(result) + "\n" if options.json else _table(result, options)
     terminal.print_result(text, end="")
     for line in result.warnings:
-        terminal.say(f"mt3: warning: {line}")
+        terminal.warn(line)
     for name, problem in failures.items():
-        terminal.say(f"mt3: error: {name}: {problem}")
+        terminal.fail(f"{name}: {problem}")
     if output:
         for line in _write(result, output):
             terminal.say(f"mt3: wrote {line}")

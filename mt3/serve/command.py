@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mt3.errors import ConfigError
-from mt3.terminal import INTERRUPTED, print_result, say
+from mt3.terminal import INTERRUPTED, logs_json, print_result, say, warn
 
 # Seconds in which a request must have come on a connection, and its responses be taken
 # at the end.
@@ -80,8 +80,8 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
     shown = f"[{shown}]" if ":" in shown else shown
     if not security.is_loopback(host):
-        say(
-            f"mt3: WARNING: --host {options.host}: everybody who reaches this machine "
+        warn(
+            f"--host {options.host}: everybody who reaches this machine "
             "over the network can have recordings transcribed here. There is no "
             "password, and no encryption: others on the way can listen. Use it in a "
             "network that you trust, or behind a server that has both."
@@ -109,7 +109,12 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
 
 def _announce(address: str, model: str) -> None:
     print_result(address)
-    say(f"mt3: the model {model} is ready at that address; Ctrl-C ends it")
+    say(
+        f"mt3: the model {model} is ready at that address; Ctrl-C ends it",
+        stage="serve",
+        address=address,
+        model=model,
+    )
 
 
 def make_server(application: Any) -> Any:
@@ -185,6 +190,8 @@ def make_server(application: Any) -> Any:
             ws="none",
             # Requests that cannot be read are no fault of the server's.
             log_level="error",
+            # Or else its own handlers, which write text.
+            **({"log_config": None} if logs_json() else {}),
             access_log=False,
             # Anybody could write there whom a request comes from.
             proxy_headers=False,

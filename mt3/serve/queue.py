@@ -21,13 +21,12 @@ import json
 import pathlib
 import secrets
 import shutil
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mt3 import terminal
 from mt3.audio.reading import AudioSource
 from mt3.errors import AudioError, MT3Error
 from mt3.inference import FileResult, SegmentNotes
@@ -396,7 +395,7 @@ class JobQueue:
         except Exception as error:
             # The traceback is for the one who runs the server, not for the client.
             with contextlib.suppress(OSError, ValueError):  # Standard error is closed.
-                traceback.print_exc(file=sys.stderr)
+                terminal.defect(error)
             job.error = internal_error(error)
             self._end(job, FAILED)
 

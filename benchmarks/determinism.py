@@ -1,11 +1,11 @@
 """Whether the same recording gives the same notes, and the same seed the same training.
 
     python benchmarks/determinism.py                       # the two examples
-    python benchmarks/determinism.py music/*.wav --seconds 60 --slots 1 3 4 16 64
+    python benchmarks/determinism.py music/*.wav --seconds 60 --slots 1 3 8 64
     python benchmarks/determinism.py --parts training
 
 * notes: every recording alone, together with the others, in the opposite order, and
-  from samples in memory at once; with the token decoder also for numbers of slots. Each
+  from samples in memory at once; with the token decoder also with `--slots`. Each
   in processes bound to one core and to two (XLA makes as many threads), with programs
   compiled there, and on two cores with the programs compiled on one. Tokens and notes
   (also those that are streamed) must be equal, to the last bit of every time.
@@ -35,6 +35,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 PARTS = ("notes", "training")
+ARRANGEMENTS = ("alone", "together", "backwards", "samples")
 _EXAMPLES = [str(ROOT / "examples" / name) for name in ("example.flac", "piano.flac")]
 # How many cores a process is bound to, and on how many its programs were compiled.
 PLACES = ((1, 1), (2, 2), (2, 1))
@@ -66,7 +67,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="default")
     parser.add_argument("--seconds", type=float, help="of each recording; default all")
     parser.add_argument("--decode", nargs="+", default=["frames", "beam1"])
-    parser.add_argument("--slots", type=int, nargs="+", default=[1, 3, 4, 16])
+    parser.add_argument("--arrangements", nargs="+", default=list(ARRANGEMENTS))
+    parser.add_argument("--slots", type=int, nargs="*", default=[])
     parser.add_argument("--max-length", type=int, help="most tokens of a segment")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -75,11 +77,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def ways(options: argparse.Namespace) -> Iterator[tuple[str, str, int | None, str]]:
     """Yields (name, decoding strategy, slots, arrangement); the first is compared."""
     for decode in options.decode:
-        for arrangement in ("alone", "together", "backwards", "samples"):
+        for arrangement in options.arrangements:
             yield f"{decode}, {arrangement}", decode, None, arrangement
-        if decode != "frames":
-            for slots in options.slots:
-                yield f"{decode}, {slots} slots", decode, slots, "together"
+        for slots in () if decode == "frames" else options.slots:
+            yield f"{decode}, {slots} slots", decode, slots, "together"
 
 
 def transcribed(

@@ -553,7 +553,7 @@ class Progress:
             elapsed = now - self._start
             say(
                 f"mt3: {self._counts()}, {self._speed(elapsed)}",
-                stage="transcribe",
+                stage="progress",
                 finished=self._finished,
                 files=self._files,
                 seconds=round(self._done, 3),

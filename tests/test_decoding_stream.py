@@ -283,6 +283,29 @@ def test_cache_sizes_end_at_the_maximum_length():
     assert slots.usable_cache_sizes((), 7) == (7,)
 
 
+def test_shapes_do_not_depend_on_the_number_of_segments(params, segments, monkeypatch):
+    """Nor is there one slot, which would be summed in another order."""
+
+    def slots_of(number, **options):
+        options = {"strategy": decoding.Greedy(), "max_length": MAX_LENGTH, **options}
+        decoder = decoding.SegmentDecoder(
+            params, CONFIG, decoding.DecodeOptions(**options)
+        )
+        made, start = [], decoder.program.start
+        monkeypatch.setattr(
+            decoder.program,
+            "start",
+            lambda size, *rest: made.append(size) or start(size, *rest),
+        )
+        assert len(list(decoder.run(enumerate(segments[:number])))) == number
+        (size,) = made
+        return size
+
+    assert slots_of(1, num_slots=8) == slots_of(11, num_slots=8) == 8
+    assert slots_of(3, num_slots=8, shrink=True) == 4
+    assert slots_of(3, num_slots=1) == 2
+
+
 def test_only_large_networks_go_through_many_shapes(params, segments, monkeypatch):
     large = network.T5Config.from_dict(configs.MT3.network)
     assert slots.is_large(large)

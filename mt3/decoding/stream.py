@@ -7,8 +7,14 @@ waits. Memory does not grow with the number of segments.
 
 There are few shapes, and therefore few programs to compile or to load. The
 self-attention cache has one of `DecodeOptions.cache_sizes`, as the longest running
-segment needs it. The number of slots is `num_slots`, or a half, a quarter, ... of it
-for fewer segments. Large networks continue with fewer slots when the last ones end.
+segment needs it. The number of slots is `num_slots`; for large networks a half, a
+quarter, ... of it if there are fewer segments, or once the last ones end.
+
+What goes through the other slots, their order and the number of threads change no bit
+of a segment's logits: in a matrix product each row is summed in an order of its own,
+which depends on the shapes alone. Another number of slots is another shape, and may
+change last bits (`benchmarks/determinism.py` measures it). Least alike is a product
+with a single row, which XLA hands to other code, so there are two slots at least.
 """
 
 from __future__ import annotations
@@ -29,6 +35,8 @@ from mt3.decoding.strategies import Beam, Strategy
 from mt3.errors import ConfigError, ShapeError
 from mt3.vocabularies import EOS_ID
 
+# A matrix times a vector is summed in another order than a matrix times two.
+_LEAST_SLOTS = 2
 # Below this many slots a step costs the same (it is bound by reading parameters).
 _FEWEST_SLOTS = 4
 
@@ -40,12 +48,13 @@ class DecodeOptions:
     Attributes:
       strategy: `Beam()` is what the released models are decoded with.
       max_length: most tokens a segment may have, EOS included.
-      num_slots: segments in flight; `None` is 16 on CPU and 128 on accelerators.
+      num_slots: segments in flight, at least two; `None` is 16 on CPU and 128 on
+        accelerators.
       cache_sizes: lengths of the self-attention cache, rising; those below
         `max_length` count, and `max_length` itself. `None` follows the network's size,
         see `default_cache_sizes`.
-      shrink: continue with fewer slots when fewer segments are left; `None` does so for
-        large networks only.
+      shrink: use fewer slots when there are, or are left, fewer segments; `None` does
+        so for large networks only.
       steps_per_dispatch: most decoding steps before the host looks again.
       encode_batch: segments that are encoded together.
       dtype: computation type; `None` is the model's.
@@ -144,7 +153,8 @@ class SegmentDecoder:
                 self.options.max_length,
             ),
         )
-        self.num_slots = self.options.num_slots or default_num_slots()
+        slots = self.options.num_slots or default_num_slots()
+        self.num_slots = max(slots, _LEAST_SLOTS)
         sizes = self.options.cache_sizes
         self.cache_sizes = usable_cache_sizes(
             default_cache_sizes(config) if sizes is None else sizes,
@@ -212,8 +222,10 @@ class _Run:
         self._program = decoder.program
         self._options = decoder.options
         self._cache_sizes = decoder.cache_sizes
-        self._slot_sizes = slot_sizes(decoder.num_slots)
         self._shrink = decoder.shrink
+        sizes = slot_sizes(decoder.num_slots)
+        # A step of a small network costs about the same for any number of slots.
+        self._slot_sizes = sizes if self._shrink else sizes[-1:]
         self._source = enumerate(segments)
         self._exhausted = False
         self._shape: tuple[int, ...] | None = None

@@ -183,7 +183,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def bound(cores: int, command: list[str], **environment: str) -> None:
-    """Runs a command on so many cores; a folder of programs of its own is named."""
+    """Runs a command on that number of cores, with further environment variables."""
     available = sorted(os.sched_getaffinity(0))
     if cores > len(available):
         raise SystemExit(f"{cores} cores are needed; this process has {len(available)}")

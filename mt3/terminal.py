@@ -234,7 +234,7 @@ def defect(error: Exception) -> None:
 
 
 def _say(level: int, line: str, message: str, fields: Mapping[str, Any]) -> None:
-    """Prints a line, or a message with its fields where the log is of JSON."""
+    """Prints a line; in a log of JSON a message with its fields."""
     if _json_lines is None:
         with _saying():
             print(_shown(line), file=sys.stderr, flush=True)

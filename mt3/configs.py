@@ -174,13 +174,15 @@ class ModelConfig:
                 values["vocabulary"] = VocabularyConfig(**values["vocabulary"])
             if "spectrogram" in values:
                 values["spectrogram"] = SpectrogramConfig(**values["spectrogram"])
+            values["network"] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in values["network"].items()
+            }
+            return cls(**values)
         except TypeError as error:
-            raise ConfigError(f"model configuration: {error}") from error
-        values["network"] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in values["network"].items()
-        }
-        return cls(**values)
+            raise ConfigError(
+                f"model configuration: a value of a wrong type: {error}"
+            ) from error
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ModelConfig:

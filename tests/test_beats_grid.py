@@ -123,6 +123,7 @@ def test_a_file_of_beats_is_read(tmp_path):
         ("", "expected two or more"),
         ("1.0\n0.5\n", "ascend"),
         ("0.0 1\none 2\n", "line 2 is 'one 2'; expected seconds"),
+        (f"0.0 1\n1.0 {2**64}\n", "line 2 is '1.0 18446744073709551616'; expected"),
         ("0.0 1 2\n", "line 1"),
         ("0.0 1.5\n", "line 1"),
         ("0.0 40\n1.0 1\n", "time signature 40/4"),

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import random
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mt3.errors import AudioError
+from mt3.beyond.cleanup import CleanupOptions
+from mt3.errors import AudioError, ConfigError
+from mt3.options import TranscribeOptions
+from mt3.outputs import OutputOptions
 from tests.fuzz import mutation
 from tests.fuzz.target import (
     Result,
@@ -92,12 +100,12 @@ def test_errors_of_ours_are_answers_and_all_others_failures(tmp_path):
 
 
 def test_memory_that_a_header_asks_for_is_refused(tmp_path):
-    result = _tried(tmp_path, lambda path: bytearray(2 << 30))
+    result = _tried(tmp_path, lambda path: np.empty(2 << 30, np.uint8))
     assert "MemoryError" in result.failure
     # The limit is gone afterwards, and is not in the way of ordinary input.
     with limited_memory():
-        bytearray(8 << 20)
-    bytearray(2 << 30)
+        np.empty(8 << 20, np.uint8)
+    np.empty(2 << 30, np.uint8)
 
 
 def test_failures_of_one_cause_are_one(tmp_path):
@@ -121,3 +129,23 @@ def test_words_take_the_place_of_numbers_in_text():
     made = {mutation.mutated(text, random.Random(n), text) for n in range(400)}
     assert any(b"NaN" in each for each in made)
     assert any(b"9" * 5000 in each for each in made)
+
+
+NUMBERS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+
+
+@pytest.mark.parametrize("kind", [TranscribeOptions, OutputOptions, CleanupOptions])
+def test_any_values_make_options_or_our_error(kind):
+    names = [field.name for field in dataclasses.fields(kind)]
+
+    # A number where a list is expected is a defect of the caller's program.
+    @given(st.dictionaries(st.sampled_from(names), NUMBERS, max_size=3))
+    def holds(values):
+        values.pop("programs", None)
+        if not isinstance(values.get("decode"), str):
+            values.pop("decode", None)
+        with contextlib.suppress(ConfigError):
+            made = kind(**values)
+            assert dataclasses.replace(made) is not None
+
+    holds()

@@ -1,5 +1,6 @@
 """Notes to tokens to notes, splitting and stitching, merging, arbitrary ids."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -240,3 +241,24 @@ def test_configuration_round_trip_and_errors():
         configs.ModelConfig.from_dict({"netwrok": {}})
     with pytest.raises(ConfigError, match="onsets_only and include_ties"):
         configs.ModelConfig(network={}, onsets_only=True)
+
+
+# What JSON can hold, as the metadata of a checkpoint may.
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda values: st.lists(values) | st.dictionaries(st.text(max_size=3), values),
+    max_leaves=3,
+)
+
+
+@given(
+    st.sampled_from(sorted(configs.MT3.to_dict())),
+    st.sampled_from([None, "scale", "velocity_bins"]),
+    JSON,
+)
+def test_any_json_is_a_configuration_or_our_error(field, inner, value):
+    values = configs.MT3.to_dict()
+    if inner and isinstance(values[field], dict):
+        value = values[field] | {inner: value}
+    with contextlib.suppress(ConfigError):
+        configs.ModelConfig.from_dict(values | {field: value})

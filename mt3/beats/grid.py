@@ -271,8 +271,8 @@ def read_beats(path: str | os.PathLike[str]) -> Beats:
         try:
             seconds, *number = fields
             times.append(float(seconds))
-            numbers.append(int(*number) if number else 0)
-        except (ValueError, TypeError) as error:
+            numbers.append(np.int64(int(*number) if number else 0))
+        except (ValueError, TypeError, OverflowError) as error:
             raise DataError(
                 f"{path}: reading beats: line {count} is {line[:60]!r}; expected "
                 "seconds and, if known, the number of the beat in its bar"
@@ -281,7 +281,7 @@ def read_beats(path: str | os.PathLike[str]) -> Beats:
         return Beats(
             np.array(times),
             np.array(numbers, np.int64),
-            beats_per_bar=max(numbers, default=0) or _DEFAULT_BEATS_PER_BAR,
+            beats_per_bar=int(max(numbers, default=0)) or _DEFAULT_BEATS_PER_BAR,
         )
     except ConfigError as error:
         raise DataError(f"{path}: reading {error}") from error

@@ -21,7 +21,8 @@ from mt3.audio.resampling import resample
 _UNKNOWN_FRAMES = 0x7FFFFFFFFFFFFFFF
 # Formats whose structure is followed. Others are one piece, in which seeking is exact.
 _DIVIDED = ("OGG", "FLAC", "MP3")
-_HIGHEST_RATE = 1_000_000
+# At less than the lowest, a small file is weeks of sound that nobody can hear.
+_LOWEST_RATE, _HIGHEST_RATE = 1000, 1_000_000
 _BUFFER_BYTES = 1 << 16
 # What is read at a time: damage is found this exactly where the format is no help.
 _STEP_SECONDS = 0.25
@@ -136,11 +137,11 @@ class SoundFileDecoder:
                 channels=file.channels,
                 duration=file.frames / file.samplerate if known else None,
             )
-        if file.samplerate > _HIGHEST_RATE:
+        if not _LOWEST_RATE <= file.samplerate <= _HIGHEST_RATE:
             raise audio_error(
                 name,
                 f"found a sample rate of {file.samplerate} Hz",
-                f"expected at most {_HIGHEST_RATE} Hz",
+                f"expected {_LOWEST_RATE} to {_HIGHEST_RATE} Hz",
             )
         if chunk and self.info.format != "MP3":
             self._compare(chunk)

@@ -397,6 +397,7 @@ _REFUSED = (
     Case(
         "fast.wav", lambda: with_field(_wav(), 24, "<I", 2**30), None, "1073741824 Hz"
     ),
+    Case("slow.wav", lambda: with_field(_wav(), 24, "<I", 1), None, "rate of 1 Hz"),
     Case("lost.w64", lambda: overwritten(encoded("W64"), 0, 99), None, "cannot read"),
     Case(
         "far.w64",

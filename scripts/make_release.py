@@ -189,8 +189,8 @@ def try_out(python: Path, folder: Path) -> None:
     home.mkdir(parents=True)
     there.mkdir()
     environment = {"HOME": str(home), "PATH": os.defpath, "LC_ALL": "C.UTF-8"}
-    examples = python.parents[1].glob("lib/python*/site-packages/mt3/examples")
-    audio, reference = (next(examples) / f"example.{end}" for end in ("flac", "mid"))
+    (examples,) = python.parents[1].glob("lib/python*/site-packages/mt3/examples")
+    audio, reference = examples / "example.flac", examples / "example.mid"
     command = ("-I", "-m", "mt3")
     for arguments in (
         ("doctor",),

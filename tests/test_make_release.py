@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import tarfile
 import zipfile
@@ -10,6 +11,7 @@ import zipfile
 import pytest
 
 import make_release
+from mt3.checkpoints import registry
 
 EPOCH = 1_790_000_000
 
@@ -67,6 +69,14 @@ def test_wheels_are_small_and_hold_the_package_alone(tmp_path):
     ):
         with pytest.raises(make_release.ReleaseError, match=message):
             make_release.check_wheel(wheel(tmp_path, **changes))
+
+
+def test_the_weights_are_those_of_the_model_card():
+    (entry,) = registry.available()
+    card = entry.path.with_suffix(".md").read_text(encoding="utf-8")
+    assert f"sha256 `{entry.sha256}`" in card
+    # The list of models is not what says so.
+    assert hashlib.sha256(entry.path.read_bytes()).hexdigest() == entry.sha256
 
 
 def component(name, purl="pkg:pypi/x@1"):

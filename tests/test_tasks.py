@@ -118,6 +118,11 @@ def test_registering_reads_nothing(monkeypatch):
     # It is in no bucket.
     assert not any(name.startswith("synthetic") for name in registered.names)
     task = seqio.TaskRegistry.get("maestrov3_notes_train")
+    # Nor are the public buckets read unasked.
+    with pytest.raises(ConfigError, match="no data root is named"):
+        task.get_dataset(LENGTHS, split="train")
+    tasks.register("gs://")
+    task = seqio.TaskRegistry.get("maestrov3_notes_train")
     with pytest.raises(AssertionError, match="looked for"):
         task.get_dataset(LENGTHS, split="train")
 

@@ -50,7 +50,7 @@ COMMANDS = (
     "mt3 score example.mid out/example.mid --main",
     "mt3 serve",
     "mt3 synthesize example.mid -o audio",
-    "mt3 synthesize --random 3 --seconds 2 --hours 0.002 -o corpus",
+    "mt3 synthesize example.mid --hours 0.002 -o corpus",
     f"python -c {shlex.quote(_PREPARE)}",
     "mt3 prepare maestro maestro-v3.0.0 -o data",
     "mt3 prepare guitarset GuitarSet -o data",

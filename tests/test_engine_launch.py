@@ -194,6 +194,14 @@ def test_missing_import_is_named(tmp_path, capsys):
     assert "infer_x" in capsys.readouterr().err
 
 
+def test_missing_include_is_named_once(tmp_path, capsys, caplog):
+    path = tmp_path / "broken.gin"
+    path.write_text("include 'gin/modle.gin'\n")
+    assert launch.main([f"--gin_file={path}"]) == 1
+    assert "gin/modle.gin" in capsys.readouterr().err
+    assert "Path not found" not in caplog.text
+
+
 def test_search_paths_come_first(tmp_path):
     (tmp_path / "model.gin").write_text("")
     assert gin_utils.find("model.gin", [tmp_path]) == tmp_path / "model.gin"

@@ -7,10 +7,12 @@ they bind (`from __gin__ import dynamic_registration`).
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import re
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +91,16 @@ def parse_gin_flags(
     """
     folders = [*gin_search_paths, *search_paths()]
     for folder in folders:
-        gin.add_config_file_search_path(str(folder))
+        _add_search_path(str(folder))
     paths = [find(name, gin_search_paths) for name in gin_files]
     try:
-        gin.parse_config_files_and_bindings(
-            [str(path) for path in paths],
-            None,
-            skip_unknown=skip_unknown,
-            finalize_config=False,
-        )
+        with _places_unlogged():
+            gin.parse_config_files_and_bindings(
+                [str(path) for path in paths],
+                None,
+                skip_unknown=skip_unknown,
+                finalize_config=False,
+            )
         _check_macros(gin_bindings)
         gin.parse_config(list(gin_bindings), skip_unknown=skip_unknown)
         if finalize_config:
@@ -110,6 +113,26 @@ def parse_gin_flags(
         raise
     except _GIN_ERRORS as error:
         raise ConfigError(f"gin: {_first_lines(error)}") from error
+
+
+# Gin appends a folder again each time, and looks there again.
+_add_search_path = functools.cache(gin.add_config_file_search_path)
+
+
+@contextlib.contextmanager
+def _places_unlogged() -> Iterator[None]:
+    """Keeps gin from logging every place where a file is not; its error says it."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Path not found")
+
+    # Of the root logger itself, which is the one that gin uses.
+    logger = logging.getLogger()
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _check_macros(gin_bindings: Sequence[str]) -> None:

@@ -170,8 +170,6 @@ def mixed_training_example(
     Returns:
       Mixes without `raw_inputs`, which would only fill the shuffle buffer.
     """
-    import seqio
-
     codec, config = tokenizer.codec, tokenizer.config
     tie = codec.event_type_range("tie")[0] if config.include_ties else None
     ds = preprocessors.select_random_chunk(ds, sequence_length)
@@ -202,9 +200,7 @@ def mixed_training_example(
     ds = preprocessors.handle_too_long(
         ds, output_features, sequence_length, skip_too_long
     )
-    ds = seqio.preprocessors.tokenize_and_append_eos(
-        ds, output_features, copy_pretokenized=False
-    )
+    ds = preprocessors.encode_events(ds, output_features)
     return ds.map(lambda e: {n: v for n, v in e.items() if n != "raw_inputs"})
 
 

@@ -315,9 +315,7 @@ def evaluation_stages(
             context_frames=options.context_frames,
         ),
         preprocessors.handle_too_long,
-        functools.partial(
-            seqio.preprocessors.tokenize_and_append_eos, copy_pretokenized=False
-        ),
+        preprocessors.encode_events,
     ]
 
 

@@ -89,6 +89,15 @@ def _forget_programs() -> Iterator[None]:
     jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def quick_start() -> Iterator[None]:
+    """Runs begin with parameters whose drawing need not be compiled."""
+    from tests.support import drawn
+
+    with drawn.first_parameters():
+        yield
+
+
 @pytest.fixture(scope="session")
 def repository() -> pathlib.Path:
     """The root of the source tree."""

@@ -259,10 +259,6 @@ def test_a_new_decoder_looks_at_the_right_frames(tmp_path):
         "decoder_input_tokens": (1, 32),
     }
 
-    def params_of(model):
-        init = jax.jit(lambda key: model.get_initial_variables(key, shapes)["params"])
-        return init(jax.random.key(0))
-
     options = {
         "input_depth": sizes.input_depth,
         "config": config,
@@ -294,7 +290,7 @@ def test_a_new_decoder_looks_at_the_right_frames(tmp_path):
             new_decoder=new,
             **options,
         )
-        params = params_of(model)
+        params = initial(model, shapes)
         _, metrics = jax.jit(model.loss_fn)(params, batch, None)
         cost[new] = float(metrics["attention_loss"].compute())
         encoder = checkpoints.flatten(params["encoder"])

@@ -19,6 +19,7 @@ from mt3.engine import evaluation, partitioning, prediction, restoring, trainer,
 from mt3.errors import CheckpointError, ConfigError, DataError, OutputError
 from tests.support import drawn, tiny_model, tiny_training
 
+pytestmark = pytest.mark.usefixtures("quick_start")
 FAMILY = tiny_training.FAMILY
 TASKS = (f"{FAMILY}_eval_train", f"{FAMILY}_validation")
 

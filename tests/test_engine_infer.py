@@ -16,6 +16,7 @@ from mt3.engine.infer import write_inferences_to_file
 from mt3.errors import ConfigError, OutputError
 from tests.support import tiny_datasets, tiny_training
 
+pytestmark = pytest.mark.usefixtures("quick_start")
 TASK = f"{tiny_training.FAMILY}_validation"
 RESULT = f"{TASK}-predict.jsonl-00000-of-00001"
 

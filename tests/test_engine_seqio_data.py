@@ -19,6 +19,8 @@ from mt3.errors import ConfigError, DataError
 from mt3.vocabularies import VocabularyConfig, build_codec, vocabulary_from_codec
 from tests.support import tiny_training
 
+pytestmark = pytest.mark.usefixtures("quick_start")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

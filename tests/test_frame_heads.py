@@ -16,6 +16,7 @@ from mt3.engine import checkpoints as engine_checkpoints
 from mt3.engine import export, optimizers, utils
 from mt3.engine.train_state import TrainState
 from mt3.inference import InferenceModel
+from tests.support import tiny_guided
 from tests.support.tiny_heads import CONFIG, NETWORK, make_params
 
 PLAIN = dataclasses.replace(NETWORK, frame_heads=False)
@@ -78,9 +79,7 @@ def test_training_goes_on_from_exported_heads(exported, params):
         "decoder_input_tokens": (1, 8),
         "decoder_target_tokens": (1, 8),
     }
-    # Compiled: op by op is several times slower.
-    init = jax.jit(lambda key: model.get_initial_variables(key, shapes)["params"])
-    heads = init(jax.random.key(0))[starts.AUXILIARY]
+    heads = tiny_guided.initial(model, shapes)[starts.AUXILIARY]
     for name, value in params[frame_heads.HEADS].items():
         np.testing.assert_array_equal(heads[name], value)
     assert "next_event" in heads

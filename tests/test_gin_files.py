@@ -11,15 +11,14 @@ from pathlib import Path
 
 import jax
 import pytest
-from flax.traverse_util import flatten_dict
 
 import gin
 from mt3 import checkpoints as model_checkpoints
-from mt3 import network
+from mt3 import configs, network
 from mt3.engine import checkpoints, gin_utils, launch, seqio_data
 from mt3.engine.train_state import shapes_of
 from mt3.errors import ConfigError
-from tests.support import page_commands
+from tests.support import drawn, page_commands
 
 FOLDER = gin_utils.search_paths()[0]
 FILES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.gin"))
@@ -72,13 +71,9 @@ def read_lines(path):
 
 
 def parameter_shapes(model):
-    """Names and shapes of the parameters, without making them."""
-    shapes = {"encoder_input_tokens": (1, 8, 512), "decoder_input_tokens": (1, 8)}
-    variables = jax.eval_shape(
-        lambda: model.get_initial_variables(jax.random.PRNGKey(0), shapes)
-    )
-    flat = flatten_dict(variables["params"].unfreeze(), sep="/")
-    return {name: tuple(leaf.shape) for name, leaf in flat.items()}
+    """Names and shapes of the parameters; `test_checkpoints` traces networks."""
+    config = configs.ModelConfig(network=model.module.config.to_dict())
+    return model_checkpoints.expected_shapes(config)
 
 
 def num_parameters(model):
@@ -500,16 +495,17 @@ def test_mt3_trains_and_is_evaluated_and_infers(data_root, tmp_path):
         "network.T5Config.num_encoder_layers=1",
         "network.T5Config.num_decoder_layers=1",
     )
-    step, state = launch.run(
-        arguments(
-            TINY_TRAIN,
-            *common,
-            f"MODEL_DIR='{run}'",
-            # Filling six large buffers and scoring all six take a while.
-            "tasks.register.shuffle_buffer_size=4",
-            "train.infer_eval_dataset_cfg=None",
+    with drawn.first_parameters():
+        step, state = launch.run(
+            arguments(
+                TINY_TRAIN,
+                *common,
+                f"MODEL_DIR='{run}'",
+                # Filling six large buffers and scoring all six take a while.
+                "tasks.register.shuffle_buffer_size=4",
+                "train.infer_eval_dataset_cfg=None",
+            )
         )
-    )
     assert step == int(state.step) == 3
     lines = read_lines(run / "metrics.jsonl")
     assert {line["split"] for line in lines} > {"train"}
@@ -564,7 +560,9 @@ def test_the_gpus_step_fits_together(bound):
     """Encoder, decoder and losses in bfloat16, by shapes; parameters in float32."""
     from mt3.synthesis.augmentation import HISTORY_SAMPLES
 
-    model = bound(("synthetic_gpu.gin",), "CORPUS='c'", "MODEL_DIR='m'")["model"]
+    # One layer of the encoder is traced sooner than four.
+    bindings = "CORPUS='c'", "MODEL_DIR='m'", "network.T5Config.num_encoder_layers=1"
+    model = bound(("synthetic_gpu.gin",), *bindings)["model"]
     assert model.module.config.dtype == "bfloat16"
     shapes = {"decoder_input_tokens": (2, 64), "decoder_target_tokens": (2, 64)}
     variables, _ = shapes_of(

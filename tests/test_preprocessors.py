@@ -140,9 +140,7 @@ def last_stages(ds, config, lengths, *, skip=False):
     )
     features = features_of(config)
     ds = preprocessors.handle_too_long(ds, features, lengths, skip)
-    return seqio.preprocessors.tokenize_and_append_eos(
-        ds, features, copy_pretokenized=False
-    )
+    return preprocessors.encode_events(ds, features)
 
 
 def fused(ds, config=CONFIG, lengths=LENGTHS, *, skip=False, seed=7):
@@ -383,6 +381,27 @@ def dense_song(name, onsets_per_second=40):
         for i in range(count)
     ]
     return payload(notes, 4.0, name)
+
+
+@pytest.mark.parametrize("add_eos", [True, False])
+def test_events_are_encoded_as_seqio_encodes_them(add_eos):
+    features = features_of(CONFIG)
+    features["targets"] = dataclasses.replace(features["targets"], add_eos=add_eos)
+    example = {
+        "inputs": np.ones((3, 2), np.float32),
+        "targets": np.array([5, 0, 1300], np.int32),
+        "unique_id": np.array([b"a song"]),
+    }
+    ds = tf.data.Dataset.from_tensors(example)
+    expected = seqio.preprocessors.tokenize_and_append_eos(
+        ds, features, copy_pretokenized=False
+    )
+    found = preprocessors.encode_events(ds, features)
+    ((one,), (other,)) = (list(x.as_numpy_iterator()) for x in (found, expected))
+    assert one["targets"].tolist() == [8, 3, 1303, 1][: 3 + add_eos]
+    assert one["targets"].dtype == np.int32
+    for name, value in other.items():
+        np.testing.assert_array_equal(one[name], value)
 
 
 @pytest.mark.parametrize("in_one_step", [True, False])

@@ -252,6 +252,7 @@ def open_source(
     )
 
 
+@tf.autograph.experimental.do_not_convert
 def model_dataset(
     cfg: Any,
     provider: Provider,

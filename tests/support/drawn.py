@@ -6,14 +6,17 @@ some parameters of its shapes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mt3 import checkpoints
+from mt3 import checkpoints, network
 
 
 def parameters(init: Callable[..., Any], *arguments: Any, seed: int = 0) -> Any:
@@ -28,7 +31,11 @@ def parameters(init: Callable[..., Any], *arguments: Any, seed: int = 0) -> Any:
       The tree of parameters, float32.
     """
     shapes = jax.eval_shape(init, jax.random.key(0), *arguments)["params"]
-    rng = np.random.default_rng(seed)
+    return _draw(shapes, np.random.default_rng(seed))
+
+
+def _draw(shapes: Any, rng: np.random.Generator) -> Any:
+    """Draws a tree of parameters."""
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         *_, module, leaf = f"/{name}".split("/")
@@ -45,3 +52,21 @@ def parameters(init: Callable[..., Any], *arguments: Any, seed: int = 0) -> Any:
     values = {name: draw(name, leaf.shape) for name, leaf in flat.items()}
     arrays = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
     return checkpoints.unflatten(arrays)
+
+
+@contextlib.contextmanager
+def first_parameters() -> Iterator[None]:
+    """Lets networks begin with such parameters, whatever key they are given.
+
+    For training runs: all else that a model does to its first parameters is done.
+    """
+    init = network.Transformer.init
+
+    def draw(module: network.Transformer, key: Any, *arguments: Any, **options: Any):
+        own = functools.partial(init, module, **options)
+        variables = jax.eval_shape(own, key, *arguments)
+        params = _draw(variables["params"], np.random.default_rng(0))
+        return {**variables, "params": params}
+
+    with mock.patch.object(network.Transformer, "init", draw):
+        yield

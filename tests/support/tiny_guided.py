@@ -87,10 +87,13 @@ SHAPES = {
 }
 
 
-def initial(model):
-    """The parameters that training begins with."""
-    init = jax.jit(lambda key: model.get_initial_variables(key, SHAPES)["params"])
-    return init(jax.random.key(0))
+def initial(model, shapes=None):
+    """The parameters that training begins with, made of a network's random ones."""
+    shapes = SHAPES if shapes is None else shapes
+    with drawn.first_parameters():
+        # Compiled: op by op is several times slower.
+        init = jax.jit(lambda key: model.get_initial_variables(key, shapes)["params"])
+        return init(jax.random.key(0))
 
 
 def random(model):

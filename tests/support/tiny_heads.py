@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,6 +15,7 @@ from mt3 import (
     spectrograms,
     vocabularies,
 )
+from tests.support import drawn
 
 VOCABULARY = vocabularies.VocabularyConfig(
     steps_per_second=50, max_shift_seconds=1, num_velocity_bins=1
@@ -60,8 +60,9 @@ def make_params():
     model = network.Transformer(NETWORK)
     frames = jnp.zeros((1, CONFIG.inputs_length, NETWORK.input_depth))
     tokens = jnp.ones((1, 4), jnp.int32)
-    init = jax.jit(functools.partial(model.init, enable_dropout=False))
-    tree = dict(init(jax.random.key(0), frames, tokens, tokens)["params"])
+    init = functools.partial(model.init, enable_dropout=False)
+    # A seed whose decoder writes notes of several velocities.
+    tree = drawn.parameters(init, frames, tokens, tokens, seed=3)
     rng = np.random.default_rng(1)
     tree[frame_heads.HEADS] = {
         name: jnp.asarray(rng.normal(0, 0.3, shape), jnp.float32)

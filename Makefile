@@ -4,6 +4,7 @@
 # make test-browser            the pages, in Chromium; installs it with apt-get if missing
 # make fuzz MINUTES=10         damaged input of every kind; make test tries a little of it
 # make faults                  runs that are killed, a full disk, two runs in one folder
+# make attacks                 what strangers could try with mt3 serve
 # make docs                    these pages as a site, in build/docs
 # make docs-check              the commands on the pages, in a fresh copy of the checkout
 # make versions                quick tests, lowest and newest versions of everything
@@ -34,7 +35,7 @@ PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 OPTIMISED := tests/golden tests/test_decoding_stream.py
 
 .DELETE_ON_ERROR:
-.PHONY: help demo transcribe test test-browser fuzz faults docs docs-check versions \
+.PHONY: help demo transcribe test test-browser fuzz faults attacks docs docs-check versions \
   lock lint format offline dist clean
 .DEFAULT_GOAL := help
 
@@ -100,6 +101,9 @@ fuzz: $(VENV)/installed-test
 
 faults: $(VENV)/installed-test
 	$(BIN)/python -m tests.faults
+
+attacks: $(VENV)/installed-test
+	$(BIN)/python -m tests.attacks
 
 docs-check: $(VENV)/installed-test
 	$(BIN)/python -m tests.support.page_commands

@@ -6,9 +6,14 @@ notes of its own recording:
 
     python benchmarks/serve.py --clients 50 --files 200
     python benchmarks/serve.py --clients 50 --files 3000 --seconds 5
+    python benchmarks/serve.py --clients 50 --files 3000 --minutes 60
 
-A client that is refused waits as long as the server says. `--greedy N` has one more
-client send N recordings at once at the beginning; the others should not notice.
+Every second recording is sent as a job, which is watched until it ends; its result is
+fetched and not deleted, so that the server has to forget it. A client that is refused
+waits as long as the server says. `--minutes M` spreads the recordings over that time;
+without it each client sends the next one as soon as it has the last. `--greedy N` has
+one more client send N recordings at once at the beginning; the others should not
+notice.
 """
 
 # check: needs many minutes of processor time
@@ -16,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import io
 import itertools
 import os
 import re
@@ -24,10 +30,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
+import soundfile
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "example.flac"
 # Different parts of the example, so that a result of another one is noticed.
@@ -42,16 +49,19 @@ class Load:
       counts: of what came of the requests.
     """
 
-    def __init__(self, address: str, part_seconds: float, files: int):
+    def __init__(self, address: str, part_seconds: float, files: int, minutes: float):
         self._address = address
-        self._recording = EXAMPLE.read_bytes()
-        self._part_seconds = part_seconds
+        self._recordings = list(parts(part_seconds))
         self._numbers = iter(range(files))
+        self._gap = 60.0 * minutes / files
         self._lock = threading.Lock()
         self.seconds: dict[int, list[float]] = collections.defaultdict(list)
         self.counts: collections.Counter[str] = collections.Counter()
         with self._client(1) as client:
-            self._expected = [self._send(client, part).text for part in range(_PARTS)]
+            self._expected = [
+                self._send(client, 2 * part).text for part in range(_PARTS)
+            ]
+        self._begin = time.monotonic()
 
     def _client(self, number: int) -> httpx.Client:
         address = f"127.0.{number // 250}.{number % 250 + 1}"
@@ -60,11 +70,19 @@ class Load:
             base_url=self._address, transport=transport, timeout=None, trust_env=False
         )
 
-    def _send(self, client: httpx.Client, part: int) -> httpx.Response:
-        start = part * (25.0 - self._part_seconds) / _PARTS
-        query = {"format": "csv", "start": start, "end": start + self._part_seconds}
-        files = {"file": ("example.flac", self._recording)}
-        return client.post("/transcribe", params=query, files=files)
+    def _send(self, client: httpx.Client, file: int) -> httpx.Response:
+        """Sends a recording in one of two ways; returns the result, or a refusal."""
+        query = {"format": "csv"}
+        files = {"file": ("example.wav", self._recordings[_part(file)])}
+        if file % 2 == 0:
+            return client.post("/transcribe", params=query, files=files)
+        job = client.post("/jobs", files=files)
+        if job.is_error:
+            return job
+        with client.stream("GET", f"{job.headers['location']}/events") as events:
+            for _ in events.iter_lines():
+                pass
+        return client.get(f"{job.headers['location']}/result", params=query)
 
     def run(self, number: int) -> None:
         """Sends one recording after the other, as one client."""
@@ -74,32 +92,48 @@ class Load:
                     file = next(self._numbers, None)
                 if file is None:
                     return
-                self._one(client, number, file % _PARTS)
+                wait = self._begin + file * self._gap - time.monotonic()
+                time.sleep(max(0.0, wait))
+                self._one(client, number, file)
 
     def burst(self, number: int, files: int) -> list[threading.Thread]:
         """Sends many at once, as one client; returns the threads."""
 
-        def one(part: int) -> None:
+        def one(file: int) -> None:
             with self._client(number) as client:
-                self._one(client, number, part)
+                self._one(client, number, file)
 
-        return [
-            threading.Thread(target=one, args=(file % _PARTS,)) for file in range(files)
-        ]
+        return [threading.Thread(target=one, args=(file,)) for file in range(files)]
 
-    def _one(self, client: httpx.Client, number: int, part: int) -> None:
+    def _one(self, client: httpx.Client, number: int, file: int) -> None:
         begin = time.monotonic()
         while True:
-            response = self._send(client, part)
+            response = self._send(client, file)
             if response.status_code not in (429, 503):
                 break
             with self._lock:
                 self.counts[f"refused ({response.status_code})"] += 1
             time.sleep(int(response.headers["retry-after"]))
-        right = response.is_success and response.text == self._expected[part]
+        right = response.is_success and response.text == self._expected[_part(file)]
         with self._lock:
             self.counts["right" if right else f"wrong ({response.status_code})"] += 1
             self.seconds[number].append(time.monotonic() - begin)
+
+
+def _part(file: int) -> int:
+    """Returns which part of the example a recording is; each is sent in both ways."""
+    return file // 2 % _PARTS
+
+
+def parts(seconds: float) -> Iterator[bytes]:
+    """Yields files of parts of the example, each as long as given."""
+    samples, rate = soundfile.read(EXAMPLE, dtype="int16")
+    length = round(seconds * rate)
+    for part in range(_PARTS):
+        start = part * (len(samples) - length) // _PARTS
+        stream = io.BytesIO()
+        soundfile.write(stream, samples[start : start + length], rate, format="WAV")
+        yield stream.getvalue()
 
 
 def memory(process: int) -> float:
@@ -121,6 +155,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--files", type=int, default=200, help="of all clients")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each recording")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="to spread them over"
+    )
     parser.add_argument("--greedy", type=int, default=0, metavar="N")
     parser.add_argument("--model", default="default")
     options = parser.parse_args(argv)
@@ -134,7 +171,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _measure(server: subprocess.Popen, options: argparse.Namespace) -> None:
-    load = Load(server.stdout.readline().strip(), options.seconds, options.files)
+    address = server.stdout.readline().strip()
+    load = Load(address, options.seconds, options.files, options.minutes)
     print(f"memory before: {memory(server.pid):.0f} MB", flush=True)
     greedy = load.burst(options.clients, options.greedy)
     others = [
@@ -144,27 +182,37 @@ def _measure(server: subprocess.Popen, options: argparse.Namespace) -> None:
     begin, computed = time.monotonic(), processor_seconds(server.pid)
     for thread in itertools.chain(greedy, others):
         thread.start()
-    while any(thread.is_alive() for thread in itertools.chain(greedy, others)):
-        time.sleep(20)
-        passed = time.monotonic() - begin
+    for minute in itertools.count(1):
+        for thread in itertools.chain(greedy, others):
+            thread.join(max(0.0, begin + 60.0 * minute - time.monotonic()))
         counts = ", ".join(f"{count} {name}" for name, count in load.counts.items())
+        passed = time.monotonic() - begin
         print(f"{passed:.0f} s: {counts}; {memory(server.pid):.0f} MB", flush=True)
-    passed = time.monotonic() - begin
+        if not any(thread.is_alive() for thread in itertools.chain(greedy, others)):
+            break
     computed = processor_seconds(server.pid) - computed
     done = load.counts["right"]
-    print(f"{computed / done:.2f} processor seconds per recording")
+    print(f"{computed / done:.3f} processor seconds per recording")
     print(
         f"{done / passed:.2f} recordings per second, "
         f"{done * options.seconds / passed:.1f} x real time"
     )
-    medians = {
-        number: statistics.median(seconds) for number, seconds in load.seconds.items()
-    }
-    if options.greedy:
-        print(f"greedy client: median {medians.pop(options.clients):.1f} s")
+    many = load.seconds.pop(options.clients, [])
+    if many:
+        print(f"waits of the greedy client: {_waits(many)}")
     print(
-        f"medians of the clients: {min(medians.values()):.1f} to "
-        f"{max(medians.values()):.1f} s"
+        f"waits of the others: {_waits(list(itertools.chain(*load.seconds.values())))}"
+    )
+    medians = [statistics.median(seconds) for seconds in load.seconds.values()]
+    print(f"medians of the others: {min(medians):.2f} to {max(medians):.2f} s")
+
+
+def _waits(seconds: list[float]) -> str:
+    ordered = sorted(seconds)
+    late = ordered[len(ordered) * 95 // 100]
+    return (
+        f"median {statistics.median(ordered):.2f} s, 95 % within {late:.2f} s, "
+        f"longest {ordered[-1]:.2f} s"
     )
 
 

@@ -103,7 +103,11 @@ class FileResult(NamedTuple):
 
 
 class InferenceModel:
-    """A model, ready to transcribe."""
+    """A model, ready to transcribe.
+
+    Threads may share one: each call, and each iterator that `run` or `iter_notes`
+    returns, keeps what it computes with to itself. An iterator belongs to one thread.
+    """
 
     def __init__(
         self,

@@ -1,11 +1,13 @@
 """Recordings to notes: order, many files at once, failures, what an hour holds."""
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import json
 import pathlib
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -115,6 +117,21 @@ def test_many_at_once_equal_one_by_one(model, audio):
     for index, times in ends.items():
         assert times == sorted(times)
         assert times[-1] == pytest.approx(len(pieces[index]) / 16000)
+
+
+def test_threads_share_a_model(model, audio):
+    parts = [audio[first:] for first in range(0, 4000, 1000)]
+    wanted = [model(part) for part in parts]
+    assert any(wanted)
+    together = threading.Barrier(8)
+
+    def one(number):
+        together.wait(60)
+        return [model(part) for part in parts[number % 4 :]]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(one, range(8)))
+    assert found == [wanted[number % 4 :] for number in range(8)]
 
 
 def test_notes_come_segment_by_segment(model, audio):

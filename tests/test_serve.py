@@ -14,7 +14,6 @@ import time
 
 import httpx
 import pytest
-import soundfile
 
 from mt3 import cli, inference
 from mt3.options import TranscribeOptions
@@ -22,19 +21,16 @@ from mt3.outputs.transcription import note_to_dict
 from mt3.serve import app, command, uploads
 from mt3.serve.limits import Limits
 from mt3.terminal import INTERRUPTED
-from tests.support.serving import RATE, SlowModel, running, sound, until
-
-
-def wav(seconds=2.0):
-    """Returns the bytes of a recording."""
-    stream = io.BytesIO()
-    soundfile.write(stream, sound(seconds), RATE, format="WAV")
-    return stream.getvalue()
-
-
-def form(seconds=2.0, name="song.wav"):
-    """Returns what is posted."""
-    return {"file": (name, wav(seconds))}
+from tests.support.serving import (
+    SlowModel,
+    answer,
+    error,
+    form,
+    request,
+    running,
+    until,
+    wav,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +53,6 @@ def held(server):
     model.may_go.clear()
     yield model
     model.may_go.set()
-
-
-def error(response, status):
-    """Returns the message of a refusal."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/json"
-    assert response.json().keys() == {"error"}
-    return response.json()["error"]
 
 
 def events(client, job):
@@ -289,31 +277,6 @@ def test_too_large_whatever_the_header_says(server, client):
     assert [path.name for path in server.queue.folder.iterdir()] == ["lock"]
 
 
-def request(server, *, length="Content-Length: 9999999", **headers):
-    """Opens a connection and sends the beginning of an upload."""
-    connection = socket.create_connection(server.address, timeout=60)
-    lines = [
-        "POST /jobs HTTP/1.1",
-        f"Host: 127.0.0.1:{server.address[1]}",
-        "Content-Type: multipart/form-data; boundary=b",
-        length,
-        *(f"{name}: {value}" for name, value in headers.items()),
-        "",
-        "--b",
-        "Content-Disposition: form-data; name=file",
-        "",
-        "",
-    ]
-    connection.sendall("\r\n".join(lines).encode())
-    return connection
-
-
-def answer(connection):
-    """Returns all that comes until the connection is closed."""
-    with connection, contextlib.suppress(ConnectionError):
-        return b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode()
-
-
 def test_an_upload_that_stops():
     with running(SlowModel(), Limits(upload_grace=0.3)) as server:
         begin = time.monotonic()
@@ -326,27 +289,10 @@ def test_an_upload_that_stops():
         assert server.queue._held_bytes == 0
 
 
-def test_an_upload_that_never_ends(server):
-    connection = request(server, length=f"Content-Length: {1 << 40}")
-    with pytest.raises(ConnectionError):  # noqa: PT012
-        while True:
-            connection.sendall(bytes(1 << 16))
-    connection.close()
-    until(lambda: not server.queue._uploads)
-    assert server.queue._held_bytes == 0
-
-
 def test_an_upload_whose_client_leaves(server):
     request(server).close()
     until(lambda: not server.queue._uploads)
     assert [path.name for path in server.queue.folder.iterdir()] == ["lock"]
-
-
-def test_a_connection_without_a_request_is_closed(server, monkeypatch):
-    monkeypatch.setattr(command, "_REQUEST_SECONDS", 0.2)
-    with socket.create_connection(server.address, timeout=60) as connection:
-        connection.sendall(b"GET /about HTTP/1.1\r\nX: ")
-        assert connection.recv(1) == b""
 
 
 def test_a_full_disk(client, server, monkeypatch):

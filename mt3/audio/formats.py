@@ -7,6 +7,7 @@ is searched for.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,3 +60,14 @@ FFMPEG_HELP = (
     "program on the PATH (Debian and Ubuntu: apt install ffmpeg; macOS: brew install "
     "ffmpeg; Windows: winget install ffmpeg)"
 )
+
+
+def readable_suffixes() -> set[str]:
+    """Returns the endings of what can be read here, where ffmpeg may be missing."""
+    has_ffmpeg = shutil.which("ffmpeg") is not None
+    return {
+        suffix
+        for each in FORMATS
+        if has_ffmpeg or not each.needs_ffmpeg
+        for suffix in each.suffixes
+    }

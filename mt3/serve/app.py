@@ -67,6 +67,9 @@ _PAGE_TYPES = {
     ".png": "image/png",
     ".svg": "image/svg+xml",
 }
+# Written at once, by Python alone; the others by libraries that do not promise to draw
+# two at a time.
+_QUICK = {"mid", "json", "jsonl", "csv"}
 # Seconds after which a stream of events says that it is still there.
 KEEP_ALIVE = 15.0
 
@@ -107,11 +110,11 @@ def create_app(
         # Their pages load programs from other sites.
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.model = model
     app.state.limits = limits
     app.state.formats = results.available_formats()
-    # Scores are drawn by libraries that do not promise to do two at once.
     app.state.drawing = asyncio.Lock()
     app.add_middleware(
         security.Guard,
@@ -186,7 +189,7 @@ async def about(request: Request) -> About:
         version=__version__,
         model=state.model.name,
         formats=list(state.formats),
-        accepts=sorted(audio_formats.SUFFIXES),
+        accepts=sorted(audio_formats.readable_suffixes()),
         families=list(general_midi.FAMILIES),
         score="musicxml" in state.formats,
         palette=list(pianoroll.PALETTE),
@@ -332,6 +335,8 @@ async def _take(request: Request, settings: Settings, formats: tuple[str, ...]) 
     try:
         name = await uploads.receive(request, queue, upload)
         job = await run_in_threadpool(_opened, name, wanted, upload, queue.limits)
+        if await request.is_disconnected():
+            raise ClientDisconnect
         queue.add(job)
         return job
     except BaseException as error:
@@ -423,8 +428,10 @@ async def _result(request: Request, job: Job, query: ResultQuery) -> FileRespons
     options = query.output_options(job.request.output)
     path = request.app.state.queue.folder / secrets.token_hex(16)
     stem = os.path.splitext(job.name)[0] or "recording"
+    is_quick = query.format in _QUICK
+    turn = contextlib.nullcontext() if is_quick else request.app.state.drawing
     try:
-        async with request.app.state.drawing:
+        async with turn:
             await run_in_threadpool(
                 results.write, job.result, path, query.format, options
             )
@@ -460,7 +467,7 @@ def _finished(job: Job) -> Job:
       RefusedError: it has none, or none yet.
     """
     if job.error is not None:
-        raise RefusedError(422, job.error)
+        raise RefusedError(500 if job.is_defect else 422, job.error)
     if job.state != DONE:
         raise RefusedError(
             409, f"the job is {job.shown_state}; expected one that is done"

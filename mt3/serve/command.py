@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import logging
 import os
-import signal
 import socket
 import sys
-import threading
-from collections.abc import Iterator
-from typing import Any
 
 from mt3.errors import ConfigError
-from mt3.terminal import INTERRUPTED, logs_json, print_result, say, warn
+from mt3.terminal import INTERRUPTED, print_result, say, warn
 
-# Seconds in which a request must have come on a connection, and its responses be taken
-# at the end.
-_REQUEST_SECONDS = 10.0
-_LAST_SECONDS = 3
+# Files that may be open beside connections: of recordings and results.
+_OTHER_FILES = 1000
 _PACKAGES = ("fastapi", "python_multipart", "uvicorn")
 _SERVE_EXTRA = "mt3-transcription[serve]"
 
@@ -72,6 +65,7 @@ def _bound(host: str, port: int) -> socket.socket:
 def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     from mt3 import decoding, inference
     from mt3.serve import app, security
+    from mt3.serve import server as serving
     from mt3.serve.limits import Limits
 
     if options.device is not None:
@@ -93,9 +87,10 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
         held_bytes=max(Limits.held_bytes, 2 * options.max_megabytes << 20),
         recording_seconds=options.max_minutes * 60.0,
     )
+    _allow_files(limits.connections + _OTHER_FILES)
     names = (options.host, *options.names)
     application = app.create_app(model, limits=limits, host=host, names=names)
-    server = make_server(application)
+    server = serving.make_server(application)
     server.when_ready = lambda: _announce(f"http://{shown}:{port}/", model.name)
     server.run(sockets=[listener])
     code = INTERRUPTED if server.interrupted else 0
@@ -107,6 +102,18 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> int:
     return code
 
 
+def _allow_files(count: int) -> None:
+    """Lets this process have that many files and connections open, if it may."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit.
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def _announce(address: str, model: str) -> None:
     print_result(address)
     say(
@@ -114,88 +121,4 @@ def _announce(address: str, model: str) -> None:
         stage="serve",
         address=address,
         model=model,
-    )
-
-
-def make_server(application: Any) -> Any:
-    """Returns a server that tells jobs and streams of its end.
-
-    Args:
-      application: as `app.create_app` makes it.
-    """
-    import uvicorn
-    from uvicorn.protocols.http.h11_impl import H11Protocol
-
-    class Protocol(H11Protocol):
-        """Closes a connection on which no request comes."""
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._seen: Any = self
-            self._check()
-
-        def _check(self) -> None:
-            if self.transport.is_closing():
-                return
-            is_idle = self.cycle is None or self.cycle.response_complete
-            if is_idle and self._seen is self.cycle:
-                self.transport.close()
-                return
-            self._seen = self.cycle if is_idle else self
-            self.loop.call_later(_REQUEST_SECONDS, self._check)
-
-    class Server(uvicorn.Server):
-        """Ends at once, whoever is still listening."""
-
-        interrupted = False
-        when_ready: Any = None
-
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            if self.when_ready is not None:
-                self.when_ready()
-
-        async def shutdown(self, sockets: Any = None) -> None:
-            # Streams of events end with their jobs.
-            application.state.queue.stop()
-            # Requests that are cut off are no faults.
-            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-            await super().shutdown(sockets)
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            # The original raises the signal again, which would end the program before
-            # it has cleaned up.
-            if threading.current_thread() is not threading.main_thread():
-                yield
-                return
-            numbers = (signal.SIGINT, signal.SIGTERM)
-            before = {number: signal.getsignal(number) for number in numbers}
-            for number in numbers:
-                signal.signal(number, self.handle_exit)
-            try:
-                yield
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-
-        def handle_exit(self, sig: int, frame: Any) -> None:
-            self.interrupted = self.interrupted or sig == signal.SIGINT
-            super().handle_exit(sig, frame)
-
-    return Server(
-        uvicorn.Config(
-            application,
-            http=Protocol,
-            ws="none",
-            # Requests that cannot be read are no fault of the server's.
-            log_level="error",
-            # Or else its own handlers, which write text.
-            **({"log_config": None} if logs_json() else {}),
-            access_log=False,
-            # Anybody could write there whom a request comes from.
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=_LAST_SECONDS,
-        )
     )

@@ -21,6 +21,8 @@ class Limits:
       results_of_client: likewise, of one client.
       kept_notes: of all results that are kept; the oldest go first.
       keep_seconds: how long a result is kept after it was last asked about.
+      connections: that are open, of all clients.
+      connections_of_client: likewise, of one client.
       requests: that are answered at once, of all clients.
       requests_of_client: likewise, of one client.
       upload_grace: seconds that an upload may take however small it is.
@@ -37,6 +39,8 @@ class Limits:
     # About half a kilobyte each.
     kept_notes: int = 2_000_000
     keep_seconds: float = 600.0
+    connections: int = 1000
+    connections_of_client: int = 500
     requests: int = 500
     requests_of_client: int = 250
     upload_grace: float = 30.0
@@ -60,6 +64,15 @@ class RefusedError(MT3Error):
 def internal_error(error: Exception) -> str:
     """Returns what a client is told of a defect; the traceback is not for it."""
     return f"internal error ({type(error).__name__}); please report it"
+
+
+def too_large(limit: int) -> RefusedError:
+    """Returns the refusal of a recording that has too many bytes."""
+    return RefusedError(
+        413,
+        "the recording is larger than allowed; expected at most "
+        f"{limit / (1 << 20):g} megabytes",
+    )
 
 
 def too_long(name: str, limit: float) -> str:

@@ -34,7 +34,7 @@ from mt3.options import TranscribeOptions
 from mt3.outputs import OutputOptions, Transcription
 from mt3.outputs.transcription import TIME_DECIMALS, note_to_dict
 from mt3.serve.folder import private_folder
-from mt3.serve.limits import Limits, RefusedError, internal_error, too_long
+from mt3.serve.limits import Limits, RefusedError, internal_error, too_large, too_long
 
 MOST_RUNNING = 4
 QUEUED, RUNNING = "queued", "running"
@@ -88,6 +88,7 @@ class Job:
       num_notes: found so far.
       segments: what each segment brought, as JSON text.
       error: why it failed.
+      is_defect: whether it failed by a defect of ours.
       warnings: what a user should know of the recording.
       result: the transcription, once done.
       cancelled: whether its result is no longer wanted.
@@ -108,6 +109,7 @@ class Job:
         self.num_notes = 0
         self.segments: list[str] = []
         self.error: str | None = None
+        self.is_defect = False
         self.warnings: tuple[str, ...] = ()
         self.result: Transcription | None = None
         self.has_ended = False
@@ -223,11 +225,7 @@ class JobQueue:
         """
         with self._wake:
             if upload.size + count > self.limits.upload_bytes:
-                raise RefusedError(
-                    413,
-                    "the recording is larger than allowed; expected at most "
-                    f"{self.limits.upload_bytes / (1 << 20):g} megabytes",
-                )
+                raise too_large(self.limits.upload_bytes)
             if self._held_bytes + count > self.limits.held_bytes:
                 raise RefusedError(
                     503,
@@ -396,6 +394,7 @@ class JobQueue:
             # The traceback is for the one who runs the server, not for the client.
             with contextlib.suppress(OSError, ValueError):  # Standard error is closed.
                 terminal.defect(error)
+            job.is_defect = True
             job.error = internal_error(error)
             self._end(job, FAILED)
 

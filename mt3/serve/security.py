@@ -199,13 +199,22 @@ def client_of(scope: Any) -> str:
     return client[0] if client else ""
 
 
-async def _refuse(send: Any, status: int, message: str) -> None:
+def refusal(status: int, message: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Returns headers and body of a refusal."""
     body = json.dumps({"error": message}).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
+    headers = {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        **HEADERS,
+    }
     if status in (429, 503):
-        headers.append((b"retry-after", b"5"))
+        headers["Retry-After"] = "5"
+    return [
+        (name.lower().encode(), value.encode()) for name, value in headers.items()
+    ], body
+
+
+async def _refuse(send: Any, status: int, message: str) -> None:
+    headers, body = refusal(status, message)
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -18,7 +18,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from mt3.serve.folder import private_file
-from mt3.serve.limits import RefusedError
+from mt3.serve.limits import RefusedError, too_large
 from mt3.serve.queue import JobQueue, Upload
 from mt3.terminal import printable
 
@@ -26,6 +26,8 @@ FIELD = "file"
 _LONGEST_NAME = 200
 # Around the file: boundaries and headers.
 _MOST_FORM_BYTES = 64 << 10
+# A form with one file has two. Each takes the parser long, whatever follows it.
+_MOST_BOUNDARIES = 8
 
 
 async def receive(request: Request, queue: JobQueue, upload: Upload) -> str:
@@ -43,9 +45,12 @@ async def receive(request: Request, queue: JobQueue, upload: Upload) -> str:
       RefusedError: no such form, or too large, too slow, or no room for it.
       ClientDisconnect: the client left.
     """
+    limits = queue.limits
+    length = int(request.headers.get("content-length", 0))
+    if length > limits.upload_bytes + _MOST_FORM_BYTES:
+        raise too_large(limits.upload_bytes)
     with private_file(upload.path) as stream:
         form = _Form(boundary_of(request), queue, upload, stream)
-        limits = queue.limits
         begin, received = time.monotonic(), 0
         while True:
             allowed = limits.upload_grace + received / limits.upload_rate
@@ -93,6 +98,7 @@ class _Form:
         self, boundary: bytes, queue: JobQueue, upload: Upload, stream: BinaryIO
     ):
         self._queue, self._upload, self._stream = queue, upload, stream
+        self._boundary, self._boundaries = b"\r\n--" + boundary, 0
         self._header, self._value = b"", b""
         self._name: str | None = None
         self._ended = False
@@ -111,6 +117,11 @@ class _Form:
             raise _malformed(error) from error
 
     def write(self, data: bytes) -> None:
+        self._boundaries += data.count(self._boundary)
+        if self._boundaries > _MOST_BOUNDARIES:
+            raise RefusedError(
+                400, "the form's boundary is in the recording; expected it around it"
+            )
         try:
             self._parser.write(data)
         except FormParserError as error:

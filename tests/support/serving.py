@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import threading
 import time
@@ -11,13 +12,15 @@ from typing import Any
 
 import httpx
 import numpy as np
+import soundfile
 
 from mt3.audio import reading
 from mt3.errors import MT3Error
 from mt3.inference import FileResult, SegmentNotes
 from mt3.note_sequences import Note
 from mt3.outputs import Transcription
-from mt3.serve import app, command
+from mt3.serve import app
+from mt3.serve import server as serving
 from mt3.serve.limits import Limits
 from mt3.serve.queue import Job, JobQueue, Request
 
@@ -86,6 +89,18 @@ def sound(seconds: float = 2.0) -> np.ndarray:
     return (0.1 * np.sin(np.arange(round(seconds * RATE)))).astype(np.float32)
 
 
+def wav(seconds: float = 2.0) -> bytes:
+    """Returns the bytes of a recording."""
+    stream = io.BytesIO()
+    soundfile.write(stream, sound(seconds), RATE, format="WAV")
+    return stream.getvalue()
+
+
+def form(seconds: float = 2.0, name: str = "song.wav") -> dict:
+    """Returns what is posted."""
+    return {"file": (name, wav(seconds))}
+
+
 def job(queue: JobQueue, request: Request, client: str, name: str, seconds=2.0) -> Job:
     """Puts a recording into a queue."""
     upload = queue.begin_upload(client)
@@ -144,7 +159,7 @@ def running(model: Any, limits: Limits | None = None) -> Iterator[Running]:
     application = app.create_app(model, limits=limits)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
-        server = command.make_server(application)
+        server = serving.make_server(application)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
@@ -153,3 +168,36 @@ def running(model: Any, limits: Limits | None = None) -> Iterator[Running]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def error(response: httpx.Response, status: int) -> str:
+    """Returns the message of a refusal."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert response.json().keys() == {"error"}
+    return response.json()["error"]
+
+
+HEAD = b"--b\r\nContent-Disposition: form-data; name=file; filename=song.wav\r\n\r\n"
+TAIL = b"\r\n--b--\r\n"
+
+
+def request(server: Running, *, length="Content-Length: 999999", body=HEAD):
+    """Opens a connection and sends an upload, or its beginning."""
+    connection = socket.create_connection(server.address, timeout=60)
+    lines = [
+        "POST /jobs HTTP/1.1",
+        f"Host: 127.0.0.1:{server.address[1]}",
+        "Content-Type: multipart/form-data; boundary=b",
+        length,
+        "",
+        "",
+    ]
+    connection.sendall("\r\n".join(lines).encode() + body)
+    return connection
+
+
+def answer(connection: socket.socket) -> str:
+    """Returns all that comes until the connection is closed."""
+    with connection, contextlib.suppress(ConnectionError):
+        return b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode()

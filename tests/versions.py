@@ -177,7 +177,7 @@ def make(row: Row, folder: pathlib.Path) -> None:
         subprocess.run([*install, "--no-deps", "tinysoundfont>=0.3.7"], check=True)
         return
     with tempfile.TemporaryDirectory() as built:
-        # By way of the source distribution, so that nothing is left in the checkout.
+        # By way of the source distribution, so that nothing old is in it.
         subprocess.run([uv, "build", "--quiet", "-o", built, ROOT], check=True)
         (wheel,) = pathlib.Path(built).glob("*.whl")
         subprocess.run([*install, wheel], check=True)
@@ -220,7 +220,7 @@ def run_tests(row: Row, folder: pathlib.Path, processes: str, result: Result) ->
     for name, number in count(log.read_text(encoding="utf-8")).items():
         setattr(result, name, number)
     if ended.returncode:
-        result.remark = f"see {log.relative_to(ROOT)}"
+        result.remark = f"status {ended.returncode}; see {log.relative_to(ROOT)}"
         result.failed = max(result.failed, 1)
 
 
@@ -260,7 +260,8 @@ def try_plain(folder: pathlib.Path, result: Result) -> None:
             if ended.returncode:
                 result.failed += 1
                 print(f"mt3 {' '.join(arguments)}:\n{ended.stdout}", file=sys.stderr)
-    result.remark = ended.stdout.strip().splitlines()[-1]
+    found = re.search(r"^Onset F1\s+[\d.]+", ended.stdout, re.MULTILINE)
+    result.remark = found[0] if found else "no score"
 
 
 def run_row(row: Row, folder: pathlib.Path, processes: str) -> Result:

@@ -250,3 +250,13 @@ def test_values_that_do_not_fit_are_named(tmp_path, capsys):
     message = capsys.readouterr().err
     assert "gin: SaveCheckpointConfig: TypeError" in message
     assert "Traceback" not in message
+
+
+def test_what_is_raised_is_not_logged_too():
+    log = logging.getLogger("test")
+    try:
+        raise ValueError("no space")
+    except ValueError:
+        raised = log.makeRecord("absl", 40, "", 0, "failed", (), sys.exc_info())
+    said = log.makeRecord("absl", 30, "", 0, "saving took long", (), None)
+    assert [launch._is_news(record) for record in (raised, said)] == [False, True]

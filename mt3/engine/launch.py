@@ -76,10 +76,8 @@ def main(argv: Sequence[str] | None = None, mode: str = "train") -> int:
             stream=sys.stderr,
         )
         _LOG.setLevel(logging.INFO)
-    # seqio logs this for every histogram, sound and picture of an evaluation.
-    logging.getLogger("absl").addFilter(
-        lambda record: not str(record.msg).startswith("Skipping JSON logging")
-    )
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).addFilter(_is_news)
     # Silences TensorFlow's messages at start-up; its errors are still shown.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # A dependency of note_seq warns about a program that is not used here.
@@ -98,6 +96,14 @@ def main(argv: Sequence[str] | None = None, mode: str = "train") -> int:
         terminal.fail(message, program=f"mt3 {mode}", error=kind)
         return 1
     return 0
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of the log of seqio or Orbax says what nothing else does."""
+    # Orbax's threads and tasks log what they raise: the run ends with that message.
+    # seqio logs the other for every histogram, sound and picture of an evaluation.
+    is_raised = record.exc_info is not None
+    return not (is_raised or str(record.msg).startswith("Skipping JSON logging"))
 
 
 def run(argv: Sequence[str], mode: str = "train"):

@@ -65,11 +65,14 @@ def two_runs(place: Place) -> list[Row]:
         work = make(folder)
 
         def second(program, name=name, work=work) -> None:
-            other = driver.run(work.command, place.folder)
             if name == "transcribe":
-                other.needs(0)
-            else:
-                other.needs(1, f"{name}: ", "another run is writing to this folder")
+                driver.run(work.command, place.folder).needs(0)
+                return
+            # It must not be through before the other one has begun.
+            program.process.send_signal(signal.SIGSTOP)
+            other = driver.run(work.command, place.folder)
+            program.process.send_signal(signal.SIGCONT)
+            other.needs(1, f"{name}: ", "another run is writing to this folder")
 
         log = place.folder / f"{name}.txt"
         work.check_whole(_until_begun(work, log, {}, second).needs(0))

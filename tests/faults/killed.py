@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import httpx
 import jax
@@ -229,15 +229,21 @@ class Results:
 
     def check_killed(self, ended: Ended) -> None:
         found = contents(self._folder)
+        there = self._wanted.keys() & found.keys()
+        for name in there:
+            check(found[name] == self._wanted[name], f"{name} is not whole")
         stamps = {
             name: (self._folder / name).stat().st_mtime_ns
-            for name in self._wanted.keys() & found.keys()
+            for name in there
+            if self._is_finished(name, there)
         }
-        for name in stamps:
-            check(found[name] == self._wanted[name], f"{name} is not whole")
         for name, stamp in self._stamps.items():
             check(stamps.get(name) == stamp, f"{name} was made again, or is lost")
         self._stamps = stamps
+
+    def _is_finished(self, name: str, there: Set[str]) -> bool:
+        """Whether a file that is there is not made again."""
+        return True
 
     def check_whole(self, ended: Ended) -> None:
         self.check_killed(ended)
@@ -300,6 +306,12 @@ class Shards(Results):
         self._all = wanted
         self.wanted = {name: data for name, data in wanted.items() if _SHARD in name}
         super().__init__(command, folder, self.wanted)
+
+    def _is_finished(self, name: str, there: Set[str]) -> bool:
+        # What describes a shard is written last; without it the shard is made again.
+        path = pathlib.PurePath(name)
+        state = path.parent / ".prepare" / f"{path.name}.json"
+        return path.parent.name == ".prepare" or str(state) in there
 
     def check_killed(self, ended: Ended) -> None:
         super().check_killed(ended)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 
 import numpy as np
 
@@ -48,9 +49,11 @@ def main() -> int:
             rows = SCENARIOS[name](driver.Place(folder, np.random.default_rng(seed)))
         except driver.NotPossible as error:
             rows = [driver.Row(name, "0", f"**not tried**: {error}")]
-        except driver.Failed as error:
+        except Exception as error:  # The other scenarios run all the same.
             failed = True
-            (output / f"{name}.txt").write_text(f"{error}\n")
+            expected = isinstance(error, driver.Failed)
+            text = str(error) if expected else traceback.format_exc()
+            (output / f"{name}.txt").write_text(f"{text}\n")
             first = str(error).split("\n")[0]
             rows = [driver.Row(name, "", f"**failed**: {first}; see {name}.txt")]
         else:

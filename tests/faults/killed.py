@@ -501,7 +501,7 @@ def _ask(address: str, audio: bytes) -> bytes | Exception:
     try:
         answer = httpx.post(
             f"{address}/transcribe",
-            files={"audio": ("a.wav", audio)},
+            files={"file": ("a.wav", audio)},
             timeout=driver.TIME_LIMIT,
             trust_env=False,
         )

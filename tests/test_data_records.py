@@ -267,3 +267,10 @@ def test_damaged_bytes_behind_right_checksums(tmp_path):
     seeds = target.seeds(tmp_path / "seeds")
     answers = try_some(target, seeds, tmp_path, 60)
     assert answers.keys() == {"read", "DataError"}
+
+
+def test_tensorflow_is_not_asked_about_bytes_that_crash_it(monkeypatch):
+    monkeypatch.setattr(tf.io, "parse_single_example", None)
+    features = datasets.DATASETS["urmp"].features
+    with pytest.raises(DataError, match="x: 3 bytes that are not a tf.Example"):
+        records.parse(b"\xff\xfe\xfd", features, "x")

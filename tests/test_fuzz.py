@@ -8,7 +8,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3.beyond.cleanup import CleanupOptions
@@ -139,6 +139,7 @@ def test_any_values_make_options_or_our_error(kind):
     names = [field.name for field in dataclasses.fields(kind)]
 
     # A number where a list is expected is a defect of the caller's program.
+    @settings(max_examples=30)
     @given(st.dictionaries(st.sampled_from(names), NUMBERS, max_size=3))
     def holds(values):
         values.pop("programs", None)

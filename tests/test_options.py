@@ -540,7 +540,7 @@ def test_synthesize_with_every_two_options(at, capsys, monkeypatch):
 
 
 WRONG_SYNTHESIS = {
-    "--random": ["-1", "x"],
+    "--random": ["-1", "x", "4294967296"],
     "--seconds": ["0", "nan", "inf", "-5"],
     "--hours": ["0", "nan", "-1", "inf"],
     "--seed": ["-1"],

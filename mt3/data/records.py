@@ -73,6 +73,11 @@ def parse(
       DataError: not a tf.Example, or features are missing or of another type.
     """
     try:
+        # TensorFlow's quick parser crashes on some bytes that this one refuses.
+        tf.train.Example.FromString(payload)
+    except Exception as error:  # protobuf's error classes differ by version.
+        raise DataError(_parse_problem(payload, features, name)) from error
+    try:
         with tf.device("CPU:0"):
             return tf.io.parse_single_example(payload, feature_description(features))
     except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:

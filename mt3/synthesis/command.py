@@ -82,7 +82,7 @@ def synthesize(
         is installed.
       OutputError: if the folder cannot be written to.
     """
-    check_number("random", random, 0, whole=True)
+    check_number("random", random, 0, 1_000_000, whole=True)
     check_number("sample rate", sample_rate, 8000, 192_000, whole=True)
     check_number("seconds", seconds, 0.1, soundfont.MOST_SAMPLES / sample_rate)
     check_number("seed", seed, 0, whole=True)

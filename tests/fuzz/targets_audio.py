@@ -135,9 +135,9 @@ def _others() -> dict[str, Callable[[], bytes]]:
 
 
 TARGETS = (
-    _target("wav", _WAV, quick=60),
-    _target("flac", _FLAC, repair=checksums.repair_flac, quick=40),
-    _target("mp3", _MP3, quick=40),
-    _target("ogg", _OGG, repair=checksums.repair_ogg, quick=40),
-    _target("other_audio", _others(), quick=60),
+    _target("wav", _WAV, quick=30),
+    _target("flac", _FLAC, repair=checksums.repair_flac, quick=25),
+    _target("mp3", _MP3, quick=25),
+    _target("ogg", _OGG, repair=checksums.repair_ogg, quick=30),
+    _target("other_audio", _others(), quick=30),
 )

@@ -72,4 +72,4 @@ def _run(path: pathlib.Path) -> None:
     assert code == 0 or "error" in said.getvalue()
 
 
-TARGETS = (Target("commands", _seeds, _run, quick=40),)
+TARGETS = (Target("commands", _seeds, _run, quick=20),)

@@ -127,7 +127,7 @@ def _read_beats(path: pathlib.Path) -> None:
 
 
 TARGETS = (
-    Target("midi", _midi_seeds, _read_midi, quick=60),
-    Target("results", _results_seeds, _read_results, quick=60),
-    Target("beats", _beats_seeds, _read_beats, quick=150),
+    Target("midi", _midi_seeds, _read_midi, quick=40),
+    Target("results", _results_seeds, _read_results, quick=40),
+    Target("beats", _beats_seeds, _read_beats, quick=60),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -136,6 +138,29 @@ def test_rendering_is_repeatable_and_the_sum_of_its_parts(font):
     parts = [font.render([note], seconds=1.5) for note in (piano, drums)]
     difference = np.abs(both - parts[0] - parts[1]).max()
     assert difference < 0.05 * np.abs(both).max()
+
+
+def test_threads_that_share_a_soundfont_render_in_turns(font, monkeypatch):
+    """As training and evaluation do; they disturbed each other before 0.9.0."""
+    first, second = [Note(0.1, 0.9, 60)], [Note(0.2, 0.8, 67, program=40)]
+    expected = [font.render(notes, seconds=1.0) for notes in (first, second)]
+    found, synth = [], font._synth
+    other = threading.Thread(
+        target=lambda: found.append(font.render(second, seconds=1.0))
+    )
+    render_into = synth.render_into
+
+    def interrupted(buffer):
+        render_into(buffer)
+        if other.ident is None:
+            other.start()
+            other.join(0.3)
+
+    monkeypatch.setattr(synth, "render_into", interrupted)
+    found.append(font.render(first, seconds=1.0))
+    other.join()
+    assert len(found) == 2
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_more_than_sixteen_programs_sound_at_once(font):

@@ -24,6 +24,7 @@ import dataclasses
 import functools
 import heapq
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -103,6 +104,8 @@ def default_soundfont() -> Path:
 class SoundFont:
     """A soundfont file, opened for rendering at one sample rate.
 
+    Threads may share it (`open_soundfont` opens one for all): they render in turns.
+
     Args:
       path: a .sf2 or .sf3 file.
       sample_rate: of the audio that `render` returns, in Hz.
@@ -125,6 +128,9 @@ class SoundFont:
         self.exact = exact
         self._rate = sample_rate * _OVERSAMPLE
         self._synth = open_synthesizer(self.path, self._rate)
+        # The synthesizer has one set of channels: those who render share it in turns,
+        # such as training, whose batches are made ahead, and evaluation.
+        self._turn = threading.RLock()
         self._latencies: dict[tuple[int, int, int], float] = {}
         self._audible: dict[tuple[int, int, int], bool] = {}
 
@@ -232,12 +238,13 @@ class SoundFont:
 
     def _try_note(self, bank: int, preset: int, key: int, seconds: float) -> np.ndarray:
         """Renders a single note by itself, at the synthesizer's rate."""
-        self._synth.reset()
-        self._synth.start_channel(0, bank, preset, 1.0, 0.0)
-        self._synth.note_on(0, key, 100)
         block = np.zeros(int(seconds * self._rate), np.float32)
-        self._synth.render_into(block)
-        self._synth.reset()
+        with self._turn:
+            self._synth.reset()
+            self._synth.start_channel(0, bank, preset, 1.0, 0.0)
+            self._synth.note_on(0, key, 100)
+            self._synth.render_into(block)
+            self._synth.reset()
         return block
 
     def render(
@@ -289,14 +296,15 @@ class SoundFont:
         )
         events = [sorted(notes_events)]
         # Latencies have been measured by now, which resets the synthesizer.
-        self._synth.reset()
-        for channel, (part, (bank, preset)) in enumerate(presets.items()):
-            sound = (sounds or {}).get(part, Sound())
-            self._synth.start_channel(channel, bank, preset, sound.gain, sound.cents)
-            if sound.vibrato_cents and not part[1]:
-                events.append(self._vibrato(channel, sound, lead + length))
-        blocks = self._play(heapq.merge(*events), lead + length)
-        return _decimate(blocks, lead + length)[lead // _OVERSAMPLE :]
+        with self._turn:
+            self._synth.reset()
+            for channel, (part, place) in enumerate(presets.items()):
+                sound = (sounds or {}).get(part, Sound())
+                self._synth.start_channel(channel, *place, sound.gain, sound.cents)
+                if sound.vibrato_cents and not part[1]:
+                    events.append(self._vibrato(channel, sound, lead + length))
+            blocks = self._play(heapq.merge(*events), lead + length)
+            return _decimate(blocks, lead + length)[lead // _OVERSAMPLE :]
 
     def render_song(
         self,

@@ -368,6 +368,10 @@ def test_files_of_the_page(client):
     style = client.get("/page/common.css")
     assert style.headers["content-type"].startswith("text/css")
     assert style.headers["cache-control"] == "no-cache"
+    # Parts are not sent, and no part that is none is an error of another kind.
+    for part in ("bytes=0-1", "bytes=0nan"):
+        whole = client.get("/page/common.css", headers={"Range": part})
+        assert (whole.status_code, whole.text) == (200, style.text)
     assert "no such file" in error(client.get("/page/app.py"), 404)
     for path in ("/page/..%2fapp.py", "/page/%2e%2e/app.py", "/page//etc/passwd"):
         error(client.get(path), 404)

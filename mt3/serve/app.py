@@ -142,10 +142,10 @@ def _add_page(app: fastapi.FastAPI) -> None:
     async def page(name: str = "index.html") -> FileResponse:
         if name not in files:
             raise HTTPException(404, "there is no such file")
-        return FileResponse(
+        return _WholeFile(
             files[name],
             media_type=_PAGE_TYPES[files[name].suffix],
-            headers={"Cache-Control": "no-cache"},
+            headers={"Cache-Control": "no-cache", "Accept-Ranges": "none"},
         )
 
 
@@ -446,16 +446,23 @@ async def _result(request: Request, job: Job, query: ResultQuery) -> FileRespons
     )
 
 
-class _PassingFile(FileResponse):
-    """A file that is sent whole, and deleted however that ends.
+class _WholeFile(FileResponse):
+    """A file that is sent whole, whatever part of it is asked for."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        headers = [item for item in scope["headers"] if item[0] != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
+
+class _PassingFile(_WholeFile):
+    """A file that is deleted however sending it ends.
 
     Each request has it written anew, so that parts of it need not fit together.
     """
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        headers = [item for item in scope["headers"] if item[0] != b"range"]
         try:
-            await super().__call__({**scope, "headers": headers}, receive, send)
+            await super().__call__(scope, receive, send)
         finally:
             pathlib.Path(self.path).unlink(missing_ok=True)
 

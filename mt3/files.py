@@ -54,8 +54,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         _remove_abandoned(path.parent)
         with _new_temporary(path.parent) as file:
             temporary = file.name
-            # Keeps the lock when the file is closed.
-            guard = os.dup(file.fileno())
+            # Keeps the lock when the file is closed. Windows has no lock to keep, and
+            # renames no file that is open.
+            guard = None if fcntl is None else os.dup(file.fileno())
             yield file
         os.replace(temporary, path)
         temporary = None
@@ -91,7 +92,7 @@ def _new_temporary(folder: Path) -> BinaryIO:
         # A short name of its own: the final one may already be as long as is allowed.
         file = open(folder / f".mt3-{secrets.token_hex(8)}.tmp", "xb")  # noqa: SIM115
         # Until it was locked, another process may have taken it for abandoned.
-        if lock(file) is not False and os.fstat(file.fileno()).st_nlink:
+        if lock(file) is not False and os.path.exists(file.name):
             return file
         file.close()
 

@@ -46,6 +46,24 @@ def test_what_cannot_be_written_leaves_the_old_file(
     assert {p.name: p.read_text() for p in folder.iterdir()} == {"a.txt": "old"}
 
 
+def test_a_file_that_gets_its_name_is_closed(folder, monkeypatch):
+    """Windows, which has no locks, renames no file that is open."""
+    monkeypatch.setattr(files, "fcntl", None)
+    replace, descriptors = os.replace, []
+
+    def open_descriptors():
+        return set(map(int, os.listdir("/dev/fd")))
+
+    def watched(*arguments):
+        descriptors.append(open_descriptors())
+        replace(*arguments)
+
+    before = open_descriptors()
+    monkeypatch.setattr(os, "replace", watched)
+    files.write_text(folder / "a.txt", "a")
+    assert descriptors == [before]
+
+
 def test_what_killed_processes_left_is_removed(folder):
     for name in (ABANDONED, ".mt3-notours.tmp", "mt3.tmp"):
         (folder / name).write_bytes(b"half")

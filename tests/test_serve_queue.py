@@ -7,7 +7,8 @@ import tempfile
 
 import pytest
 
-from mt3.errors import AudioError
+from mt3 import terminal
+from mt3.errors import AudioError, StreamError
 from mt3.options import TranscribeOptions
 from mt3.outputs import OutputOptions
 from mt3.serve import folder
@@ -111,6 +112,20 @@ def test_no_more_jobs_than_can_run_are_open(make_queue, transcriber):
     transcriber.model.may_go.set()
     until(lambda: all(each.state == "done" for each in waiting))
     assert transcriber.most_open == MOST_RUNNING
+
+
+def test_a_fault_that_nobody_reads_of_ends_its_job_alone(
+    make_queue, transcriber, monkeypatch
+):
+    def defect(error):
+        raise StreamError("standard error: its reader closed the pipe")
+
+    monkeypatch.setattr(terminal, "defect", defect)
+    queue = make_queue()
+    broken = job(queue, REQUEST, "a", "fault", 3.0)
+    fine = job(queue, REQUEST, "a", "fine")
+    until(lambda: fine.has_ended)
+    assert broken.error == "internal error (RuntimeError); please report it"
 
 
 def test_a_job_is_cancelled_between_segments(make_queue, transcriber):

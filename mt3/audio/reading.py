@@ -183,7 +183,8 @@ class AudioSource:
             if self._end is not None:
                 block = block[: self._end - done]
             # Of all channels: a mix may leave one out. Not a number fails too.
-            if not (block.min() >= -_LOUDEST and block.max() <= _LOUDEST):
+            low, high = block.min(initial=0), block.max(initial=0)
+            if not -_LOUDEST <= low <= high <= _LOUDEST:
                 self._raise_no_sample(block, done)
             mono = mixer.mix(block, done)
             done += len(mono)

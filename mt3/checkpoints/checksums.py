@@ -10,8 +10,8 @@ else `checksums.json`; T5X passes over both:
 Each array has the CRC-32 of its type, shape and values, as they were in memory; `data`
 is the data position. CRC-32 finds every error that is confined to 32 bits in a row, and
 misses one in 4 billion others. It guards against damage, not against forgery, and takes
-0.6 s of processor time per GB where SHA-256 takes 4. The hash by which a model is
-known, `parameters_sha256`, is another matter.
+about a fifth of SHA-256's time. The hash by which a model is known,
+`parameters_sha256`, is another matter.
 
 Checkpoints without the file, of T5X or of earlier versions, are read unchecked.
 """

@@ -28,7 +28,7 @@ from typing import Any
 
 from mt3 import terminal
 from mt3.audio.reading import AudioSource
-from mt3.errors import AudioError, MT3Error
+from mt3.errors import AudioError, MT3Error, StreamError
 from mt3.inference import FileResult, SegmentNotes
 from mt3.options import TranscribeOptions
 from mt3.outputs import OutputOptions, Transcription
@@ -392,7 +392,8 @@ class JobQueue:
             self._end(job, FAILED)
         except Exception as error:
             # The traceback is for the one who runs the server, not for the client.
-            with contextlib.suppress(OSError, ValueError):  # Standard error is closed.
+            # Standard error may be closed.
+            with contextlib.suppress(OSError, ValueError, StreamError):
                 terminal.defect(error)
             job.is_defect = True
             job.error = internal_error(error)

@@ -435,7 +435,8 @@ def _add_models(commands) -> None:
         "--convert",
         nargs=2,
         metavar=("CHECKPOINT", "FILE"),
-        help="write a checkpoint as one .safetensors file",
+        help="write a checkpoint as one file, if FILE ends in .safetensors, else "
+        "as a T5X folder",
     )
     _add_num_heads(parser)
 

@@ -50,6 +50,12 @@ def test_prefetcher_ends_and_raises_again_and_again():
     failed.close()
 
 
+@pytest.mark.parametrize("batch_size", [0, "many", 2.5, None])
+def test_batch_sizes_that_are_none_name_the_setting(batch_size):
+    with pytest.raises(ConfigError, match=f"batch_size is {batch_size!r}"):
+        utils.DatasetConfig("synthetic", {}, "train", batch_size, True, 1)
+
+
 def test_evaluations_see_the_same_batches():
     def counting():
         return ({"x": np.array([index])} for index in range(9))

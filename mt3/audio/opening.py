@@ -42,7 +42,10 @@ def open_decoder(
         return SoundFileDecoder(path, name, chunk, allow_truncated)
     except (soundfile.LibsndfileError, TypeError) as error:
         # TypeError: soundfile wants a sample rate for *.raw.
-        reason = str(error).rstrip(".")
+        reason = getattr(error, "error_string", str(error)).rstrip(".")
+        if "regular file" in reason:
+            # Its words for a file named *.mp3 in which it finds no MP3 frame.
+            reason = "no MP3 frame was found"
     kind = headers.what_it_is(path, head)
     if kind:
         raise _error(name, f"found {kind}", f"expected {formats.SUPPORTED}")

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 
 from mt3 import files
 from mt3.engine import data_sources
-from mt3.errors import TRAIN_EXTRA, ConfigError, OutputError, near_misses
+from mt3.errors import TRAIN_EXTRA, ConfigError, OutputError, check_number, near_misses
 
 LearningRateFn = Callable[[Any], jax.Array]
 
@@ -74,10 +74,7 @@ class DatasetConfig:
     num_workers: int | None = 0
 
     def __post_init__(self):
-        if self.batch_size < 1:
-            raise ConfigError(
-                f"DatasetConfig: batch_size is {self.batch_size}; expected >= 1"
-            )
+        check_number("DatasetConfig: batch_size", self.batch_size, 1, whole=True)
 
 
 @dataclasses.dataclass

@@ -407,6 +407,7 @@ _REFUSED = (
     ),
     Case("headless.ogg", lambda: _vorbis()[500:], None, "cannot read it"),
     Case("headless.flac", lambda: _flac()[200:], None, "cannot read it"),
+    Case("archive.mp3", lambda: b"PK\3\4" + bytes(99), None, "no MP3 frame was found"),
     Case("video.mp4", lambda: b"\0\0\0 ftypisom" + bytes(99), None, "need the ffmpeg"),
 )
 CASES = _WHOLE + _WRONG_LENGTHS + _CUT + _DAMAGED + _WRONG_TIMES + _REFUSED

@@ -358,9 +358,11 @@ class _Run:
         count = len(result.transcription.notes)
         names = ", ".join(str(file.path) for file in written)
         kept = ", ".join(name for name in self.formats if name not in missing)
-        hint = f"; kept: {kept} (--overwrite makes all again)" if kept else ""
+        if kept:
+            names = f"{names}; " if names else ""
+            names += f"kept: {kept} (--overwrite makes all again)"
         self.progress.say(
-            f"{job.name}: {count} notes -> {names}{hint}",
+            f"{job.name}: {count} notes -> {names}",
             file=job.name,
             stage="write",
             notes=count,

@@ -155,8 +155,11 @@ def test_float_samples_that_are_not_finite():
         record["audio"][50] = bad
         with pytest.raises(DataError, match=r"r#1: field 'audio'.*sample 50"):
             adapters.float_samples(record, "audio", "rate", 16000)
-    # Their sum is infinite, they are not.
+    # Finite, but their sum is not.
     record["audio"][:] = 3e38
+    with pytest.raises(DataError, match=r"r#1: field 'audio'.*found 3e\+38"):
+        adapters.float_samples(record, "audio", "rate", 16000)
+    record["audio"][:] = 2e9
     samples = adapters.float_samples(record, "audio", "rate", 16000)
     np.testing.assert_array_equal(samples, record["audio"])
 

@@ -85,12 +85,12 @@ def test_tokens_do_not_depend_on_slots_and_order(folder, alone, slots, arrangeme
     model = InferenceModel(asked.model, chosen)
     found = determinism.transcribed(model, asked.files, None, arrangement)
     expected = dict(alone["tokens"])
-    if slots is not None:
-        # Another program, which may change last bits.
-        for name, heard in found.items():
-            numbers = expected[name].numbers
-            np.testing.assert_allclose(heard.numbers, numbers, atol=1e-4)
-            expected[name] = expected[name]._replace(numbers=heard.numbers)
+    # Other slots mean another program, and other company may mean a longer cache: either
+    # may change the last bits of scores.
+    for name, heard in found.items():
+        numbers = expected[name].numbers
+        np.testing.assert_allclose(heard.numbers, numbers, atol=1e-4)
+        expected[name] = expected[name]._replace(numbers=heard.numbers)
     assert_equal(found, expected)
 
 

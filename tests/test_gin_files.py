@@ -630,7 +630,8 @@ def test_init_is_the_macro(monkeypatch):
     monkeypatch.setattr(
         gin_utils, "parse_gin_flags", lambda paths, files, values: seen.append(values)
     )
-    monkeypatch.setattr(gin, "get_configurable", lambda name: lambda **unused: None)
+    monkeypatch.setattr(gin, "get_configurable", lambda name: dict)
+    monkeypatch.setattr(launch, "_start", lambda mode, arguments: None)
     file = "--gin_file=gin/recordings.gin"
     launch.run([file, "--init", "default"])
     launch.run([file])

@@ -508,6 +508,7 @@ SYNTHESIZE = {
     "--sample-rate": [None, "8000", "44100"],
     "--workers": [None, "1"],
     "--overwrite": [None, True],
+    "--log-json": [None, True],
 }
 
 

@@ -364,7 +364,7 @@ def test_shapes_and_types_are_known():
     assert ds.element_spec["unique_id"] == tf.TensorSpec([1], tf.string)
     found = evaluation(ds, CONFIG).element_spec
     assert found["inputs"] == tf.TensorSpec([None, 32], tf.float32)
-    assert found["targets"] == tf.TensorSpec([None], tf.int32)
+    assert found["targets"] == tf.TensorSpec([1], tf.int32)  # EOS alone
     assert found["raw_inputs"] == tf.TensorSpec([None], tf.float32)
     split = preprocessors.split_tokens(ds).element_spec
     assert split["inputs"] == tf.TensorSpec([None, 128], tf.float32)

@@ -208,7 +208,7 @@ def test_settings_have_the_names_of_options(server):
     options = {name.lstrip("-").replace("-", "_") for name in declared("transcribe")}
     # The server's own, and what is asked for in other ways.
     own = {"inputs", "output", "model", "slots", "dtype", "device", "num_heads"}
-    own |= {"overwrite", "quiet", "format"}
+    own |= {"overwrite", "quiet", "log_json", "format"}
     assert set(app.Settings.model_fields) == options - own
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 Case = dict[str, Any]
 # Completions that are tried for a pair before it counts as impossible.
-_TRIES = 20
+_TRIES = 100
 
 
 def covering_array(

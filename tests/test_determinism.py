@@ -85,7 +85,7 @@ def test_tokens_do_not_depend_on_slots_and_order(folder, alone, slots, arrangeme
     model = InferenceModel(asked.model, chosen)
     found = determinism.transcribed(model, asked.files, None, arrangement)
     expected = dict(alone["tokens"])
-    # Other slots mean another program, and other company may mean a longer cache: either
+    # Other slots mean another program, other company may mean a longer cache: either
     # may change the last bits of scores.
     for name, heard in found.items():
         numbers = expected[name].numbers

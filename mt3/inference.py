@@ -44,7 +44,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mt3 import checkpoints, decoding, network, spectrograms, tokenizer
+from mt3 import checkpoints, decoding, network, spectrograms, terminal, tokenizer
 from mt3.audio import reading
 from mt3.beats import NO_BEATS, Beats
 from mt3.beyond import frames
@@ -507,7 +507,7 @@ class Feed:
                 recording.source = _source_name(recording.audio)
                 _LOG.info(
                     "%s: begins",
-                    recording.source,
+                    terminal.printable(recording.source),
                     extra={
                         "file": recording.source,
                         "stage": "begin",
@@ -588,7 +588,7 @@ class Feed:
         elapsed = time.monotonic() - recording.started
         _LOG.info(
             "%s: %d notes in %.1f s of audio, after %.1f s",
-            recording.source,
+            terminal.printable(recording.source),
             len(notes),
             duration,
             elapsed,

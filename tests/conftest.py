@@ -94,8 +94,11 @@ def _forget_programs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def quick_start() -> Iterator[None]:
-    """Runs begin with parameters whose drawing need not be compiled."""
+def quick_start(tiny_weights: pathlib.Path) -> Iterator[None]:
+    """Runs begin with parameters whose drawing need not be compiled.
+
+    The tiny model comes first, so that its parameters are the same in all modules.
+    """
     from tests.support import drawn
 
     with drawn.first_parameters():

@@ -267,7 +267,8 @@ def test_synthesize(tmp_path, capsys):
     assert "1 written" in capsys.readouterr().out
 
 
-def test_any_name_of_a_recording(tiny_weights, noise, tmp_path, capsys):
+def test_any_name_of_a_recording(tiny_weights, noise, tmp_path, capsys, caplog):
+    caplog.set_level("INFO", "mt3")
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     soundfile.write(tmp_path / "a.wav", noise, 16000)
@@ -285,6 +286,7 @@ def test_any_name_of_a_recording(tiny_weights, noise, tmp_path, capsys):
     for name, expected in ((odd, r"caf\xe9.wav"), (marked, "&lt;b&gt;")):
         assert expected in (out / f"{name}.html").read_text("utf-8")
     errors = capsys.readouterr().err
+    assert rb"caf\xe9.wav: begins" in caplog.text.encode()
     assert r"caf\xe9.wav: " in errors
     assert "\x1b" not in errors
     (line,) = [line for line in errors.splitlines() if "mt3: error" in line]

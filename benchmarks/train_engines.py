@@ -48,12 +48,14 @@ class Settings:
       batch: examples of a step.
       frames: spectrogram frames of an example.
       tokens: targets of an example, padding included.
+      dtype: of the computation; parameters are float32.
     """
 
     size: str
     batch: int
     frames: int
     tokens: int
+    dtype: str = "float32"
 
 
 class EngineMissingError(Exception):
@@ -63,8 +65,8 @@ class EngineMissingError(Exception):
 # What is trained.
 
 
-def make_model(size: str) -> Any:
-    """Makes the model of a size as its gin files say.
+def make_model(size: str, dtype: str) -> Any:
+    """Makes the model of a size as its gin files say, but for the computation type.
 
     The optimiser is that of the module that goes by the name `t5x` at the time.
     """
@@ -72,7 +74,8 @@ def make_model(size: str) -> Any:
     from mt3.engine import gin_utils
 
     gin.clear_config()
-    gin_utils.parse_gin_flags([], SIZES[size], _UNUSED.get(size, ()))
+    bindings = (*_UNUSED.get(size, ()), f"network.T5Config.dtype = {dtype!r}")
+    gin_utils.parse_gin_flags([], SIZES[size], bindings)
     try:
         if size == "default":
             return gin.get_configurable("guided.GuidedModel")()
@@ -201,7 +204,7 @@ class Engine(Subject):
 
     def __init__(self, settings: Settings):
         self.imported = peak_memory()
-        self.model = self._make_model(settings.size)
+        self.model = self._make_model(settings)
         config = self.model.module.config
         if settings.size == "default":
             self.batch = make_guided_batch(settings, self.model)
@@ -215,7 +218,7 @@ class Engine(Subject):
         )
         self._make_trainer()
 
-    def _make_model(self, size: str) -> Any:
+    def _make_model(self, settings: Settings) -> Any:
         raise NotImplementedError
 
     def _make_trainer(self) -> None:
@@ -256,11 +259,11 @@ class Engine(Subject):
 class OurEngine(Engine):
     """`mt3.engine`, as `mt3 train` runs it."""
 
-    def _make_model(self, size: str) -> Any:
+    def _make_model(self, settings: Settings) -> Any:
         from mt3.engine import launch
 
         with launch.engine_as_t5x():
-            return make_model(size)
+            return make_model(settings.size, settings.dtype)
 
     def _make_trainer(self) -> None:
         import jax
@@ -331,8 +334,8 @@ class T5XEngine(Engine):
         logging.set_verbosity(logging.ERROR)
         super().__init__(settings)
 
-    def _make_model(self, size: str) -> Any:
-        return make_model(size)
+    def _make_model(self, settings: Settings) -> Any:
+        return make_model(settings.size, settings.dtype)
 
     def _make_trainer(self) -> None:
         import jax

@@ -35,6 +35,7 @@ be imported there are our rows alone. Both engines' states are in memory togethe
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -68,6 +69,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4, help="examples of a step")
     parser.add_argument("--inputs-length", type=int, default=256, help="frames")
     parser.add_argument("--targets-length", type=int, default=1024, help="tokens")
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        choices=("float32", "bfloat16"),
+        default=["float32"],
+        help="of the computation; parameters and the matrix product are float32",
+    )
     parser.add_argument(
         "--steps",
         type=int,
@@ -202,6 +210,7 @@ def measure(settings: Settings, product: Child, engines: list[str], turns: int):
         rows.append(
             {
                 "size": settings.size,
+                "dtype": settings.dtype,
                 "engine": name,
                 **facts[name],
                 "step_seconds": medians[name],
@@ -250,17 +259,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     product = Child("product", Settings(options.sizes[0], *shape))
     machine = product.ask("facts")
     print(
-        f"{machine['devices']} ({machine['backend']}), JAX {machine['jax']}, float32; "
+        f"{machine['devices']} ({machine['backend']}), JAX {machine['jax']}; "
         "batch {}, {} frames, {} tokens".format(*shape)
     )
     engines, rows = list(ENGINES), []
-    for size in options.sizes:
-        found, lines = measure(Settings(size, *shape), product, engines, options.steps)
+    for size, dtype in itertools.product(options.sizes, options.dtypes):
+        settings = Settings(size, *shape, dtype)
+        found, lines = measure(settings, product, engines, options.steps)
         rows += found
         parameters = found[0]["parameters"] / 1e6
         reached = found[0]["product_flops_per_second"] / 1e9
         lines.append(
-            f"{parameters:.1f} million parameters, {found[0]['flops'] / 1e9:.1f} GFLOP "
+            f"{dtype}; {parameters:.1f} million parameters, "
+            f"{found[0]['flops'] / 1e9:.1f} GFLOP "
             f"a step; the matrix product: {reached:.1f} GFLOP/s"
         )
         print(heading(), *map(table_line, found), sep="\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import itertools
 import os
 import statistics
 import subprocess
@@ -24,9 +25,12 @@ from benchmarks.forced_lengths import ForcedLengths
 from mt3 import checkpoints, configs, decoding, inference, network
 from mt3.decoding import steps as decoding_steps
 from mt3.decoding.stream import SegmentDecoder, default_num_slots
+from mt3.midi import reader
+from mt3.scoring import counts
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "example.flac"
+_DTYPES = ("float32", "bfloat16")
 MT3 = network.T5Config.from_dict(configs.MT3.network)
 FRAMES = configs.MT3.inputs_length
 SECONDS = configs.MT3.segment_seconds
@@ -224,10 +228,14 @@ def slots(options: argparse.Namespace, limit: limits.Limits) -> list[dict[str, A
 def precision(
     options: argparse.Namespace, limit: limits.Limits
 ) -> list[dict[str, Any]]:
-    """The `mt3` size in float32 and bfloat16, 16 segments of 96 tokens."""
+    """The `mt3` size in float32 and bfloat16, 16 segments of 96 tokens.
+
+    And the weights in the package on the example, from the frames and greedily, with
+    scores.
+    """
     frames, rows = random_frames(16), []
     functions, tokens = {}, {}
-    for dtype in ("float32", "bfloat16"):
+    for dtype in _DTYPES:
         decoder = SegmentDecoder(
             random_model(),
             MT3,
@@ -242,6 +250,27 @@ def precision(
         rows.append({"dtype": name, "seconds": seconds})
         print(f"{name:>9}: {16 * SECONDS / seconds:.1f} times real time")
     print(f"{equal:.0%} of the tokens equal (random weights have no clear favourites)")
+
+    audio, rate = soundfile.read(EXAMPLE, dtype="float32")
+    reference = reader.read_midi(EXAMPLE.with_suffix(".mid"))
+    functions = {}
+    for decode, dtype in itertools.product(("frames", "greedy"), _DTYPES):
+        chosen = inference.TranscribeOptions(decode=decode, dtype=dtype)
+        model = inference.InferenceModel("default", chosen)
+        functions[f"{decode}, {dtype}"] = functools.partial(
+            model.transcribe, audio, sample_rate=rate
+        )
+    take_turns(functions, 1)
+    for name, times in take_turns(functions, options.rounds).items():
+        seconds = statistics.median(times)
+        notes = functions[name]().notes
+        scores = counts.scores_of_counts(counts.song_counts(reference, notes))
+        onset, offset = scores["Onset F1"], scores["Onset + offset F1"]
+        rows.append({"dtype": name, "seconds": seconds, "notes": len(notes)} | scores)
+        print(
+            f"{name:>16}: {len(audio) / rate / seconds:.1f} times real time; "
+            f"{len(notes)} notes, onset F1 {onset:.4f}, with offsets {offset:.4f}"
+        )
     return rows
 
 

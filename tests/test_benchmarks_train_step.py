@@ -31,7 +31,7 @@ CONFIG = network.T5Config.from_dict(
 class OneLayerEngine(train_engines.OurEngine):
     """The benchmark's engine with less to compile than the smallest of its sizes."""
 
-    def _make_model(self, size):
+    def _make_model(self, settings):
         return models.ContinuousInputsEncoderDecoderModel(
             network.Transformer(CONFIG),
             None,
@@ -76,7 +76,7 @@ def test_operations_are_those_of_the_traced_gradient(engine):
 def test_operations_by_hand():
     """Two layers each, by the sizes that local_tiny.gin has."""
     with launch.engine_as_t5x():
-        config = train_engines.make_model("tiny").module.config
+        config = train_engines.make_model("tiny", "float32").module.config
     assert (config.emb_dim, config.num_heads * config.head_dim) == (8, 12)
     assert (config.mlp_dim, config.vocab_size, config.input_depth) == (16, 1536, 512)
     # Projections of queries, results, keys and values; then the two attention products.

@@ -1,16 +1,16 @@
 """Tries the lowest and the newest versions that setup.py allows.
 
     python -m tests.versions                     # every row; `make versions` does this
-    python -m tests.versions --row newest-3.13 --keep
+    python -m tests.versions --row newest-3.13 --folder build/versions
 
-Each row is a virtual environment that uv makes, tries and removes. The `lowest` row has
-the floors of `setup.py` exactly, `newest` rows the newest releases that fit together;
-the newest for Python 3.11 are those of `requirements.lock`, with which `make test` runs
-the whole suite. The rows run `QUICK`, tests that reach every package that transcribing
-needs, and some `DATA_LAYER` too, with TensorFlow, seqio and Beam; slow tests are left
-out. Warnings are errors, as in every run (`pytest.ini`). `plain` rows have the wheel
-without extras, away from the checkout: every module that needs no extra is imported,
-and the example transcribed and scored.
+Each row is a virtual environment that uv makes, tries and, without `--folder`, removes.
+The `lowest` row has the floors of `setup.py` exactly, `newest` rows the newest releases
+that fit together; the newest for Python 3.11 are those of `requirements.lock`, with
+which `make test` runs the whole suite. The rows run `QUICK`, tests that reach every
+package that transcribing needs, and some `DATA_LAYER` too, with TensorFlow, seqio and
+Beam; slow tests are left out. Warnings are errors, as in every run (`pytest.ini`).
+`plain` rows have the wheel without extras, away from the checkout: every module that
+needs no extra is imported, and the example transcribed and scored.
 
 Python 3.11 and so on are looked up as uv does, first on the PATH; none is downloaded.
 The table is written to `build/versions.md` after each row. The exit status is 1 if
@@ -151,8 +151,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     names = [row.name for row in ROWS]
     parser.add_argument("--row", action="append", choices=names, help="this row only")
-    parser.add_argument("--folder", help="where environments are made; a temporary one")
-    parser.add_argument("--keep", action="store_true", help="keep the environments")
+    parser.add_argument("--folder", help="make environments here, and keep them")
     parser.add_argument("--processes", default="auto", help="of pytest (%(default)s)")
     return parser.parse_args(arguments)
 
@@ -303,7 +302,7 @@ def main(arguments: list[str] | None = None) -> int:
             folder = pathlib.Path(options.folder or temporary).resolve() / row.name
             print(f"{row.name} ...", flush=True)
             results[row.name] = run_row(row, folder, options.processes)
-            if not options.keep:
+            if not options.folder:
                 shutil.rmtree(folder, ignore_errors=True)
             OUTPUT.parent.mkdir(exist_ok=True)
             OUTPUT.write_text(table(results), encoding="utf-8")

@@ -10,7 +10,8 @@
   lengths, as music has them. Both sides choose the tokens (one-beam search); only
   where a segment ends is forced. They must choose the same.
 * slots: the same network by how many segments are decoded at once.
-* precision: float32 and bfloat16; with the weights in the package scores, too.
+* precision: float32 and bfloat16, in matrix products, in the same network, and with
+  the weights in the package, whose notes are scored.
 * default: the weights in the package on `examples/example.flac`, repeated: from the
   frames alone, and with the token decoder by slots; and one-beam search alone against
   the plain decoder.

@@ -228,11 +228,22 @@ def slots(options: argparse.Namespace, limit: limits.Limits) -> list[dict[str, A
 def precision(
     options: argparse.Namespace, limit: limits.Limits
 ) -> list[dict[str, Any]]:
-    """The `mt3` size in float32 and bfloat16, 16 segments of 96 tokens.
+    """Float32 and bfloat16: matrix products, and two networks.
 
-    And the weights in the package on the example, from the frames and greedily, with
-    scores.
+    The `mt3` size, 16 segments of 96 tokens, and the weights in the package on the
+    example, from the frames and greedily, with scores.
     """
+    size = 2048
+    for name, product in (
+        ("matrix product", lambda a, b: a @ b),
+        ("with the second matrix transposed", lambda a, b: a @ b.T),
+    ):
+        for dtype in _DTYPES:
+            call = functools.partial(
+                jax.jit(product), *[jnp.ones((size, size), dtype)] * 2
+            )
+            speed = 2 * size**3 / limits.best_seconds(call)
+            print(f"{name}, {dtype}: {speed / 1e9:.0f} GFLOP/s")
     frames, rows = random_frames(16), []
     functions, tokens = {}, {}
     for dtype in _DTYPES:

@@ -316,8 +316,9 @@ def _interrupts_arrive(received: list[int]) -> Iterator[None]:
     """Makes every Ctrl-C and SIGTERM end the block, and none end in a crash.
 
     An exception in the midst of an import can break modules written in C++ (those of
-    JAX crash), and one in a callback of the garbage collector (JAX has one) is ignored.
-    So the former waits for the import's end, and the latter is raised again.
+    JAX crash), and one in a callback of C code (libsndfile's, the garbage collector's)
+    is ignored. So the former waits for the import's end, and the latter is raised again,
+    or takes the place of the error that the broken callback leads to.
 
     Args:
       received: gets the signals' numbers.
@@ -357,6 +358,10 @@ def _interrupts_arrive(received: list[int]) -> Iterator[None]:
         signal.signal(number, interrupt)
     try:
         yield
+    except Exception:
+        if waiting:
+            raise KeyboardInterrupt from None
+        raise
     finally:
         for number in ours:
             signal.signal(number, usual[number])

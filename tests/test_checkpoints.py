@@ -418,3 +418,12 @@ def test_import_is_cheap():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_long_reason_keeps_its_end():
+    """TensorStore tells paths first, and last what the system said."""
+    error = OSError(f"Error writing {'folder/' * 60}.zarray: No space left on device")
+    short = storage.short_reason(error)
+    assert short.startswith("Error writing folder/")
+    assert short.endswith("No space left on device")
+    assert len(short) == 300

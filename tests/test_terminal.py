@@ -12,7 +12,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import soundfile
 
 from mt3 import cli, terminal
 from mt3.errors import DataError, StreamError
@@ -307,6 +309,23 @@ def test_an_interruption_in_a_callback_is_not_lost(interruptible, capsys):
 
     assert terminal.run_program(body) == 130
     assert "ignored" not in capsys.readouterr().err
+
+
+def test_an_error_that_an_interruption_led_to_is_not_shown(interruptible, capsys):
+    """Called by libsndfile, `write` gives no answer, and soundfile's check fails."""
+
+    class Interrupted(io.BytesIO):
+        def write(self, data):
+            signal.raise_signal(signal.SIGINT)
+            return super().write(data)
+
+    def body():
+        soundfile.write(Interrupted(), np.zeros(100), 16000, format="WAV")
+        raise AssertionError("written all the same")
+
+    assert terminal.run_program(body) == 130
+    captured = capsys.readouterr()
+    assert captured.err == "mt3: interrupted; what was finished stays\n"
 
 
 class Terminal(io.StringIO):

@@ -62,7 +62,8 @@ def short_reason(error: BaseException) -> str:
     """Returns a library's error message in one line, without its specification."""
     text = str(error).split("[tensorstore_spec=")[0]
     text = " ".join(text.split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
+    # TensorStore begins with what it was doing, and ends with why that failed.
+    return text if len(text) <= 300 else f"{text[:145]} ... {text[-150:]}"
 
 
 def _context():

@@ -317,8 +317,8 @@ def _interrupts_arrive(received: list[int]) -> Iterator[None]:
 
     An exception in the midst of an import can break modules written in C++ (those of
     JAX crash), and one in a callback of C code (libsndfile's, the garbage collector's)
-    is ignored. So the former waits for the import's end, and the latter is raised again,
-    or takes the place of the error that the broken callback leads to.
+    is ignored. So the former waits for the import's end. The latter is raised again, or
+    takes the place of the error that the broken callback leads to.
 
     Args:
       received: gets the signals' numbers.

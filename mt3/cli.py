@@ -1,8 +1,9 @@
 """The command line. Only the standard library is imported before it is needed.
 
 Results go where the options say; progress and messages go to standard error. The
-exit code is 0 if everything was done, 1 if something failed (and the rest was
-done), 2 for a wrong call, 130 after an interruption, 143 after SIGTERM.
+exit code is 0 if everything was done, 1 if something failed (and the rest was done,
+unless the disk is full), 2 for a wrong call, 130 after an interruption, 143 after
+SIGTERM.
 """
 
 from __future__ import annotations

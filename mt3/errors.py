@@ -49,6 +49,13 @@ class OutputError(MT3Error, RuntimeError):
     """A result that cannot be written."""
 
 
+class DiskFullError(OutputError):
+    """A result for which a disk, or a user's share of it, has no room.
+
+    What follows would find none either: a command that writes many results ends.
+    """
+
+
 class StreamError(OutputError):
     """Standard output or standard error no longer takes what is written to it.
 

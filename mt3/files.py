@@ -20,6 +20,7 @@ try:
 except ImportError:  # Windows.
     fcntl = None
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEMPORARY = re.compile(r"\.mt3-[0-9a-f]{16}\.tmp")
 # Folders in which this process has looked for what others left.
 _tidied: set[str] = set()
@@ -44,6 +45,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Raises:
       OutputError: the operating system refuses; path and reason are named.
+        DiskFullError where there is no room.
     """
     path = Path(path)
     temporary = guard = None
@@ -61,7 +63,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise errors.OutputError(f"{path}: cannot write: {reason(error)}") from error
+        kind = errors.DiskFullError if error.errno in _FULL else errors.OutputError
+        raise kind(f"{path}: cannot write: {reason(error)}") from error
     finally:
         if guard is not None:
             os.close(guard)
@@ -79,7 +82,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def reason(error: OSError) -> str:
     """Returns what the operating system says, and what to do about it."""
     text = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         text += "; make room and run the command again: what is finished stays"
     elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         text += "; name a folder that you may write to"

@@ -3,7 +3,7 @@
 `jobs` says which recordings there are and what is done already, so an interrupted run
 goes on where it stopped. Recordings are opened one after the other as the model asks
 for more; results appear whole or not at all (`outputs.atomic_file`). A recording that
-fails is named with its reason and the others go on.
+fails is named with its reason and the others go on, unless the disk is full.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mt3 import checkpoints, jobs, outputs, terminal
 from mt3.audio import reading
 from mt3.beats import MODES, NO_BEATS, Beats, read_beats
 from mt3.beyond.cleanup import CleanupOptions
-from mt3.errors import ConfigError, MT3Error, StreamError
+from mt3.errors import ConfigError, DiskFullError, MT3Error, StreamError
 from mt3.options import TranscribeOptions, parse_instruments
 from mt3.terminal import Progress, printable, say, write_result
 
@@ -114,14 +114,18 @@ def run(options: argparse.Namespace) -> int:
         )
     failures = len(problems)
     if waiting:
-        failed = _Run(options, formats, decoding, output_options, waiting).run()
-        failures += failed
+        run = _Run(options, formats, decoding, output_options, waiting)
+        run.run()
+        failures += run.failures
         if failures and len(waiting) > 1 and not options.quiet:
+            transcribed = len(waiting) - run.failures - run.left
+            left = f"; {run.left} not done" if run.left else ""
             say(
-                f"mt3: {len(waiting) - failed} transcribed; {failures} errors, which "
-                "stand above",
-                transcribed=len(waiting) - failed,
+                f"mt3: {transcribed} transcribed; {failures} errors, which stand "
+                f"above{left}",
+                transcribed=transcribed,
                 errors=failures,
+                left=run.left,
             )
     return 1 if failures else 0
 
@@ -234,6 +238,7 @@ class _Run:
       output_options: settings of the formats.
       jobs: the recordings.
       failures: how many of them have failed.
+      left: how many were not done, because the disk is full.
     """
 
     options: argparse.Namespace
@@ -242,14 +247,16 @@ class _Run:
     output_options: outputs.OutputOptions
     jobs: Sequence[jobs.Job]
     failures: int = 0
+    left: int = 0
 
     def __post_init__(self) -> None:
         self.progress = Progress(len(self.jobs), self.options.quiet)
+        self.waiting = iter(self.jobs)
         # Those on their way through the model, by the order in which they were opened.
         self.open: dict[int, tuple[jobs.Job, reading.AudioSource]] = {}
 
-    def run(self) -> int:
-        """Transcribes all jobs; returns how many failed."""
+    def run(self) -> None:
+        """Transcribes the jobs, all unless the disk is full."""
         if self.options.device is not None:
             from mt3 import decoding
 
@@ -258,7 +265,7 @@ class _Run:
         # Without a recording that can be read, the model need not be loaded.
         first = next(sources, None)
         if first is None:
-            return self.failures
+            return
         from mt3 import inference
 
         model = inference.InferenceModel(
@@ -275,13 +282,18 @@ class _Run:
                     self._stream(item)
                 else:
                     progress.finish(item.file)
-                    self._settle(item, *self.open.pop(item.file))
-        return self.failures
+                    job, source = self.open.pop(item.file)
+                    try:
+                        self._settle(item, job, source)
+                    except DiskFullError as error:
+                        self._fail(error, job)
+                        self.left = len(self.open) + sum(1 for _ in self.waiting)
+                        return
 
     def _sources(self) -> Iterator[reading.AudioSource]:
         """Opens one recording after the other; names those that can't be opened."""
         options, number = self.options, 0
-        for job in self.jobs:
+        for job in self.waiting:
             piped = job.source == jobs.STANDARD_INPUT
             try:
                 source = reading.open_audio(
@@ -341,7 +353,7 @@ class _Run:
                 written.append(
                     outputs.write_file(result.transcription, path, name, output_options)
                 )
-        except StreamError:
+        except (StreamError, DiskFullError):
             raise  # The other results would not get through either.
         except MT3Error as error:
             self._fail(error, job)

@@ -1,5 +1,7 @@
 """The command line as a user meets it."""
 
+import errno
+import functools
 import json
 import os
 import pathlib
@@ -13,8 +15,9 @@ import pretty_midi
 import pytest
 import soundfile
 
-from mt3 import cli, options
+from mt3 import cli, options, outputs
 from mt3.errors import ConfigError
+from mt3.outputs import midi as midi_output
 
 
 @pytest.fixture
@@ -126,6 +129,32 @@ def test_formats_and_resume(tiny_weights, noise, tmp_path, capsys):
     again = [tmp_path / "a.wav", "-o", out, "--overwrite", "-q"]
     assert transcribe(*again, weights=tiny_weights) == 0
     assert (out / "a.mid").stat().st_mtime_ns > stamps[out / "a.mid"]
+
+
+def test_a_full_disk_ends_the_run(tiny_weights, noise, tmp_path, monkeypatch, capsys):
+    for index in range(5):
+        soundfile.write(tmp_path / f"{index}.wav", noise, 16000)
+    (tmp_path / "0.wav").write_text("no sound")
+    out = tmp_path / "out"
+    run = functools.partial(transcribe, tmp_path, "-o", out, weights=tiny_weights)
+    write = outputs.write_stream
+
+    def full(result, *arguments):
+        if list(out.glob("*.mid")):
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        return write(result, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "write_stream", full)
+        assert run() == 1
+    messages = capsys.readouterr().err
+    assert messages.count(f"{os.strerror(errno.EDQUOT)}; make room and run") == 1
+    assert "1 transcribed; 2 errors, which stand above; 2 not done\n" in messages
+    assert len(list(out.iterdir())) == 1
+    (tmp_path / "0.wav").unlink()
+    assert run() == 0
+    assert "1 of 4 done already" in capsys.readouterr().err
+    assert len(list(out.iterdir())) == 4
 
 
 FILES = 4
@@ -265,6 +294,17 @@ def test_synthesize(tmp_path, capsys):
     assert cli.main(["synthesize", *arguments]) == 0
     assert sorted(os.listdir(tmp_path)) == ["random_00000.mid", "random_00000.wav"]
     assert "1 written" in capsys.readouterr().out
+
+
+def test_a_full_disk_ends_rendering(tmp_path, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(midi_output, "write_midi", full)
+    arguments = ["--random", "3", "--seconds", "1", "-o", str(tmp_path)]
+    assert cli.main(["synthesize", *arguments]) == 1
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("make room and run")) == ("", 1)
 
 
 def test_any_name_of_a_recording(tiny_weights, noise, tmp_path, capsys, caplog):

@@ -11,7 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from mt3 import files
-from mt3.errors import ConfigError, DataError, MT3Error, OutputError, check_number
+from mt3.errors import (
+    ConfigError,
+    DataError,
+    DiskFullError,
+    MT3Error,
+    OutputError,
+    check_number,
+)
 from mt3.midi import note_arrays, reader
 from mt3.note_sequences import Note
 from mt3.synthesis import corpus, orchestration, random_notes, recipes, soundfont
@@ -80,7 +87,7 @@ def synthesize(
         `hours`, or random pieces with `hours`.
       DataError: if soundfonts, or inputs of a corpus, are missing, or no synthesizer
         is installed.
-      OutputError: if the folder cannot be written to.
+      OutputError: if the folder cannot be written to, or the disk is full.
     """
     check_number("random", random, 0, 1_000_000, whole=True)
     check_number("sample rate", sample_rate, 8000, 192_000, whole=True)
@@ -140,6 +147,8 @@ def synthesize(
         font = fonts[place % len(fonts)]
         try:
             _render_file(rng, path, target, font, seconds, reorchestrate, say)
+        except DiskFullError:
+            raise  # The others would find no room either.
         except MT3Error as error:
             failed(str(error))
             continue

@@ -90,7 +90,8 @@ def _full_transcribe(place: Place) -> Row:
     with disk(place, "results_full", _size(reference) // 2) as small:
         command = killed.transcribe_command(weights, recordings, small.folder)
         work = killed.Results(command, small.folder, wanted)
-        ended = driver.run(command, place.folder).needs(1, _FULL, str(small.folder))
+        ended = driver.run(command, place.folder).needs(1, _FULL, " not done")
+        check(ended.output.count(_FULL) == 1, f"goes on:\n{ended.output}")
         work.check_killed(ended)
         check(0 < work.progress() < len(wanted), f"{work.progress()} results")
         small.remount("size=1g")
@@ -98,8 +99,9 @@ def _full_transcribe(place: Place) -> Row:
     return Row(
         "full disk, `mt3 transcribe` of a folder",
         "1",
-        "exit code 1, each file that found no room is named, with what to do; the "
-        "others are whole; with room, the next run makes the missing ones",
+        "exit code 1, the first file that finds no room is named, with what to do, and "
+        "ends the run; those before it are whole; with room, the next run makes the "
+        "missing ones",
     )
 
 

@@ -425,13 +425,16 @@ def test_too_many_requests_at_once(server):
         assert [list(stream)[-1][0] for stream in streams] == ["done", "done"]
 
 
-def test_streams_end_with_the_server():
+def test_streams_end_with_the_server(capsys):
     model = SlowModel()
     model.may_go.clear()
     with running(model) as server, server.client() as client:
         job = client.post("/jobs", files=form()).json()["id"]
         stream = events(client, job)
         next(stream)
+        for _ in range(3):
+            waiting = client.post("/jobs", files=form()).json()["id"]
+        client.delete(f"/jobs/{waiting}")
         folder = server.queue.folder
         server.server.should_exit = True
         # Though the model is still in the midst of a segment.
@@ -439,6 +442,8 @@ def test_streams_end_with_the_server():
         model.may_go.set()
     assert not folder.exists()
     assert server.application.state.ended
+    lost = "warning: the server ends; jobs that are lost: 1 running, 2 waiting\n"
+    assert capsys.readouterr().err == f"mt3: {lost}"
 
 
 def test_the_description_is_complete(client):

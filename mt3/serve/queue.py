@@ -318,13 +318,21 @@ class JobQueue:
                     notes -= job.num_notes
                     left_of[job.client] -= 1
 
-    def stop(self) -> None:
-        """Cancels all jobs; those who watch them are told. Returns at once."""
+    def stop(self) -> collections.Counter[str]:
+        """Cancels all jobs; those who watch them are told. Returns at once.
+
+        Returns:
+          How many were `RUNNING` and `QUEUED`.
+        """
         with self._wake:
             self._closed = True
+            lost = collections.Counter(
+                job.state for job in self._jobs.values() if not job.is_over
+            )
             for job in list(self._jobs.values()):
                 self.remove(job)
             self._wake.notify_all()
+        return lost
 
     def close(self, seconds: float = 5.0) -> bool:
         """Deletes everything, and ends the thread after the segment at hand.

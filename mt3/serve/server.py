@@ -22,8 +22,10 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mt3.errors import StreamError
 from mt3.serve import security
-from mt3.terminal import logs_json
+from mt3.serve.queue import QUEUED, RUNNING
+from mt3.terminal import logs_json, warn
 
 # Seconds in which a request must have come on a connection.
 REQUEST_SECONDS = 10.0
@@ -131,7 +133,17 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
         """Ends jobs, and what waits for them."""
         # Streams of events end with their jobs.
-        self.config.app.state.queue.stop()
+        lost = self.config.app.state.queue.stop()
+        if lost:
+            running, waiting = lost[RUNNING], lost[QUEUED]
+            with contextlib.suppress(StreamError):
+                warn(
+                    f"the server ends; jobs that are lost: {running} running, "
+                    f"{waiting} waiting",
+                    stage="serve",
+                    running=running,
+                    waiting=waiting,
+                )
         # Requests that are cut off are no faults.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         await super().shutdown(sockets)

@@ -79,6 +79,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     _add_doctor(commands)
     _add_synthesize(commands)
     _add_serve(commands)
+    for command in commands.choices.values():
+        command.add_argument("--log-json", action=terminal.LogJson)
     commands.add_parser(
         "prepare",
         add_help=False,
@@ -200,7 +202,6 @@ def _add_transcribe(commands) -> None:
     )
     add("--overwrite", action="store_true", help="make results of mt3 again")
     add("-q", "--quiet", action="store_true", help="no progress, only errors")
-    add("--log-json", action=terminal.LogJson)
 
 
 def _add_num_heads(parser) -> None:
@@ -590,7 +591,6 @@ def _add_synthesize(commands) -> None:
     add("--sample-rate", type=int, default=16000, help="Hz (default: 16000)")
     add("--workers", type=int, default=1, help="processes that render a corpus")
     add("--overwrite", action="store_true", help="make existing results again")
-    add("--log-json", action=terminal.LogJson)
 
 
 def _synthesize(options: argparse.Namespace) -> int:
@@ -660,7 +660,6 @@ def _add_serve(commands) -> None:
         metavar="N",
         help="longest recording that is transcribed (default: 240)",
     )
-    add("--log-json", action=terminal.LogJson)
 
 
 def _serve(options: argparse.Namespace) -> int:

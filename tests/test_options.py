@@ -447,6 +447,7 @@ SCORE = {
     "--compare": [None, "one.mid", "more"],
     "--json": [None, True],
     "--main": [None, True],
+    "--log-json": [None, True],
     "--metrics": [None, "Onset F1", "*f1*,drum*"],
     "--convention": [None, "mt3", "mr-mt3", "yourmt3"],
     "--start": [None, "0:00.1"],

@@ -85,13 +85,18 @@ def near_misses(name: str, known: Iterable[str]) -> str:
     Returns:
       A clause to append to an error message, beginning with a space.
     """
+    known = set(known)
+    names = ", ".join(sorted(known)) or "none"
+    return did_you_mean(name, known) or f" Known: {names}."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """As `near_misses`, but returns "" where no known name is like it."""
     known = sorted(known, key=lambda entry: (len(entry), entry))
     # "xml" rather means "musicxml" than "mxl", and "smal" first of all "small".
     close = [entry for entry in known if len(name) > 2 and name in entry][:3]
     close = close or difflib.get_close_matches(name, known, n=3)
-    if close:
-        return f" Did you mean {', '.join(close)}?"
-    return f" Known: {', '.join(sorted(known)) or 'none'}."
+    return f" Did you mean {', '.join(close)}?" if close else ""
 
 
 def check_number(

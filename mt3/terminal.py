@@ -32,10 +32,10 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, TextIO
 
-from mt3.errors import MT3Error, StreamError, near_misses
+from mt3.errors import MT3Error, StreamError, did_you_mean
 
 # All but line feed and tab.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -456,11 +456,12 @@ class ArgumentParser(argparse.ArgumentParser):
         """Prints the message and ends the program with the exit code 2."""
         choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
         unknown = re.match(r"unrecognized arguments: (?:.* )?(--?[^\s=]+)", message)
+        hint = ""
         if choice:
-            message += _meant(choice[1], re.findall(r"[^\s,']+", choice[2]))
+            hint = did_you_mean(choice[1], re.findall(r"[^\s,']+", choice[2]))
         elif unknown:
-            message += _meant(unknown[1], self._known_options())
-        fail(message, program=self.prog)
+            hint = did_you_mean(unknown[1], self._known_options())
+        fail(f"{message}.{hint}" if hint else message, program=self.prog)
         say(f"{self.prog} --help tells what is expected")
         raise SystemExit(2)
 
@@ -472,12 +473,6 @@ class ArgumentParser(argparse.ArgumentParser):
                 for command in action.choices.values():
                     known |= command._option_string_actions.keys()
         return known
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    """Returns "Did you mean ...?" for a name that resembles a known one, else ""."""
-    hint = near_misses(name, known)
-    return "." + hint if hint.startswith(" Did") else ""
 
 
 class Progress:

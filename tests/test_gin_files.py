@@ -306,6 +306,20 @@ def test_mistakes_are_named(bound, files, bindings, message):
         bound(files, *bindings)
 
 
+def test_macros_that_nothing_uses_are_warned_of(bound, tmp_path, caplog):
+    path = tmp_path / "own.gin"
+    lines = ["TRAIN_STEP = 100", "Q = [1]", "OWN = 3", "EVAL_OUTPUT_DIR = 'e'"]
+    path.write_text("\n".join([*lines, "train/utils.DatasetConfig.batch_size = %OWN"]))
+    got = bound((*MT3, "train.gin", path))
+    assert got["total_steps"] == 1_000_000
+    assert got["train_dataset_cfg"].batch_size == 3
+    unused = [text for text in caplog.messages if "no file uses" in text]
+    assert unused == [
+        "gin: no file uses Q, which one sets.",
+        "gin: no file uses TRAIN_STEP, which one sets. Did you mean TRAIN_STEPS?",
+    ]
+
+
 def test_split_that_a_data_set_lacks_is_named(bound):
     with pytest.raises(ConfigError, match="no task 'guitarset_notes_ties_vb1_test'"):
         bound((*MT3, "eval.gin"), "TASK_PREFIX='guitarset_notes_ties'", mode="eval")

@@ -14,7 +14,7 @@ import numpy as np
 
 from mt3.checkpoints.storage import problem_list
 from mt3.configs import ModelConfig
-from mt3.errors import CheckpointError, ConfigError, near_misses
+from mt3.errors import CheckpointError, ConfigError, did_you_mean
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -173,8 +173,7 @@ def check_parameters(
         if name in expected:
             kind, text = _value_problem(np.asarray(value), expected[name])
         else:
-            hint = near_misses(name, expected.keys() - flat.keys())
-            hint = hint if hint.startswith(" Did") else ""
+            hint = did_you_mean(name, expected.keys() - flat.keys())
             kind, text = "unexpected", f"{np.shape(value)}.{hint}"
         if kind:
             problems.setdefault(kind, []).append(f"{kind}: {name} {text}")

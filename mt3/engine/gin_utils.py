@@ -19,7 +19,7 @@ from typing import Any
 import gin
 import mt3
 from mt3 import files
-from mt3.errors import ConfigError, near_misses
+from mt3.errors import ConfigError, did_you_mean, near_misses
 
 _LOG = logging.getLogger("mt3")
 
@@ -136,16 +136,32 @@ def _places_unlogged() -> Iterator[None]:
 
 
 def _check_macros(gin_bindings: Sequence[str]) -> None:
-    """Refuses values for macros that nothing refers to: misspelt, most likely."""
+    """Refuses values for macros that nothing refers to: misspelt, most likely.
+
+    Those that files set may be for other runs: they are warned of. The files of `mt3`,
+    and values for their macros, fit several modes.
+    """
     files = gin.config_str()
-    known = set(re.findall(r"^(\w+) =", files, re.MULTILINE))
-    known |= set(re.findall(r"%(\w+)", "\n".join([files, *gin_bindings])))
+    defined = set(re.findall(r"^(\w+) =", files, re.MULTILINE))
+    used = set(re.findall(r"%(\w+)", "\n".join([files, *gin_bindings])))
+    known = defined | used
     for binding in gin_bindings:
         name = binding.partition("=")[0].strip()
         if re.fullmatch(r"\w+", name) and name not in known:
             raise ConfigError(
                 f"gin: {binding}: no file uses {name}.{near_misses(name, known)}"
             )
+    for name in sorted(defined - used):
+        if not any(re.search(rf"\b{name}\b", text) for text in _own_files()):
+            hint = did_you_mean(name, known - {name})
+            _LOG.warning("gin: no file uses %s, which one sets.%s", name, hint)
+
+
+@functools.cache
+def _own_files() -> list[str]:
+    """Returns the text of the gin files of `mt3`."""
+    paths = [path for folder in search_paths()[:1] for path in folder.rglob("*.gin")]
+    return [path.read_text("utf-8") for path in paths]
 
 
 # What gin raises for a mistake in a file or binding.

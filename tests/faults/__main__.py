@@ -40,8 +40,9 @@ def main() -> int:
     print(*lines, sep="\n", flush=True)
     failed = False
     for name in names:
-        folder = output / name
+        folder, said = output / name, output / f"{name}.txt"
         shutil.rmtree(folder, ignore_errors=True)
+        said.unlink(missing_ok=True)
         folder.mkdir()
         seed = [options.seed, list(SCENARIOS).index(name)]
         begin = time.monotonic()
@@ -53,9 +54,9 @@ def main() -> int:
             failed = True
             expected = isinstance(error, driver.Failed)
             text = str(error) if expected else traceback.format_exc()
-            (output / f"{name}.txt").write_text(f"{text}\n")
+            said.write_text(f"{text}\n")
             first = str(error).split("\n")[0]
-            rows = [driver.Row(name, "", f"**failed**: {first}; see {name}.txt")]
+            rows = [driver.Row(name, "", f"**failed**: {first}; see {said.name}")]
         else:
             shutil.rmtree(folder)
         lines += [f"| {row.fault} | {row.times} | {row.result} |" for row in rows]

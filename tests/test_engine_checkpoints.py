@@ -221,6 +221,18 @@ def test_a_changed_data_position_is_found(tmp_path, use_orbax):
 
 
 @FORMS
+def test_a_folder_named_with_two_dots_is_read_again(tmp_path, use_orbax):
+    (tmp_path / "here").mkdir()
+    folder = tmp_path / "here" / ".." / "run"
+    write(folder, make_state(), use_orbax=use_orbax)
+    restored, _ = restore_latest(folder, make_state(step=0))
+    assert_equal(restored, make_state())
+    assert [path.name for path in (tmp_path / "run").glob("*checkpoint_3")] == [
+        "checkpoint_3"
+    ]
+
+
+@FORMS
 def test_unfinished_checkpoint_does_not_count(tmp_path, use_orbax):
     write(tmp_path, make_state(step=1), use_orbax=use_orbax)
     (tmp_path / "checkpoint_2.orbax-checkpoint-tmp" / "state").mkdir(parents=True)

@@ -72,6 +72,11 @@ def _context():
     return ts.Context(_CONTEXT)
 
 
+def _local_store(path: str | Path) -> dict[str, str]:
+    # TensorStore refuses paths with `..` in them.
+    return {"driver": "file", "path": os.path.realpath(path) + "/"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Folder:
     """A folder that can be local or in a bucket.
@@ -122,7 +127,7 @@ class Folder:
         """The folder as a TensorStore key-value store specification."""
         if self.remote:
             return self.path + "/"
-        return {"driver": "file", "path": str(Path(self.path).absolute()) + "/"}
+        return _local_store(self.path)
 
     def read(self, name: str) -> bytes | None:
         """Returns the bytes of a file in the folder, None if there is no such file.
@@ -360,7 +365,7 @@ def write_array(folder: Path, name: str, array: np.ndarray) -> Any:
     spec = {
         "driver": "zarr",
         "dtype": array.dtype.name,
-        "kvstore": {"driver": "file", "path": f"{folder.absolute()}/{name}/"},
+        "kvstore": _local_store(folder / name),
         "metadata": array_metadata(array),
     }
     return ts.open(spec, create=True, open=False).result().write(array)

@@ -361,7 +361,7 @@ class InferenceModel:
     def opened(
         self,
         audio: Audio,
-        sample_rate: int = 0,
+        sample_rate: int | None = None,
         start: float = 0.0,
         end: float | None = None,
     ) -> reading.AudioSource:
@@ -369,7 +369,7 @@ class InferenceModel:
 
         Args:
           audio: path, bytes, open file, source or samples.
-          sample_rate: of samples, Hz; 0 for the model's.
+          sample_rate: of samples, Hz; None for the model's.
           start: where the part begins, seconds.
           end: where it ends, seconds; None for the recording's end.
 
@@ -377,8 +377,9 @@ class InferenceModel:
           AudioError: it cannot be read, or ends before the part begins.
         """
         if isinstance(audio, np.ndarray):
-            rate = sample_rate or self.config.spectrogram.sample_rate
-            audio = reading.from_samples(audio, rate)
+            if sample_rate is None:
+                sample_rate = self.config.spectrogram.sample_rate
+            audio = reading.from_samples(audio, sample_rate)
         elif not isinstance(audio, reading.AudioSource):
             audio = reading.open_audio(
                 audio, allow_truncated=self.options.allow_truncated
@@ -507,9 +508,9 @@ class Feed:
                 recording.source = _source_name(recording.audio)
                 _LOG.info(
                     "%s: begins",
-                    terminal.printable(recording.source),
+                    terminal.printable(recording.audio.name),
                     extra={
-                        "file": recording.source,
+                        "file": recording.audio.name,
                         "stage": "begin",
                         "seconds": recording.audio.duration,
                     },
@@ -588,12 +589,12 @@ class Feed:
         elapsed = time.monotonic() - recording.started
         _LOG.info(
             "%s: %d notes in %.1f s of audio, after %.1f s",
-            terminal.printable(recording.source),
+            terminal.printable(recording.audio.name),
             len(notes),
             duration,
             elapsed,
             extra={
-                "file": recording.source,
+                "file": recording.audio.name,
                 "stage": "transcribe",
                 "notes": len(notes),
                 "seconds": round(duration, 3),

@@ -360,7 +360,7 @@ class _Run:
             return
         for file in written:
             for warning in file.warnings:
-                terminal.warn(f"{file.path}: {warning}", file=str(file.path))
+                terminal.warn(f"{file.path}: {warning}", file=job.name)
         if self.decoding.beats != NO_BEATS and not result.transcription.beats:
             self.progress.say(
                 f"{job.name}: no beats found; bars have {output_options.tempo:g} "

@@ -309,7 +309,8 @@ class TestInputs:
         np.testing.assert_allclose(read, np.arange(2000, 4000) / 8000, atol=1e-6)
 
     @pytest.mark.parametrize(
-        ("start", "end"), [(-1, 2), (1, 1), (2, 1), (math.nan, 2), (0, math.nan)]
+        ("start", "end"),
+        [(-1, 2), (1, 1), (2, 1), (math.nan, 2), (0, math.nan), ("0:01", 2), (0, "2")],
     )
     def test_bad_parts(self, start, end):
         source = reading.from_samples(np.zeros(8000), 8000)

@@ -204,6 +204,12 @@ def test_sample_rates_of_arrays(model, audio):
     assert model(stereo) == model(audio)
 
 
+@pytest.mark.parametrize("rate", [0, -1, "16000"])
+def test_wrong_sample_rates_are_named(model, audio, rate):
+    with pytest.raises(AudioError, match=f"sample rate of {rate!r}"):
+        model(audio, sample_rate=rate)
+
+
 @pytest.mark.parametrize("padding", configs.PADDINGS)
 def test_the_last_segment_is_padded_as_the_model_knows_it(padding):
     config = dataclasses.replace(CONFIG, padding=padding)

@@ -78,6 +78,16 @@ def logged(body) -> list[dict]:
         stream, sys.stderr = sys.stderr, stream
 
 
+def test_all_lines_of_a_recording_name_it_alike(folder, capfd):
+    (folder / "songs").mkdir()
+    (folder / "noise.wav").rename(folder / "songs" / "noise.wav")
+    command = ["transcribe", "songs/noise.wav", "--model", "tiny.safetensors"]
+    assert cli.main([*command, "--decode", "greedy", "-o", "out", "--log-json"]) == 0
+    lines = [line for line in records(capfd.readouterr().err) if "file" in line]
+    assert {line.get("stage") for line in lines} >= {"begin", "transcribe", "write"}
+    assert {line["file"] for line in lines} == {"songs/noise.wav"}
+
+
 def test_a_run_is_told_in_json(folder, capfd):
     command = ["transcribe", "noise.wav", "text.wav", "--model", "tiny.safetensors"]
     command += ["--format", "jsonl", "--decode", "greedy"]

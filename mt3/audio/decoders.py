@@ -107,8 +107,11 @@ class ArrayDecoder:
             raise AudioError(
                 f"{name}: reading samples: found none, expected at least 1"
             )
-        # `not (...)`, since a rate that is not a number is wrong too.
-        if not (0 < sample_rate < 2**31 and sample_rate == int(sample_rate)):
+        try:
+            is_rate = 0 < sample_rate < 2**31 and sample_rate == int(sample_rate)
+        except TypeError:  # A text, for instance.
+            is_rate = False
+        if not is_rate:
             raise AudioError(
                 f"{name}: reading samples: found a sample rate of {sample_rate!r}, "
                 "expected a positive whole number of Hz"

@@ -121,10 +121,15 @@ class AudioSource:
           AudioError: times that are not 0 <= start < end, or a start past the end;
             where the header does not say how long the audio is, `blocks` raises it.
         """
-        if not (0 <= start < math.inf and (end is None or start < end)):
+        try:
+            is_part = 0 <= start < math.inf and (end is None or start < end)
+        except TypeError:  # A text, for instance.
+            is_part = False
+        if not is_part:
+            until = "the end" if end is None else repr(end)
             raise AudioError(
-                f"{self.name}: reading audio: found a part from {start} to {end} s, "
-                "expected 0 <= start < end"
+                f"{self.name}: reading audio: found a part from {start!r} to {until}, "
+                "expected seconds, with 0 <= start < end"
             )
         first = self._start + round(start * self.sample_rate)
         last = self._end
@@ -259,7 +264,8 @@ def open_audio(
     if not hasattr(source, "read"):
         raise AudioError(
             f"reading audio: found {type(source).__name__}, expected a path, bytes or "
-            "a binary file object"
+            "a binary file object (samples: a NumPy array, for InferenceModel or "
+            "from_samples)"
         )
     if name is None:
         name = getattr(source, "name", None)

@@ -170,7 +170,30 @@ def test_names_are_put_back():
             "nothing",
         ),
         (["--gin_file=gin/synthetic_tiny.gin", "--gin.BATCH_SIZE=("], "BATCH_SIZE"),
-        (["--gin_file=gin/synthetic_tiny.gin"], "MODEL_DIR"),
+        (["--gin_file=gin/synthetic_tiny.gin"], "MODEL_DIR has no value"),
+        *(
+            (
+                ["--gin_file=gin/synthetic_tiny.gin", f"--gin.MODEL_DIR={value}"],
+                f"""MODEL_DIR = {value}: the value cannot be read; expected Python. A """
+                f"""text has quotes inside the quotes of the shell: --gin.MODEL_DIR="'""",
+            )
+            for value in ("runs/x", "/runs", "../x", "'x", "[1,", "1.2.3", "C:/x")
+        ),
+        (
+            ["--gin_file=gin/synthetic_tiny.gin", "--gin.MODEL_DIR=True"],
+            "the folder is True; expected a text",
+        ),
+        *(
+            (
+                [
+                    "--gin_file=gin/synthetic_tiny.gin",
+                    "--gin.MODEL_DIR='runs'",
+                    f"--gin.train.{name}='x'",
+                ],
+                f"train.{name} is 'x'; expected a",
+            )
+            for name in ("total_steps", "eval_period", "max_minutes")
+        ),
         (
             ["--gin_file=gin/synthetic_tiny.gin", "--gin.BATCHSIZE=3"],
             "no file uses BATCHSIZE. Did you mean BATCH_SIZE",

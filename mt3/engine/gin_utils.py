@@ -102,17 +102,38 @@ def parse_gin_flags(
                 finalize_config=False,
             )
         _check_macros(gin_bindings)
-        gin.parse_config(list(gin_bindings), skip_unknown=skip_unknown)
+        for binding in gin_bindings:
+            _parse_binding(binding, skip_unknown)
         if finalize_config:
             gin.finalize()
     except tokenize.TokenError as error:
         raise ConfigError(
-            f"gin: {error.args[0]} in one of {[*map(str, paths), *gin_bindings]}"
+            f"gin: {error.args[0]} in one of {[*map(str, paths)]}"
         ) from error
     except ConfigError:
         raise
     except _GIN_ERRORS as error:
         raise ConfigError(f"gin: {_first_lines(error)}") from error
+
+
+def _parse_binding(binding: str, skip_unknown: bool | Sequence[str]) -> None:
+    """Parses a binding of the command line, where quotes are easily forgotten.
+
+    Raises:
+      ConfigError: its value is no Python.
+    """
+    try:
+        gin.parse_config([binding], skip_unknown=skip_unknown)
+    except (SyntaxError, tokenize.TokenError, ValueError) as error:
+        is_unknown_name = type(error) is ValueError and "malformed" not in str(error)
+        if is_unknown_name:
+            raise
+        name, _, value = (part.strip() for part in binding.partition("="))
+        text = value.strip("'\"")
+        raise ConfigError(
+            f"gin: {name} = {value}: the value cannot be read; expected Python. A text "
+            f"has quotes inside the quotes of the shell: --gin.{name}=\"'{text}'\""
+        ) from error
 
 
 # Gin appends a folder again each time, and looks there again.
@@ -178,6 +199,10 @@ _GIN_ERRORS = (
 
 
 def _first_lines(error: Exception) -> str:
+    missing = re.match(r"(\w+)/macro\.value set to `%gin\.REQUIRED`", str(error))
+    if missing:
+        name = missing[1]
+        return f"{name} has no value; expected one, e.g. --gin.{name}=\"'a text'\""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines) or type(error).__name__
 

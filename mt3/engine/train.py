@@ -99,7 +99,7 @@ from mt3.engine.partitioning import PjitPartitioner, logical_axis_names
 from mt3.engine.run_loop import Periods, RunLoop, stop_request
 from mt3.engine.train_state import TrainState, shapes_of
 from mt3.engine.trainer import Trainer
-from mt3.errors import ConfigError
+from mt3.errors import ConfigError, check_number
 
 _LOG = logging.getLogger("mt3")
 
@@ -141,6 +141,19 @@ def train(
     """
     del use_hardware_rng, train_state_initializer_cls, gc_period
     _check_settings(actions, checkpoint_cfg.restore)
+    counts = {
+        "total_steps": total_steps,
+        "eval_steps": eval_steps,
+        "eval_period": eval_period,
+        "relative_steps": relative_steps,
+        "stats_period": stats_period,
+        "prefetch": prefetch,
+    }
+    for name, value in counts.items():
+        if value is not None:
+            check_number(f"train.{name}", value, 0, whole=True)
+    if max_minutes is not None:
+        check_number("train.max_minutes", max_minutes, 0)
     if _compares_vocabularies(verify_matching_vocabs_fn, get_dataset_fn):
         for cfg in filter(None, (train_dataset_cfg, train_eval_dataset_cfg)):
             verify_matching_vocabs_fn(cfg, model)

@@ -351,8 +351,11 @@ def output_folder(path: str | Path, stage: str) -> Iterator[Path]:
       The folder.
 
     Raises:
+      ConfigError: the path is no path.
       OutputError: the operating system refuses, now or within the block.
     """
+    if not isinstance(path, (str, Path)):
+        raise ConfigError(f"{stage}: the folder is {path!r}; expected a text")
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)

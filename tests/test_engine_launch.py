@@ -174,8 +174,9 @@ def test_names_are_put_back():
         *(
             (
                 ["--gin_file=gin/synthetic_tiny.gin", f"--gin.MODEL_DIR={value}"],
-                f"""MODEL_DIR = {value}: the value cannot be read; expected Python. A """
-                f"""text has quotes inside the quotes of the shell: --gin.MODEL_DIR="'""",
+                f"MODEL_DIR = {value}: the value cannot be read; expected Python. A "
+                "text has quotes inside the quotes of the shell: "
+                """--gin.MODEL_DIR="'""",
             )
             for value in ("runs/x", "/runs", "../x", "'x", "[1,", "1.2.3", "C:/x")
         ),

@@ -11,6 +11,7 @@ import codecs
 import dataclasses
 import os
 import pathlib
+import re
 import stat
 import struct
 from typing import BinaryIO
@@ -27,6 +28,9 @@ _TO_THE_END = b"\xff\xff\xff\xff"
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 # Bytes after the sound that are no chunk: fewer are tags or padding, more are sound.
 _LEAST_REST = 1 << 16
+# Sizes of packets (CAF): seven bits a byte, all but the last byte with the eighth set.
+_PACKET_SIZES = re.compile(rb"(?:[\x80-\xff]{0,4}[\x00-\x7f])*", re.DOTALL)
+_CAF_CHUNK = struct.Struct(">4sq")
 _CONTROL_BYTES = frozenset(range(32)) - frozenset(b"\t\n\r\f\x1b")
 
 
@@ -143,10 +147,25 @@ def find_sound_chunk(path: pathlib.Path, start: int = 0) -> SoundChunk | None:
             sound, size = struct.unpack(">4xII" if kind == b".snd" else "<4xII", head)
             return _of_known_size(sound + start, size, length, 8 + start)
         if kind == b"caff":
-            return _in_wide_chunks(file, length, 8, struct.Struct(">4sq"), b"data")
+            return _in_wide_chunks(file, length, 8, _CAF_CHUNK, b"data")
         if kind == b"riff":
             return _in_wide_chunks(file, length, 40, struct.Struct("<16sq"), _W64_DATA)
     return None
+
+
+def has_damaged_packet_table(path: pathlib.Path) -> bool:
+    """Whether the packet table of a CAF file (ALAC) has sizes that do not end.
+
+    libsndfile reads past those, and prints of them among a program's results.
+    """
+    with path.open("rb") as file:
+        length = path.stat().st_size
+        table = _in_wide_chunks(file, length, 8, _CAF_CHUNK, b"pakt")
+        if table is None or table.promised is None:
+            return False
+        file.seek(table.start + 24)
+        sizes = file.read(max(min(table.promised, table.present) - 24, 0))
+    return not _PACKET_SIZES.fullmatch(sizes)
 
 
 def _in_chunks(

@@ -35,6 +35,8 @@ def open_decoder(
         raise _error(
             name, "found a MIDI sample dump (SDS)", f"expected {formats.SUPPORTED}"
         )
+    if head[:4] == b"caff" and headers.has_damaged_packet_table(path):
+        raise _error(name, "found a damaged packet table", "expected a whole CAF file")
     chunk = headers.find_sound_chunk(path)
     import soundfile
 

@@ -58,6 +58,14 @@ def melody(seconds: float = SECONDS, rate: int = RATE, channels: int = 1) -> np.
     return tone if channels == 1 else np.stack([tone] * channels, axis=1)
 
 
+def _alac_table_end(last: bytes) -> bytes:
+    """A CAF file with ALAC whose table of packet sizes ends with these bytes."""
+    data = encoded("CAF", "ALAC_16")
+    table = data.index(b"pakt")
+    end = table + 12 + int.from_bytes(data[table + 4 : table + 12], "big")
+    return data[: end - len(last)] + last + data[end:]
+
+
 @functools.cache
 def encoded(
     container: str,
@@ -393,6 +401,7 @@ _REFUSED = (
     Case("notes.wav", lambda: b"MThd\0\0\0\6\0\1\0\1", None, "a MIDI file"),
     Case("page.html.ogg", lambda: b"<html>", None, "a web page"),
     Case("sampler.sds", lambda: encoded("SDS"), None, "a MIDI sample dump"),
+    Case("packets.caf", lambda: _alac_table_end(b"\xff\xff"), None, "packet table"),
     Case("nothing.wav", lambda: _wav(seconds=0.0), None, "0 samples"),
     Case(
         "fast.wav", lambda: with_field(_wav(), 24, "<I", 2**30), None, "1073741824 Hz"

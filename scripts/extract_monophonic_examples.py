@@ -7,6 +7,8 @@ docs/monophonic.md how well it works. The records are those of the tasks
 `monophonic_notes_ties_...`, which `gin/ismir2022/pretrain.gin` trains on.
 """
 
+# check: needs recordings
+
 from __future__ import annotations
 
 import sys

@@ -6,6 +6,8 @@ reads them from what is installed: each package that setup.py names, and what th
 require in turn. A package that is not installed is named on standard error.
 """
 
+# check: needs every extra
+
 from __future__ import annotations
 
 import ast

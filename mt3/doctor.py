@@ -157,7 +157,7 @@ def _installed(extra: str) -> tuple[list[str], list[str]]:
         requirements = []
     for requirement in requirements:
         marker = re.search(r"""extra == ["']([\w-]+)["']""", requirement)
-        if (marker[1] if marker else "") != extra:
+        if (marker[1] if marker else "") != extra or not _is_for_this(requirement):
             continue
         name = re.match(r"[\w.-]+", requirement)[0]
         try:
@@ -170,6 +170,12 @@ def _installed(extra: str) -> tuple[list[str], list[str]]:
             problems.append(f"{name} is {found}, expected {floor[1]} or newer")
         versions.append(f"{name} {found}")
     return versions, problems
+
+
+def _is_for_this(requirement: str) -> bool:
+    """Whether a requirement holds for this version of Python."""
+    lowest = re.search(r"""python_version >= ["']([\d.]+)["']""", requirement)
+    return not lowest or _numbers(platform.python_version()) >= _numbers(lowest[1])
 
 
 def _numbers(version: str) -> list[int]:
@@ -250,7 +256,7 @@ def _extras() -> Check:
 
 def _terminal() -> Check:
     names = [
-        f"locale {'.'.join(filter(None, locale.getlocale())) or 'C'}",
+        f"locale {locale.setlocale(locale.LC_CTYPE)}",
         f"file names {sys.getfilesystemencoding()}",
         f"output {getattr(sys.stdout, 'encoding', None)}",
     ]

@@ -82,6 +82,10 @@ def test_damaged_weights_are_broken_and_the_rest_is_told(monkeypatch, capsys):
 
 def test_packages_that_are_too_old_or_missing(no_test, monkeypatch):
     requires = ["numpy>=999.1", "nosuch>=1", 'gone>=2; extra == "score"']
+    requires += [
+        f'{name}>=1; python_version >= "{version}" and extra == "serve"'
+        for name, version in (("present", "3.9"), ("future", "3.99"))
+    ]
     monkeypatch.setattr(metadata, "requires", lambda name: requires)
     found = check("packages")
     assert found.state == doctor.BROKEN
@@ -92,6 +96,7 @@ def test_packages_that_are_too_old_or_missing(no_test, monkeypatch):
     extras = check("extras")
     assert extras.state == doctor.NOTE
     assert "score (sheet music: MusicXML, PDF): gone is not installed" in extras.found
+    assert "mt3 serve): present is not installed\n" in extras.found
     assert "pip install 'mt3-transcription[NAME]'" in extras.hint
     assert doctor._numbers("2.10.0rc1") > doctor._numbers("2.9")
 

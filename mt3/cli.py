@@ -154,7 +154,7 @@ def _add_transcribe(commands) -> None:
         metavar="HOW",
         help="frames (notes from what the encoder hears in each frame, without the "
         "token decoder; fast), or how tokens are chosen: beam1 (as published), greedy, "
-        "beam4, temperature0.8 (default: as the model was measured to be better)",
+        "beam4, temperature0.8 (default: what was measured to be best for the model)",
     )
     add(
         "--sensitivity",
@@ -169,7 +169,7 @@ def _add_transcribe(commands) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="allow only tokens that mean something where they stand "
-        "(default: as the model was measured to be better)",
+        "(default: what was measured to be best for the model)",
     )
     add(
         "--unclosed-ties",
@@ -201,7 +201,7 @@ def _add_transcribe(commands) -> None:
         help="transcribe what is there of a file that was cut",
     )
     add("--overwrite", action="store_true", help="make results of mt3 again")
-    add("-q", "--quiet", action="store_true", help="no progress, only errors")
+    add("-q", "--quiet", action="store_true", help="only warnings and errors")
 
 
 def _add_num_heads(parser) -> None:
@@ -310,8 +310,8 @@ def _add_cleanup(parser) -> None:
     """Adds what can be corrected in the notes of a whole recording."""
     group = parser.add_argument_group(
         "clean-up",
-        "What to correct in the notes of a whole recording (default: what the model "
-        "was measured to be better with; any of these replaces that). Not for -o - "
+        "What to correct in the notes of a whole recording (default: what was "
+        "measured to be best for the model; any of these replaces that). Not for -o - "
         "--format jsonl, which streams.",
     )
     add = group.add_argument

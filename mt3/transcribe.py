@@ -361,20 +361,20 @@ class _Run:
         for file in written:
             for warning in file.warnings:
                 terminal.warn(f"{file.path}: {warning}", file=job.name)
-        if self.decoding.beats != NO_BEATS and not result.transcription.beats:
+        count = len(result.transcription.notes)
+        if count and self.decoding.beats != NO_BEATS and not result.transcription.beats:
             self.progress.say(
-                f"{job.name}: no beats found; bars have {output_options.tempo:g} "
-                "beats a minute, and times in seconds what they are",
+                f"{job.name}: no beats found; bars are counted at "
+                f"{output_options.tempo:g} beats a minute, and notes keep their times",
                 file=job.name,
             )
-        count = len(result.transcription.notes)
         names = ", ".join(str(file.path) for file in written)
         kept = ", ".join(name for name in self.formats if name not in missing)
         if kept:
             names = f"{names}; " if names else ""
             names += f"kept: {kept} (--overwrite makes all again)"
         self.progress.say(
-            f"{job.name}: {count} notes -> {names}",
+            f"{job.name}: {count} {'note' if count == 1 else 'notes'} -> {names}",
             file=job.name,
             stage="write",
             notes=count,

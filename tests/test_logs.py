@@ -86,6 +86,9 @@ def test_all_lines_of_a_recording_name_it_alike(folder, capfd):
     lines = [line for line in records(capfd.readouterr().err) if "file" in line]
     assert {line.get("stage") for line in lines} >= {"begin", "transcribe", "write"}
     assert {line["file"] for line in lines} == {"songs/noise.wav"}
+    (written,) = [line for line in lines if line.get("stage") == "write"]
+    plural = "" if written["notes"] == 1 else "s"
+    assert f": {written['notes']} note{plural} -> " in written["message"]
 
 
 def test_a_run_is_told_in_json(folder, capfd):

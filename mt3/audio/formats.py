@@ -56,9 +56,9 @@ SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
 # What is read without the ffmpeg program, for messages.
 SUPPORTED = ", ".join(each.name for each in FORMATS if not each.needs_ffmpeg)
 FFMPEG_HELP = (
-    f"{', '.join(each.name for each in FORMATS if each.needs_ffmpeg)} need the ffmpeg "
-    "program on the PATH (Debian and Ubuntu: apt install ffmpeg; macOS: brew install "
-    "ffmpeg; Windows: winget install ffmpeg)"
+    "Others, such as M4A, AAC, WMA and videos, need the ffmpeg program on the PATH "
+    "(Debian and Ubuntu: apt install ffmpeg; macOS: brew install ffmpeg; Windows: "
+    "winget install ffmpeg)"
 )
 
 

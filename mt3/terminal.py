@@ -371,21 +371,54 @@ def _interrupts_arrive(received: list[int]) -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Ends this worker process when the process that started it is gone: killed, say.
+    """Ends this worker process with the process that started it, and not before.
 
-    It would else wait for work for ever, or write beside the next run.
+    When that one is killed, a worker would else wait for work for ever, or write beside
+    the next run. Ctrl-C in a terminal reaches both: what it means is for that one to
+    decide, which may still need the worker.
     """
     from multiprocessing import connection, parent_process
 
     parent = parent_process()
     if parent is None:
         return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         connection.wait([parent.sentinel])
         os._exit(FAILED)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def worker_processes(
+    count: int, start: Callable[[], None] = end_with_parent
+) -> Iterator[Any]:
+    """Starts processes that work until the block ends.
+
+    An interruption ends them at once: to finish what they have at hand would take long.
+
+    Args:
+      count: how many.
+      start: called in each before anything else; calls `end_with_parent`.
+
+    Yields:
+      A `concurrent.futures.ProcessPoolExecutor`.
+    """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, context, initializer=start)
+    try:
+        yield pool
+    except (KeyboardInterrupt, GeneratorExit):
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _end(tell: Callable[[], None], code: int) -> int:

@@ -176,6 +176,44 @@ def test_a_worker_ends_when_the_program_that_started_it_is_killed(tmp_path):
         assert process.stdout.read() == b""
 
 
+POOL = """
+import os, signal, sys, time
+from mt3 import terminal
+def interrupted():
+    os.kill(os.getpid(), signal.SIGINT)
+    return "went on"
+def sleep():
+    print("works", flush=True)
+    time.sleep(600)
+def program():
+    with terminal.worker_processes(1) as pool:
+        print(pool.submit(interrupted).result(), flush=True)
+        for _ in range(3):
+            pool.submit(sleep)
+        time.sleep(600)
+if __name__ == "__main__":
+    sys.exit(terminal.run_program(program))
+"""
+
+
+def test_an_interruption_is_for_the_program_and_not_for_its_workers(tmp_path):
+    (tmp_path / "program.py").write_text(POOL)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "program.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    with process:
+        assert process.stdout.readline().strip() == b"went on"
+        assert process.stdout.readline().strip() == b"works"
+        process.terminate()
+        rest, messages = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert rest == b""
+    assert messages == b"mt3: told to end (SIGTERM); what was finished stays\n"
+
+
 def test_failures_become_messages(capsys):
     def failing(error):
         def body():

@@ -308,7 +308,7 @@ class Prefetcher:
                 self._put(("batch", batch, self._source.state()))
         except MT3Error as error:
             self._put(("error", error, None))
-        except Exception as error:  # the training thread raises it
+        except BaseException as error:  # the training thread raises it
             logging.getLogger("mt3").debug("data source", exc_info=error)
             failure = DataError(f"data source: {type(error).__name__}: {error}")
             failure.__cause__ = error

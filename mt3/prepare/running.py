@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import multiprocessing
 import os
 import sys
 import time
@@ -171,24 +170,12 @@ def _make_all(
         for job in jobs:
             yield job, shards.make(job, lambda seconds: progress.add(1, seconds))
         return
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(jobs)),
-        multiprocessing.get_context("spawn"),
-        initializer=terminal.end_with_parent,
-    )
-    try:
+    with terminal.worker_processes(min(workers, len(jobs))) as pool:
         running = {pool.submit(shards.make, job): job for job in jobs}
         for future in concurrent.futures.as_completed(running):
             job, state = running[future], future.result()
             progress.add(len(job.items), state.seconds)
             yield job, state
-    except KeyboardInterrupt:
-        # Shards in the making are made again; to finish them would take long.
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _say(log: Callable[[str], None] | None, line: str, **fields: object) -> None:

@@ -22,7 +22,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -295,10 +294,7 @@ def _build_all(
         for shard in missing:
             yield _build_one(str(folder), config, shard)
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, context, initializer=terminal.end_with_parent
-    ) as pool:
+    with terminal.worker_processes(workers) as pool:
         jobs = [pool.submit(_build_one, str(folder), config, s) for s in missing]
         for job in concurrent.futures.as_completed(jobs):
             yield job.result()

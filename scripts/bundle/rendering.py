@@ -10,9 +10,9 @@ import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import json
 import math
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -62,12 +62,8 @@ def render(
             done += 1
             yield done
         return
-    with concurrent.futures.ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(folder, config, songs_file),
-    ) as pool:
+    start = functools.partial(_start_worker, folder, config, songs_file)
+    with terminal.worker_processes(workers, start) as pool:
         jobs = [pool.submit(_render_shard, shard) for shard in range(shards)]
         for job in concurrent.futures.as_completed(jobs):
             job.result()

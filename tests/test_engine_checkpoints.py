@@ -197,6 +197,18 @@ def test_damaged_checkpoint_is_put_aside(tmp_path, use_orbax, caplog):
 
 
 @FORMS
+def test_a_run_without_a_readable_checkpoint_does_not_begin_again(tmp_path, use_orbax):
+    write(tmp_path, *(make_state(step=step) for step in (1, 2)), use_orbax=use_orbax)
+    for path in tmp_path.glob("checkpoint_*/**/*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    steps = checkpoints.checkpoint_steps(tmp_path)
+    with pytest.raises(CheckpointError, match="no checkpoint can be read, so the run"):
+        restore_latest(tmp_path, make_state())
+    assert checkpoints.checkpoint_steps(tmp_path) == steps == [1, 2]
+
+
+@FORMS
 def test_a_changed_bit_is_found_and_the_one_before_taken(tmp_path, use_orbax):
     write(tmp_path, *(make_state(step=step) for step in (1, 2)), use_orbax=use_orbax)
     files = [p for p in (tmp_path / "checkpoint_2").rglob("*") if p.is_file()]

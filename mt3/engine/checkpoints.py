@@ -172,8 +172,8 @@ class CheckpointManager:
     ) -> tuple[TrainState, dict[str, Any]] | None:
         """Restores the newest checkpoint that can be read.
 
-        One that cannot be read, though it is complete by its marks, is put aside
-        as `damaged_checkpoint_<step>` and the next older one is tried.
+        Newer ones that cannot be read, though they are complete by their marks, are put
+        aside as `damaged_checkpoint_<step>`.
 
         Args:
           like: shapes and types of the state.
@@ -183,31 +183,31 @@ class CheckpointManager:
           (state, data position), or None when there is no checkpoint.
 
         Raises:
-          CheckpointError: the newest checkpoint belongs to another model.
+          CheckpointError: none of them can be read, or the newest one that can belongs
+            to another model.
         """
         self.wait()
-        put_aside = False
+        damaged: dict[Path, CheckpointError] = {}
         result = None
         for step in reversed(self.steps()):
             path = self._folder / f"{PREFIX}_{step}"
             try:
                 saved, position = _read(path)
             except CheckpointError as error:
-                aside = _free_name(path.with_name(f"damaged_{path.name}"))
-                put_aside = True
-                try:
-                    path.rename(aside)
-                    _LOG.warning("%s; put aside as %s", error, aside.name)
-                except FileNotFoundError:
-                    _LOG.warning("%s was removed while it was read", path)
-                except OSError as problem:
-                    raise CheckpointError(
-                        f"{error}; it cannot be put aside: {problem.strerror}"
-                    ) from error
+                damaged[path] = error
                 continue
             result = _place(saved, like, shardings), position
             break
-        if put_aside:
+        there = {path: error for path, error in damaged.items() if path.exists()}
+        if there and result is None:
+            raise CheckpointError(
+                f"{self._folder}: no checkpoint can be read, so the run would begin at "
+                f"its start; move them away if it is to. "
+                + "; ".join(map(str, there.values()))
+            )
+        for path, error in damaged.items():
+            _put_aside(path, error)
+        if damaged:
             # Orbax has listed the folder before.
             self._writer.close()
             self._writer = self._open()
@@ -243,6 +243,20 @@ class CheckpointManager:
             f"{' '.join(str(error).split()) or type(error).__name__}. When that is put "
             "right, start the run again: it goes on at the last complete checkpoint"
         )
+
+
+def _put_aside(path: Path, error: CheckpointError) -> None:
+    """Renames a checkpoint that cannot be read, and says so."""
+    aside = _free_name(path.with_name(f"damaged_{path.name}"))
+    try:
+        path.rename(aside)
+        _LOG.warning("%s; put aside as %s", error, aside.name)
+    except FileNotFoundError:
+        _LOG.warning("%s was removed while it was read", path)
+    except OSError as problem:
+        raise CheckpointError(
+            f"{error}; it cannot be put aside: {problem.strerror}"
+        ) from error
 
 
 def _free_name(path: Path) -> Path:

@@ -63,8 +63,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        kind = errors.DiskFullError if error.errno in _FULL else errors.OutputError
-        raise kind(f"{path}: cannot write: {reason(error)}") from error
+        raise cannot_write(path, error) from error
     finally:
         if guard is not None:
             os.close(guard)
@@ -79,14 +78,24 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         file.write(text.encode("utf-8"))
 
 
-def reason(error: OSError) -> str:
-    """Returns what the operating system says, and what to do about it."""
-    text = error.strerror or str(error)
+def cannot_write(place: object, error: OSError) -> errors.OutputError:
+    """Returns the error that says where writing failed, why, and what to do about it.
+
+    Args:
+      place: path, and whatever else the message should begin with.
+      error: the operating system's.
+
+    Returns:
+      A DiskFullError where there is no room.
+    """
+    text = f"{place}: cannot write: {error.strerror or error}"
     if error.errno in _FULL:
-        text += "; make room and run the command again: what is finished stays"
-    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return errors.DiskFullError(
+            f"{text}; make room and run the command again: what is finished stays"
+        )
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         text += "; name a folder that you may write to"
-    return text
+    return errors.OutputError(text)
 
 
 def _new_temporary(folder: Path) -> BinaryIO:
@@ -153,9 +162,7 @@ def sole_writer(folder: str | os.PathLike[str], stage: str) -> Iterator[None]:
         # Windows opens no folders.
         descriptor = None if fcntl is None else os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise errors.OutputError(
-            f"{stage}: {folder}: cannot write: {reason(error)}"
-        ) from error
+        raise cannot_write(f"{stage}: {folder}", error) from error
     try:
         if descriptor is not None and lock(descriptor) is False:
             raise errors.OutputError(

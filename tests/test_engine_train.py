@@ -374,7 +374,7 @@ def test_metrics_that_cannot_be_written_do_not_stop_the_run(
 
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"train: cannot write .*file"):
+    with pytest.raises(OutputError, match=r"train: .*file/run: cannot write: "):
         run(tmp_path / "file" / "run", total_steps=1)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 
 import numpy as np
 import pytest
 import soundfile
 
-from mt3.errors import ConfigError, DataError
+from mt3 import files
+from mt3.errors import ConfigError, DataError, DiskFullError, OutputError
 from mt3.midi import reader as midi_reader
 from mt3.note_sequences import NOTE_DTYPE
 from mt3.synthesis import corpus, recipes
@@ -76,11 +78,32 @@ def test_a_stopped_build_goes_on_and_comes_to_the_same(built, midi, tmp_path):
         **OPTIONS,
     )
     assert calls == [(2, 2)]
+    assert not list(folder.glob("*.partial"))
     assert (folder / "shard_00000" / "audio.npy").stat().st_mtime_ns == kept
     for shard in range(2):
         ours, theirs = shard_arrays(folder, shard), shard_arrays(built, shard)
         for name, array in ours.items():
             np.testing.assert_array_equal(array, theirs[name])
+
+
+def test_a_full_disk_leaves_no_part_of_a_shard(tmp_path, monkeypatch):
+    def full(path, array):
+        path.write_bytes(b"some")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(DiskFullError, match=r"shard_00000: cannot write.*make room"):
+        corpus.build_corpus(tmp_path, hours=0.01, mixture={"random": 1.0}, **OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.json"]
+
+
+def test_a_second_run_in_the_folder_is_refused(tmp_path):
+    with (
+        files.sole_writer(tmp_path, "test"),
+        pytest.raises(OutputError, match="synthesize: .*another run is writing"),
+    ):
+        corpus.build_corpus(tmp_path, hours=0.01)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_corpus_is_not_mixed_in(built, midi):

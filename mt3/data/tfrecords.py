@@ -22,7 +22,7 @@ from typing import BinaryIO
 import google_crc32c
 
 from mt3 import files
-from mt3.errors import DataError, OutputError
+from mt3.errors import DataError
 
 _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
@@ -133,7 +133,7 @@ def write_records(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
         try:
             file.write(b"".join(parts))
         except OSError as error:
-            raise OutputError(f"{path}: cannot write: {files.reason(error)}") from error
+            raise files.cannot_write(path, error) from error
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def write_records(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
             yield write
         os.replace(temporary, path)
     except OSError as error:
-        raise OutputError(f"{path}: cannot write: {files.reason(error)}") from error
+        raise files.cannot_write(path, error) from error
     finally:
         # Gone already after success; may never have been made after a failure.
         with contextlib.suppress(OSError):

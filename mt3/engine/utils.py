@@ -30,7 +30,7 @@ import jax.numpy as jnp
 
 from mt3 import files
 from mt3.engine import data_sources
-from mt3.errors import TRAIN_EXTRA, ConfigError, OutputError, check_number, near_misses
+from mt3.errors import TRAIN_EXTRA, ConfigError, check_number, near_misses
 
 LearningRateFn = Callable[[Any], jax.Array]
 
@@ -361,10 +361,8 @@ def output_folder(path: str | Path, stage: str) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
     except OSError as error:
-        where = error.filename or folder
-        raise OutputError(
-            f"{stage}: cannot write {where}: {files.reason(error)}"
-        ) from error
+        place = f"{stage}: {error.filename or folder}"
+        raise files.cannot_write(place, error) from error
 
 
 def parameter_overview(params: Any) -> str:

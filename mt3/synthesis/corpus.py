@@ -145,10 +145,26 @@ def build_corpus(
     Raises:
       ConfigError: for settings that cannot work.
       DataError: if inputs are missing, or the folder contains another corpus.
+      OutputError: if the folder cannot be written to, or another run is writing there.
     """
     config = CorpusConfig(**settings)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with files.sole_writer(folder, "synthesize"):
+        # Left by a run that was killed.
+        for partial in folder.glob("shard_*.partial"):
+            shutil.rmtree(partial, ignore_errors=True)
+        _build(folder, config, hours, workers, progress, log)
+    return folder
+
+
+def _build(
+    folder: Path,
+    config: CorpusConfig,
+    hours: float,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+    log: Callable[[str], None] | None,
+) -> None:
     is_new = not files.exists(folder / "corpus.json", DataError)
     if not is_new:
         _compare(folder, config)
@@ -165,7 +181,6 @@ def build_corpus(
         done += 1
         if progress is not None:
             progress(done, shards)
-    return folder
 
 
 def read_config(folder: str | os.PathLike) -> CorpusConfig:
@@ -276,13 +291,18 @@ def _write_shard(
 ) -> Path:
     final = _shard_path(folder, shard)
     partial = final.with_name(f"{final.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    np.save(partial / "audio.npy", audio)
-    np.save(partial / "notes.npy", np.concatenate(notes))
-    np.save(partial / "offsets.npy", np.cumsum([0, *map(len, notes)], dtype=np.int64))
-    np.save(partial / "clips.npy", clips)
-    os.replace(partial, final)
+    try:
+        partial.mkdir()
+        np.save(partial / "audio.npy", audio)
+        np.save(partial / "notes.npy", np.concatenate(notes))
+        ends = np.cumsum([0, *map(len, notes)], dtype=np.int64)
+        np.save(partial / "offsets.npy", ends)
+        np.save(partial / "clips.npy", clips)
+        os.replace(partial, final)
+    except OSError as error:
+        raise files.cannot_write(final, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return final
 
 

@@ -280,14 +280,15 @@ def parse_instruments(text: str) -> tuple[tuple[int, ...] | None, bool]:
     programs_by_name = {
         name.lower(): index for index, name in enumerate(general_midi.PROGRAMS)
     }
+    numbers = {str(number): number for number in range(len(general_midi.PROGRAMS))}
     programs: set[int] = set()
     drums = False
     names = [name.strip().lower().replace("_", " ") for name in text.split(",")]
     for name in filter(None, names):
         if name == "drums":
             drums = True
-        elif name.isdigit() and int(name) < len(general_midi.PROGRAMS):
-            programs.add(int(name))
+        elif name in numbers:
+            programs.add(numbers[name])
         elif name in families:
             first = families[name] * general_midi.FAMILY_SIZE
             programs.update(range(first, first + general_midi.FAMILY_SIZE))

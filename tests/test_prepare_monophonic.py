@@ -290,7 +290,9 @@ def test_the_script_is_the_command(tmp_path, tracked, repository, capsys):
 def test_programs_by_name():
     assert program_of("40") == program_of("violin") == program_of("Violin") == 40
     assert program_of("acoustic_grand-piano") == 0
+    assert program_of("127") == 127
     assert program_of("128") is program_of("violins") is program_of("") is None
+    assert program_of(5000 * "9") is None
 
 
 def test_recordings_without_a_program_are_reported(tmp_path, tracked):

@@ -285,10 +285,10 @@ def program_of(name: str) -> int | None:
 
     "_" and "-" stand for spaces.
     """
-    if name.isascii() and name.isdigit():
-        return int(name) if int(name) < NUM_PROGRAMS else None
     known = [_plain(program) for program in general_midi.PROGRAMS]
-    return known.index(_plain(name)) if _plain(name) in known else None
+    known += map(str, range(NUM_PROGRAMS))
+    name = _plain(name)
+    return known.index(name) % NUM_PROGRAMS if name in known else None
 
 
 def _plain(name: str) -> str:

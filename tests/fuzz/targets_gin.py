@@ -15,6 +15,9 @@ _INCLUDE = re.compile(r"^include '(?:gin/)?(.*)'$", re.MULTILINE)
 
 def _seeds(folder: pathlib.Path) -> list[pathlib.Path]:
     """The smallest run, in one file: what is included takes the place of its line."""
+    # What some settings import prints when it is imported first.
+    import tensorflow  # noqa: F401
+
     from mt3.engine import gin_utils
 
     def whole(name: str) -> str:

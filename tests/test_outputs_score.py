@@ -215,6 +215,14 @@ def test_parts_have_names_clefs_and_transpositions():
     assert played["Drums"] == [(0, 24, 36), (24, 48, 42)]
 
 
+def test_every_part_ends_with_a_final_bar_line():
+    root = xml_of(score_of(scale(40) + scale(0)))
+    for part in root.findall("part"):
+        styles = [bar.findtext("barline/bar-style") for bar in part.findall("measure")]
+        assert len(styles) > 1
+        assert styles == [None] * (len(styles) - 1) + ["light-heavy"]
+
+
 def test_notes_are_spelled_in_their_key():
     # E flat major.
     notes = [Note(i, i + 1, 63 + s) for i, s in enumerate((0, 2, 4, 5, 7, 9, 11, 12))]

@@ -175,6 +175,9 @@ def _measures(score: Score, part: Part, number: int) -> Iterator[ElementTree.Ele
                 _write_voice(measure, written, bar, place)
             if staff.clef is not instruments.TABLATURE:
                 _accidentals(measure, part, staff_number)
+        if bar is score.bars[-1]:
+            end = _add(measure, "barline", location="right")
+            _add(end, "bar-style", "light-heavy")
         previous = bar
         yield measure
 

@@ -92,18 +92,23 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line, without a line feed."""
         moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        try:
+            message = record.getMessage()
+        except Exception:  # A library's arguments do not fit its text.
+            message = f"{record.msg} {record.args}"
         line = {
             "time": moment.isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": message,
         }
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             line["error"] = type(error).__name__
             line["traceback"] = "".join(traceback.format_exception(error))
         extra = {k: v for k, v in vars(record).items() if k not in _STANDARD}
-        return to_json({**line, **_json_value(extra)}, indent=None)
+        # In this order, and whatever a library calls its fields.
+        return to_json({**line, **_json_value(extra), **line}, indent=None)
 
 
 def _json_value(value: Any) -> Any:
@@ -228,7 +233,7 @@ def defect(error: Exception) -> None:
     """Prints the traceback of an error that is no fault of the user's."""
     trace = "".join(traceback.format_exception(error))
     if _json_lines is None:
-        print(trace, end="", file=sys.stderr, flush=True)
+        say(trace.rstrip("\n"))
     else:
         fail(error, traceback=trace)
 

@@ -198,6 +198,13 @@ def test_fields_of_any_kind_are_json():
     assert (third["level"], third["logger"]) == ("WARNING", "py.warnings")
 
 
+def test_mistakes_of_libraries_cost_no_line():
+    wrong = {"msg": "%d of %s", "args": (1,), "levelname": "INFO", "level": 5}
+    line = terminal.JsonFormatter().format(logging.makeLogRecord(wrong))
+    (record,) = records(line)
+    assert (record["message"], record["level"]) == ("%d of %s (1,)", "INFO")
+
+
 def test_training_and_preparing_tell_numbers():
     def body():
         values = {"loss_per_token": 2.5, "name": 1.0, "seconds_left": 61.0}

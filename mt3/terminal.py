@@ -35,7 +35,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, TextIO
 
-from mt3.errors import MT3Error, StreamError, did_you_mean
+from mt3.errors import MT3Error, OutputError, StreamError, did_you_mean
 
 # All but line feed and tab.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -410,14 +410,22 @@ def worker_processes(
 
     Yields:
       A `concurrent.futures.ProcessPoolExecutor`.
+
+    Raises:
+      OutputError: one of them was killed.
     """
     import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures import process
 
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, context, initializer=start)
+    pool = process.ProcessPoolExecutor(count, context, initializer=start)
     try:
         yield pool
+    except process.BrokenProcessPool as error:
+        raise OutputError(
+            "a worker process was killed, for want of memory perhaps; run the command "
+            "again, with fewer workers: what is finished stays"
+        ) from error
     except (KeyboardInterrupt, GeneratorExit):
         for worker in multiprocessing.active_children():
             worker.terminate()

@@ -179,13 +179,21 @@ def test_a_worker_ends_when_the_program_that_started_it_is_killed(tmp_path):
 POOL = """
 import os, signal, sys, time
 from mt3 import terminal
+from mt3.errors import OutputError
 def interrupted():
     os.kill(os.getpid(), signal.SIGINT)
     return "went on"
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
 def sleep():
     print("works", flush=True)
     time.sleep(600)
 def program():
+    try:
+        with terminal.worker_processes(1) as pool:
+            pool.submit(killed).result()
+    except OutputError as error:
+        print(error, flush=True)
     with terminal.worker_processes(1) as pool:
         print(pool.submit(interrupted).result(), flush=True)
         for _ in range(3):
@@ -196,7 +204,7 @@ if __name__ == "__main__":
 """
 
 
-def test_an_interruption_is_for_the_program_and_not_for_its_workers(tmp_path):
+def test_workers_that_are_killed_and_a_program_that_is_interrupted(tmp_path):
     (tmp_path / "program.py").write_text(POOL)
     process = subprocess.Popen(
         [sys.executable, tmp_path / "program.py"],
@@ -205,6 +213,7 @@ def test_an_interruption_is_for_the_program_and_not_for_its_workers(tmp_path):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     with process:
+        assert b"a worker process was killed" in process.stdout.readline()
         assert process.stdout.readline().strip() == b"went on"
         assert process.stdout.readline().strip() == b"works"
         process.terminate()

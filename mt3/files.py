@@ -20,7 +20,8 @@ try:
 except ImportError:  # Windows.
     fcntl = None
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Errors of a disk, or of a user's share of it, without room.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEMPORARY = re.compile(r"\.mt3-[0-9a-f]{16}\.tmp")
 # Folders in which this process has looked for what others left.
 _tidied: set[str] = set()
@@ -89,7 +90,7 @@ def cannot_write(place: object, error: OSError) -> errors.OutputError:
       A DiskFullError where there is no room.
     """
     text = f"{place}: cannot write: {error.strerror or error}"
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return errors.DiskFullError(
             f"{text}; make room and run the command again: what is finished stays"
         )

@@ -187,11 +187,9 @@ def _log_as_text() -> None:
 class LogJson(argparse.Action):
     """The option `--log-json`."""
 
-    HELP = "standard error as JSON: one object a line, in place of messages"
-
-    def __init__(self, option_strings, dest, **kwargs):
-        kwargs["help"] = self.HELP
-        super().__init__(option_strings, dest, nargs=0, default=False, **kwargs)
+    def __init__(self, option_strings, dest):
+        text = "standard error as JSON: one object a line, in place of messages"
+        super().__init__(option_strings, dest, nargs=0, default=False, help=text)
 
     def __call__(self, parser, namespace, values, option_string=None):
         """Begins the log at once: what follows may be wrong."""
@@ -418,6 +416,7 @@ def worker_processes(
     from concurrent.futures import process
 
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     pool = process.ProcessPoolExecutor(count, context, initializer=start)
     try:
         yield pool
@@ -427,7 +426,7 @@ def worker_processes(
             "again, with fewer workers: what is finished stays"
         ) from error
     except (KeyboardInterrupt, GeneratorExit):
-        for worker in multiprocessing.active_children():
+        for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()
         raise
     finally:

@@ -162,9 +162,9 @@ def _check_macros(gin_bindings: Sequence[str]) -> None:
     Those that files set may be for other runs: they are warned of. The files of `mt3`,
     and values for their macros, fit several modes.
     """
-    files = gin.config_str()
-    defined = set(re.findall(r"^(\w+) =", files, re.MULTILINE))
-    used = set(re.findall(r"%(\w+)", "\n".join([files, *gin_bindings])))
+    parsed = gin.config_str()
+    defined = set(re.findall(r"^(\w+) =", parsed, re.MULTILINE))
+    used = set(re.findall(r"%(\w+)", "\n".join([parsed, *gin_bindings])))
     known = defined | used
     for binding in gin_bindings:
         name = binding.partition("=")[0].strip()

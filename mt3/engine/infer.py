@@ -46,7 +46,6 @@ from mt3.engine.prediction import METHODS, Predictor
 from mt3.engine.restoring import WeightLoader, checkpoint_paths
 from mt3.engine.train_state import TrainState
 from mt3.errors import ConfigError, DataError, OutputError, near_misses
-from mt3.files import atomic_file
 
 _LOG = logging.getLogger("mt3")
 
@@ -79,7 +78,7 @@ def write_inferences_to_file(
     """
     outputs, aux = inferences
     examples = task_ds.as_numpy_iterator()
-    with atomic_file(path) as stream:
+    with files.atomic_file(path) as stream:
         for number, example in enumerate(examples):
             line: dict[str, Any] = {
                 "inputs": {
@@ -123,7 +122,7 @@ def merge_chunks_to_file(
     """
     del step
     chunks = sorted(Path(tmp_dir).glob(f"{output_fname}-chunk?????"))
-    with atomic_file(Path(output_dir) / output_fname) as merged:
+    with files.atomic_file(Path(output_dir) / output_fname) as merged:
         for chunk in chunks:
             with open(chunk, "rb") as part:
                 shutil.copyfileobj(part, merged)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import pathlib
 import secrets
@@ -31,6 +30,7 @@ from mt3.audio import formats as audio_formats
 from mt3.audio import reading
 from mt3.cli import DESCRIPTION
 from mt3.errors import MT3Error
+from mt3.files import FULL
 from mt3.midi import general_midi
 from mt3.outputs import pianoroll
 from mt3.serve import results, security, uploads
@@ -173,7 +173,7 @@ def _add_error_handlers(app: fastapi.FastAPI) -> None:
 
     @app.exception_handler(OSError)
     async def not_written(request: Request, error: OSError) -> JSONResponse:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise error
         return answer(507, f"writing a file: {error.strerror}")
 

@@ -140,6 +140,11 @@ def test_a_folder_that_goes_away_has_no_bytes(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b").write_bytes(b"123")
     assert Folder.of(tmp_path).num_bytes() == 3
+    # Arrays may be kept elsewhere; a circle of links is none.
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "array").symlink_to(tmp_path / "a")
+    (tmp_path / "links" / "circle").symlink_to(tmp_path / "links")
+    assert Folder.of(tmp_path / "links").num_bytes() == 3
 
 
 @pytest.mark.parametrize("path", ["..", "a/../..", "/"])

@@ -173,12 +173,17 @@ class Folder:
             ) from error
 
     def num_bytes(self) -> int:
-        """Returns the bytes of all files in a local folder and below."""
+        """Returns the bytes of all files in a local folder and below.
+
+        Arrays may be links to folders: those in the folder itself are followed.
+        """
+        inside = (os.path.join(self.path, name) for name in self.children())
         total = 0
-        for folder, _, names in os.walk(self.path):
-            for name in names:
-                with contextlib.suppress(OSError):  # removed in the meantime
-                    total += os.stat(os.path.join(folder, name)).st_size
+        for top in (self.path, *filter(os.path.islink, inside)):
+            for folder, _, names in os.walk(top):
+                for name in names:
+                    with contextlib.suppress(OSError):  # removed in the meantime
+                        total += os.stat(os.path.join(folder, name)).st_size
         return total
 
     def _list(self, keys: Any) -> list[str]:

@@ -205,4 +205,9 @@ def test_beats_are_those_of_librosa(rng):
             trim=False,
         )
         assert len(expected) > 8
-        np.testing.assert_array_equal(following._track(strength, period), expected)
+        found = following._track(strength, period)
+        # Release 1.0 leaves out a first and a last beat that lie in silence.
+        first = np.searchsorted(found, expected[0])
+        assert first <= 1
+        assert len(found) - first - len(expected) <= 1
+        np.testing.assert_array_equal(found[first:][: len(expected)], expected)

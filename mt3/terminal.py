@@ -1,4 +1,4 @@
-"""What people read: messages, progress and results, and how a program ends.
+"""What people read: messages, progress, results; how a program and its workers end.
 
 Messages and progress go to standard error, results to standard output. Any name of a
 file can be printed, whatever the terminal's encoding: what it cannot show is escaped.

@@ -122,6 +122,8 @@ def test_a_file_of_beats_is_read(tmp_path):
     [
         ("", "expected two or more"),
         ("1.0\n0.5\n", "ascend"),
+        ("1.0\n1.0005\n", "less than a millisecond apart"),
+        ("0.0\n5e-324\n", "less than a millisecond apart"),
         ("0.0 1\none 2\n", "line 2 is 'one 2'; expected seconds"),
         (f"0.0 1\n1.0 {2**64}\n", "line 2 is '1.0 18446744073709551616'; expected"),
         ("0.0 1 2\n", "line 1"),

@@ -226,7 +226,7 @@ def test_a_file_that_shrinks_after_the_scan_is_noticed(copied):
         tfrecords.read_payload(str(copied), last)
 
 
-def test_wrong_features_are_listed(root):
+def test_wrong_features_are_listed(root, capfd):
     payload = next(
         record_files.read_records(str(root / "datasets" / "urmp" / "train.tfrecord"))
     )
@@ -234,6 +234,7 @@ def test_wrong_features_are_listed(root):
         **datasets.URMP_CONFIG.features,
         "velocity": datasets.FeatureSpec("string"),
         "sequence": datasets.FeatureSpec("float32"),
+        "inst_names": datasets.FeatureSpec("string"),
         "unused": datasets.FeatureSpec("string", used=False),
     }
     with pytest.raises(DataError) as error:
@@ -242,8 +243,11 @@ def test_wrong_features_are_listed(root):
     assert text.startswith("file#0: ")
     assert "velocity is missing" in text
     assert "sequence is a bytes_list, expected float_list" in text
+    assert "inst_names has 3 values, expected 1" in text
     assert "unused" not in text
     assert "The record has: audio, id, inst_names" in text
+    # TensorFlow prints of such records.
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_empty_file_has_no_records(tmp_path):

@@ -21,6 +21,8 @@ _SAME_TEMPO = 1e-4
 _LOWEST_TEMPO, _HIGHEST_TEMPO = 4.0, 1000.0
 # What a MIDI file can hold of a quarter note, seconds.
 _LONGEST_QUARTER = 16.0
+# Nearer than any music has them; the tempo of times that are next to equal overflows.
+_SHORTEST_BEAT = 1e-3
 _UNITS = (1, 2, 4, 8, 16, 32)
 # A first beat this early, in beats, has no beat before it.
 _EARLY = 0.1
@@ -58,7 +60,7 @@ class Beats:
     """The beats of a recording.
 
     Attributes:
-      times: seconds, float64 [n], n >= 2, ascending, not negative.
+      times: seconds, float64 [n], n >= 2, ascending by 1 ms at least, not negative.
       numbers: place of each beat in its bar, int64 [n]: 1 for the downbeat, 0 where it
         is unknown; None for all unknown.
       beats_per_bar: beats of a whole bar, 1 to 32.
@@ -82,6 +84,8 @@ class Beats:
             raise ConfigError(f"beats: times {times.shape}; expected two or more")
         if not np.isfinite(times).all() or times[0] < 0 or (np.diff(times) <= 0).any():
             raise ConfigError("beats: times do not ascend from 0 or later")
+        if np.diff(times).min() < _SHORTEST_BEAT:
+            raise ConfigError("beats: some are less than a millisecond apart")
         if not 1 <= self.beats_per_bar <= 32 or self.beat_unit not in _UNITS:
             raise ConfigError(
                 f"beats: time signature {self.beats_per_bar}/{self.beat_unit}; "

@@ -74,39 +74,50 @@ def parse(
     """
     try:
         # TensorFlow's quick parser crashes on some bytes that this one refuses.
-        tf.train.Example.FromString(payload)
+        found = tf.train.Example.FromString(payload).features.feature
     except Exception as error:  # protobuf's error classes differ by version.
-        raise DataError(_parse_problem(payload, features, name)) from error
+        raise DataError(
+            f"{name}: {len(payload)} bytes that are not a tf.Example"
+        ) from error
+    # TensorFlow would print of what is wrong, besides raising.
+    if problems := _problems(found, features):
+        raise DataError(_described(name, problems, found))
     try:
         with tf.device("CPU:0"):
             return tf.io.parse_single_example(payload, feature_description(features))
     except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
         # TensorFlow puts the record into its message, and fails where it is no text.
-        raise DataError(_parse_problem(payload, features, name)) from error
+        raise DataError(
+            _described(name, ["TensorFlow cannot parse it"], found)
+        ) from error
 
 
-def _parse_problem(
-    payload: bytes, features: Mapping[str, FeatureSpec], name: str
-) -> str:
-    """Says what is wrong with a record that could not be parsed."""
-    try:
-        found = tf.train.Example.FromString(payload).features.feature
-    except Exception:  # noqa: BLE001 - protobuf's error classes differ by version.
-        return f"{name}: {len(payload)} bytes that are not a tf.Example"
-    kinds = {"string": "bytes_list", "float32": "float_list", "int64": "int64_list"}
-    wrong = []
+_KINDS = {"string": "bytes_list", "float32": "float_list", "int64": "int64_list"}
+
+
+def _problems(
+    found: Mapping[str, tf.train.Feature], features: Mapping[str, FeatureSpec]
+) -> list[str]:
+    """Says which features of a tf.Example are not those that it should hold."""
+    problems = []
     for key, spec in features.items():
         kind = found[key].WhichOneof("kind") if key in found else None
-        if not spec.used or kind == kinds[spec.dtype]:
+        if not spec.used or (kind is None and spec.repeated):
             continue
-        if kind is not None:
-            wrong.append(f"{key} is a {kind}, expected {kinds[spec.dtype]}")
-        elif not spec.repeated:
-            wrong.append(f"{key} is missing")
-    return (
-        f"{name}: {'; '.join(wrong) or 'a single value was expected, a list found'}. "
-        f"The record has: {', '.join(sorted(found)) or 'nothing'}"
-    )
+        if kind is None:
+            problems.append(f"{key} is missing")
+        elif kind != _KINDS[spec.dtype]:
+            problems.append(f"{key} is a {kind}, expected {_KINDS[spec.dtype]}")
+        elif not spec.repeated and (n := len(getattr(found[key], kind).value)) != 1:
+            problems.append(f"{key} has {n} values, expected 1")
+    return problems
+
+
+def _described(
+    name: str, problems: list[str], found: Mapping[str, tf.train.Feature]
+) -> str:
+    held = ", ".join(sorted(found)) or "nothing"
+    return f"{name}: {'; '.join(problems)}. The record has: {held}"
 
 
 class RecordDataSource(seqio.FileDataSource):

@@ -45,9 +45,13 @@ def _read(path: pathlib.Path) -> None:
     """Parses a file and makes all that it binds."""
     from mt3.engine import launch
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    with mock.patch.object(launch, "_start", _instead_of_training):
-        arguments = launch.run([f"--gin_file={path}", *_BINDINGS])
+    # Warnings of names that nothing uses are right.
+    logging.disable(logging.WARNING)
+    try:
+        with mock.patch.object(launch, "_start", _instead_of_training):
+            arguments = launch.run([f"--gin_file={path}", *_BINDINGS])
+    finally:
+        logging.disable(logging.NOTSET)
     assert "model" in arguments
     assert "model_dir" in arguments
 

@@ -39,6 +39,7 @@ class Target:
       repair: makes checksums right in the bytes of a mutated file, else what lies
         behind them is never tried; half of the inputs are repaired. Takes any bytes.
       quick: how many inputs `make test` tries.
+      printed: regular expression of what a library prints and nobody can prevent.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Target:
     expected: tuple[type[Exception], ...] = (MT3Error,)
     repair: Callable[[bytes], bytes] | None = None
     quick: int = 20
+    printed: str = r"\Z"
 
 
 @dataclasses.dataclass(frozen=True)
